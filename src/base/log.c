@@ -1,0 +1,92 @@
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+uint32_t log_mask;
+static int log_fd = STDERR_FILENO;
+
+static const struct {
+    const char *name, *help;
+} categories[LOG_N] = {
+#define X(id, n, h) [LOG_##id] = {n, h},
+    LOG_CATEGORIES(X)
+#undef X
+};
+
+GQuark tandem_error_quark(void)
+{
+    return g_quark_from_static_string("tandem");
+}
+
+bool log_set(const char *names, GError **err)
+{
+    g_auto(GStrv) list = g_strsplit(names, ",", -1);
+    uint32_t mask = 0;
+    for (char **n = list; *n; n++) {
+        unsigned c = 0;
+        while (c < LOG_N && strcmp(categories[c].name, *n))
+            c++;
+        if (c == LOG_N) {
+            g_set_error(err, TANDEM_ERROR, ERR_USAGE,
+                        "-d: no log category '%s'; '-d help' lists them", *n);
+            return false;
+        }
+        mask |= 1u << c;
+    }
+    log_mask = mask;
+    return true;
+}
+
+bool log_to_file(const char *path, GError **err)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-D %s: %s", path, g_strerror(errno));
+        return false;
+    }
+    if (log_fd != STDERR_FILENO)
+        close(log_fd);
+    log_fd = fd;
+    return true;
+}
+
+void log_help(GString *out)
+{
+    for (unsigned c = 0; c < LOG_N; c++)
+        g_string_append_printf(out, "%-14s %s\n", categories[c].name, categories[c].help);
+}
+
+static void write_line(int fd, GString *s)
+{
+    g_string_append_c(s, '\n');
+    /* A log line that cannot be written has nowhere to be reported to. */
+    ssize_t n = write(fd, s->str, s->len);
+    (void)n;
+}
+
+void log_line(const char *fmt, ...)
+{
+    g_autoptr(GString) s = g_string_new(NULL);
+    va_list ap;
+    va_start(ap, fmt);
+    g_string_vprintf(s, fmt, ap);
+    va_end(ap);
+    write_line(log_fd, s);
+}
+
+void warn_user(const char *fmt, ...)
+{
+    g_autoptr(GString) s = g_string_new("tandem: ");
+    va_list ap;
+    va_start(ap, fmt);
+    g_string_append_vprintf(s, fmt, ap);
+    va_end(ap);
+    write_line(STDERR_FILENO, s);
+    if (log_fd != STDERR_FILENO) {
+        ssize_t n = write(log_fd, s->str, s->len);
+        (void)n;
+    }
+}

@@ -1,0 +1,180 @@
+/*
+ * Vcpu, Engine and the bus between them and the machine.
+ *
+ * An engine runs guest instructions on a Vcpu's own thread. It reaches everything outside the CPU
+ * (devices, interrupt controllers, time) through the VcpuBus, and never knows what is behind it.
+ * The bus takes the machine lock itself.
+ *
+ * Threads: a Vcpu is touched by its own thread alone, except `request` (atomic, any thread) and
+ * what is marked below. To change a Vcpu's state from elsewhere, queue work on it
+ * (switch/vcpu_loop.h).
+ */
+#ifndef TANDEM_CPU_VCPU_H
+#define TANDEM_CPU_VCPU_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include "base/clock.h"
+#include "base/memmap.h"
+#include "cpu/cpu_state.h"
+#include "cpu/cpuid.h"
+
+typedef struct Vcpu Vcpu;
+typedef struct Engine Engine;
+
+/* Bits of Vcpu.request: why the engine should look up at its next boundary. Set from any thread. */
+enum VcpuRequest {
+    VREQ_INTR = 1 << 0, /* level: the controller has (or may have) a vector; bus->irq_ack() tells */
+    VREQ_NMI = 1 << 1,  /* edge, consumed by the loop or engine that delivers it */
+    VREQ_SMI = 1 << 2,
+    VREQ_INIT = 1 << 3,
+    VREQ_SIPI = 1 << 4,      /* vector in Vcpu.sipi_vector */
+    VREQ_WORK = 1 << 5,      /* queued work, a switch, stop: engine->run() returns EXIT_KICK */
+    VREQ_TLB_FLUSH = 1 << 6, /* software engine: drop translations and re-check code */
+    VREQ_EXIT_MASK = VREQ_INIT | VREQ_SIPI | VREQ_SMI | VREQ_WORK, /* run() returns for these */
+};
+
+typedef enum ExitKind {
+    EXIT_KICK,           /* a bit of VREQ_EXIT_MASK is set; at an instruction boundary */
+    EXIT_LIMIT,          /* RunLimit reached */
+    EXIT_HLT,            /* HLT executed; run_state is RUN_HALTED, RIP past it */
+    EXIT_SHUTDOWN,       /* triple fault */
+    EXIT_DEBUG,          /* single step or breakpoint asked for by the host */
+    EXIT_INTERNAL_ERROR, /* the engine cannot execute the instruction at RIP: text in Exit.msg */
+    EXIT_FAIL_ENTRY,     /* KVM refused the state: Exit.code is the hardware reason */
+    EXIT_N
+} ExitKind;
+
+typedef struct Exit {
+    ExitKind kind;
+    uint64_t code;    /* KVM: hardware entry failure reason, or internal error suberror */
+    uint8_t insn[15]; /* EXIT_INTERNAL_ERROR: bytes at RIP as far as known */
+    uint8_t insn_len;
+    char msg[160]; /* one line for people; empty unless an error */
+} Exit;
+
+typedef struct RunLimit {
+    uint64_t max_insns; /* 0: none. The software engine stops exactly there; KVM only honours 1 (a
+                           step). */
+} RunLimit;
+
+/* What an engine may ask of the machine. Each call may take the machine lock; none may be made with
+ * it held. */
+typedef struct VcpuBus {
+    /* Physical accesses that no RAM slot serves. size 1, 2, 4 or 8; a longer one is split by the
+     * engine. */
+    uint64_t (*mmio_read)(Vcpu *, gpa_t, unsigned size);
+    void (*mmio_write)(Vcpu *, gpa_t, unsigned size, uint64_t value);
+    uint32_t (*pio_read)(Vcpu *, uint16_t port, unsigned size);
+    void (*pio_write)(Vcpu *, uint16_t port, unsigned size, uint32_t value);
+    /* Acknowledges and returns the highest vector deliverable now (0-255), or -1. Clears VREQ_INTR
+     * when nothing is left. The caller has checked IF and the interrupt shadow. */
+    int (*irq_ack)(Vcpu *);
+    /* MSRs the local APIC owns: IA32_APIC_BASE, x2APIC 0x800-0x8ff, IA32_TSC_DEADLINE. False: #GP.
+     */
+    bool (*apic_msr_read)(Vcpu *, uint32_t msr, uint64_t *value);
+    bool (*apic_msr_write)(Vcpu *, uint32_t msr, uint64_t value);
+    /* CR8: the task priority class, 0-15. The local APIC holds it; CpuState.cr8 is filled on
+     * export. */
+    uint8_t (*tpr_get)(Vcpu *);
+    void (*tpr_set)(Vcpu *, uint8_t cr8);
+} VcpuBus;
+
+/* Shared by all vCPUs of a machine; what engines need of it. Owned by the Machine. */
+typedef struct VmCommon {
+    const MemMap *mem;
+    Clock *clock;
+    const VcpuBus *bus;
+    const CpuidTable *cpuid; /* the CPU the guest sees, the same in every engine */
+    Vcpu **vcpu;
+    unsigned n_vcpus;
+    /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
+    bool tsc_offset_fixed;
+    void *kvm; /* struct KvmVm of the kvm room; NULL without KVM */
+    void *tcg; /* struct TcgVm of the tcg room: shared page flags */
+} VmCommon;
+
+enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_N };
+
+struct Vcpu {
+    int id; /* index, also the initial APIC id */
+    VmCommon *vm;
+    void *machine; /* Machine *, for the bus implementation and the loop's owner */
+    pthread_t thread;
+    const Engine *engine;
+    /* Which is the truth: st, or the engine's own copy (KVM's). The interpreter works in st, but
+     * keeps flags apart while it runs; between run() calls st is canonical for it. */
+    enum { ST_CANONICAL, ST_IN_ENGINE } where;
+    _Atomic uint32_t request;
+    _Atomic uint8_t sipi_vector;
+    void *engine_data[ENGINE_N];
+    void *loop; /* struct VcpuLoop of the switch room */
+    void *apic; /* the machine's: struct Lapic */
+    /* Software engine's instruction count, and KVM's exits: monotonic, for info and limits. */
+    uint64_t insns, exits;
+    CpuState st;
+};
+
+/* State groups for partial export and import; GROUPS_ALL for a switch. */
+enum StateGroup {
+    GRP_REGS = 1 << 0,
+    GRP_SREGS = 1 << 1,
+    GRP_FPU = 1 << 2,
+    GRP_XCRS = 1 << 3,
+    GRP_DEBUGREGS = 1 << 4,
+    GRP_MSRS = 1 << 5,
+    GRP_EVENTS = 1 << 6,
+    GRP_MP_STATE = 1 << 7,
+    GROUPS_ALL = (1 << 8) - 1,
+};
+
+/*
+ * One way to run guest code. All functions but kick() run on the vCPU's thread; vm_init() before
+ * any vCPU, on the main thread. Each may be called again after failing.
+ */
+struct Engine {
+    const char *name; /* "kvm", "interp" */
+    enum EngineId id;
+    bool is_software;
+    bool (*vm_init)(VmCommon *, GError **);
+    void (*vm_free)(VmCommon *);
+    bool (*vcpu_init)(Vcpu *, GError **);
+    void (*vcpu_free)(Vcpu *);
+    /* Runs until an Exit. Calls the bus for I/O, never a device. Delivers interrupts itself. */
+    Exit (*run)(Vcpu *, const RunLimit *);
+    /* Makes run() look at Vcpu.request soon. From any thread or signal; never lost: a kick before
+     * run() makes that run() look at once. */
+    void (*kick)(Vcpu *);
+    /* Brings the vCPU to an instruction boundary: completes half-done I/O. */
+    bool (*drain)(Vcpu *, GError **);
+    /* Engine to vcpu->st, and back. The loop keeps `where` in step. */
+    bool (*export_state)(Vcpu *, unsigned groups, GError **);
+    bool (*import_state)(Vcpu *, unsigned groups, GError **);
+    /* The memory map changed, or someone outside the engine wrote guest RAM (gpa, len; len 0:
+     * anything). May be called with the vCPUs stopped only, from the main thread, for map changes.
+     */
+    bool (*map_changed)(VmCommon *, GError **);
+    /* The vCPU is about to run here after having run elsewhere: drop stale translations. */
+    void (*enter)(Vcpu *);
+};
+
+extern const Engine engine_kvm;    /* src/kvm */
+extern const Engine engine_interp; /* src/tcg */
+
+static inline void vcpu_request(Vcpu *v, uint32_t bits)
+{
+    atomic_fetch_or_explicit(&v->request, bits, memory_order_seq_cst);
+}
+
+static inline void vcpu_request_clear(Vcpu *v, uint32_t bits)
+{
+    atomic_fetch_and_explicit(&v->request, ~bits, memory_order_seq_cst);
+}
+
+static inline uint64_t vcpu_tsc(const Vcpu *v)
+{
+    return clock_tsc(v->vm->clock) + v->st.tsc_offset;
+}
+
+#endif

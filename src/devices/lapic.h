@@ -1,0 +1,53 @@
+/* Local APIC (SDM vol. 3, chapter 11): xAPIC and x2APIC, one per vCPU, and the APIC bus between
+ * them. */
+#ifndef TANDEM_DEVICES_LAPIC_H
+#define TANDEM_DEVICES_LAPIC_H
+
+#include "devices/bus.h"
+
+typedef struct Lapic Lapic;
+
+/* Towards the CPU; called with the machine lock held. */
+typedef struct LapicCpu {
+    void *opaque;
+    void (*intr)(void *opaque, bool level); /* a deliverable vector is (or no longer is) waiting */
+    void (*nmi)(void *opaque);
+    void (*smi)(void *opaque);
+    void (*init)(void *opaque);
+    void (*sipi)(void *opaque, uint8_t vector);
+    uint64_t (*tsc)(void *opaque);                     /* guest TSC now */
+    uint64_t (*ns_at_tsc)(void *opaque, uint64_t tsc); /* clock ns when the guest TSC gets there */
+} LapicCpu;
+
+/* n of them on one bus; cpus[i] is for APIC id i. Also maps the 0xfee00000 page: the accessing CPU
+ * is set with lapic_set_current() by the machine's bus before each MMIO access. */
+bool lapics_new(Board *, unsigned n, const LapicCpu cpus[], Lapic *out[], GError **);
+void lapics_free(Lapic *lapics[], unsigned n);
+void lapic_reset(Lapic *, bool init_only); /* INIT keeps the id and IA32_APIC_BASE */
+void lapic_set_current(Lapic *);
+
+/* PIC's INTR output wired to LINT0 of every APIC, and NMI to LINT1 (virtual wire and ExtINT mode).
+ */
+void lapic_set_lint0(Lapic *, bool level);
+void lapic_nmi(Lapic *);
+
+/* Deliverable vector? -1: none; 256: take it from the PIC (ExtINT, or APIC disabled). */
+#define LAPIC_EXTINT 256
+int lapic_pending(const Lapic *);
+/* The same and moves it from IRR to ISR. */
+int lapic_ack(Lapic *);
+
+bool lapic_msr_read(Lapic *, uint32_t msr, uint64_t *value); /* 0x1b, 0x800-0x8ff, 0x6e0 */
+bool lapic_msr_write(Lapic *, uint32_t msr, uint64_t value);
+uint8_t lapic_get_cr8(const Lapic *);
+void lapic_set_cr8(Lapic *, uint8_t cr8);
+uint32_t lapic_id(const Lapic *);
+/* The bus: delivery from IOAPIC or MSI. Fields as in an MSI address and data (SDM vol. 3, 11.11).
+ */
+void apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
+                      uint8_t vector, bool level);
+void apic_bus_msi(uint64_t address, uint32_t data);
+/* EOI of a level-triggered vector goes to the IOAPIC through this. */
+void lapic_set_eoi_hook(void (*fn)(void *opaque, uint8_t vector), void *opaque);
+
+#endif

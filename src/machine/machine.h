@@ -1,0 +1,71 @@
+/*
+ * Machine: owns everything of one guest. The top floor talks to it from the main thread.
+ *
+ * Locks: `lock` (the machine lock) covers devices, timers, interrupt controllers and run state. It
+ * is taken by the bus on each device access, by the timer source, and by chardev input. It is never
+ * held across vcpu_run_on() or a pause.
+ */
+#ifndef TANDEM_MACHINE_MACHINE_H
+#define TANDEM_MACHINE_MACHINE_H
+
+#include <glib.h>
+#include "char/chardev.h"
+#include "cpu/vcpu.h"
+#include "devices/bus.h"
+#include "switch/switch.h"
+
+typedef struct Machine Machine;
+
+#define MACHINE_SERIALS  4
+#define MACHINE_MAX_CPUS 64
+
+/* What the command line said; strings may be NULL. Checked by machine_new(). */
+typedef struct MachineConfig {
+    const char *machine; /* "pc" */
+    const char *accel;   /* kvm | tcg | interp | kvm:tcg | auto */
+    const char *cpu;     /* -cpu argument; NULL: "max" */
+    uint64_t ram_bytes;
+    unsigned smp;
+    const char *kernel, *initrd, *append, *bios;
+    CharDev *serial[MACHINE_SERIALS];
+    CharDev *debugcon;
+    const char *const *devices; /* -device arguments, NULL-terminated; may be NULL */
+    bool no_reboot, no_shutdown, start_paused;
+    const char *name;
+} MachineConfig;
+
+enum RunStatus { ST_PAUSED, ST_RUNNING, ST_SHUTDOWN, ST_INTERNAL_ERROR, ST_PRELAUNCH };
+
+Machine *machine_new(const MachineConfig *, GError **);
+void machine_free(Machine *); /* stops and joins the vCPUs */
+bool machine_start(Machine *, GError **);
+/* Runs the GLib main loop until quit, power-off or an error ends it; returns the process's exit
+ * status. */
+int machine_main_loop(Machine *);
+
+void machine_lock(Machine *);
+void machine_unlock(Machine *);
+
+/* Any thread. */
+void machine_request_reset(Machine *);
+void machine_request_poweroff(Machine *); /* the guest's soft-off: -no-shutdown pauses instead */
+void machine_request_quit(Machine *, int status);
+/* Main thread. */
+void machine_stop(Machine *);
+void machine_cont(Machine *);
+void machine_powerdown(Machine *); /* presses the ACPI power button */
+enum RunStatus machine_status(const Machine *);
+const char *run_status_name(enum RunStatus);
+
+VmCommon *machine_vm(Machine *);
+Board *machine_board(Machine *);
+const MachineConfig *machine_config(const Machine *);
+/* "kvm" | "tcg" | "interp"; NULL and err if it does not exist or was not initialised for this
+ * machine (why). */
+const Engine *machine_engine(Machine *, const char *name, GError **);
+/* cpu -1: all, in turn. Waits. */
+bool machine_switch(Machine *, const Engine *, int cpu, GError **);
+/* Why this accelerator was chosen, what each offers: for info accel. */
+void machine_describe_accel(Machine *, GString *out);
+
+#endif

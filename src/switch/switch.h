@@ -1,0 +1,55 @@
+/* The switch: moving a vCPU from one engine to another at an instruction boundary. */
+#ifndef TANDEM_SWITCH_SWITCH_H
+#define TANDEM_SWITCH_SWITCH_H
+
+#include "cpu/vcpu.h"
+
+enum SwitchStep {
+    STEP_DRAIN,
+    STEP_EXPORT,
+    STEP_NORMALISE,
+    STEP_CHECK,
+    STEP_IMPORT,
+    STEP_COMMIT,
+    STEP_N
+};
+extern const char *const switch_step_name[STEP_N];
+
+typedef enum SwitchReason { SWITCH_USER, SWITCH_TEST, SWITCH_POLICY } SwitchReason;
+
+/* One rule that changed something in the last switch. */
+typedef struct RuleNote {
+    const char *rule;
+    char before[40], after[40];
+} RuleNote;
+#define SWITCH_NOTES_MAX 24
+
+/* Nearest-rank histogram of durations: 1/16-octave buckets over 1 ns to 17 s. */
+typedef struct LatencyHist {
+    uint64_t count, max_ns, sum_ns;
+    uint32_t bucket[34 * 16];
+} LatencyHist;
+void latency_add(LatencyHist *, uint64_t ns);
+uint64_t latency_percentile(const LatencyHist *, double p); /* p in 0-100; 0 when empty */
+
+typedef struct SwitchStats {
+    uint64_t to[ENGINE_N], failed;
+    uint64_t last_ns[STEP_N], last_total_ns;
+    LatencyHist step[STEP_N], total;
+    RuleNote note[SWITCH_NOTES_MAX];
+    unsigned n_notes;
+    char last_error[200];
+} SwitchStats;
+
+/*
+ * Moves v to `to`. On v's own thread, at a boundary (vcpu_run_on() from elsewhere). On failure v
+ * stays in its engine, runs on, and err names the check, field or engine that refused. A switch to
+ * the engine v is in already succeeds and does nothing.
+ */
+bool vcpu_switch(Vcpu *, const Engine *to, SwitchReason, GError **);
+/* Statistics of v; written on v's thread, read through vcpu_run_on(). */
+const SwitchStats *vcpu_switch_stats(const Vcpu *);
+/* Debug builds and tests: after import, export again and compare. Off by default in release. */
+extern bool switch_verify;
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * The vCPU loop: one thread a vCPU, for life, that calls whichever engine the vCPU is in.
+ *
+ * Order of work at each boundary: queued work (pause, switch, register reads), INIT/SIPI/SMI, wait
+ * while halted or paused, then engine->run().
+ */
+#ifndef TANDEM_SWITCH_VCPU_LOOP_H
+#define TANDEM_SWITCH_VCPU_LOOP_H
+
+#include "cpu/vcpu.h"
+
+/* What the loop tells the machine. Called on the vCPU's thread without any lock. */
+typedef struct LoopHooks {
+    void (*shutdown)(Vcpu *); /* triple fault: the machine resets or stops */
+    void (*error)(Vcpu *,
+                  const Exit *); /* INTERNAL_ERROR, FAIL_ENTRY: vCPU is paused by the loop */
+    void (*debug)(Vcpu *, const Exit *);
+    bool (*init)(Vcpu *); /* INIT arrived: the local APIC's part; may be NULL */
+} LoopHooks;
+
+bool vcpu_loop_start(Vcpu *, const LoopHooks *, GError **); /* creates the thread; starts paused */
+void vcpu_loop_join(Vcpu *);                                /* asks it to end and waits */
+
+typedef void VcpuWork(Vcpu *, void *opaque);
+/* Runs fn on the vCPU's thread at an instruction boundary (drained, not inside KVM_RUN) and waits
+ * for it. From the vCPU's own thread: runs at once. Any thread; not with the machine lock held. */
+void vcpu_run_on(Vcpu *, VcpuWork *fn, void *opaque);
+/* The same without waiting. */
+void vcpu_queue(Vcpu *, VcpuWork *fn, void *opaque);
+
+/* Pause: returns when the vCPU is at a boundary and stays there until resumed. Nests. */
+void vcpu_pause(Vcpu *);
+void vcpu_resume(Vcpu *);
+/* Pauses all vCPUs of a machine, kicking all before waiting for any. */
+void vcpus_pause(VmCommon *);
+void vcpus_resume(VmCommon *);
+bool vcpu_is_paused(const Vcpu *);
+
+/* Sets request bits and wakes the vCPU wherever it is: in an engine, or asleep halted. */
+void vcpu_kick(Vcpu *, uint32_t request_bits);
+
+/* Makes vcpu->st the truth (export if need be). On the vCPU's thread (inside vcpu_run_on). */
+bool vcpu_sync_state(Vcpu *, GError **);
+bool vcpu_on_own_thread(const Vcpu *);
+
+#endif

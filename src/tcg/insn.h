@@ -1,0 +1,202 @@
+/*
+ * Insn: one decoded guest instruction, ready to execute. Engines take these, never bytes.
+ *
+ * Made by decode.c from the rows of ops.def; kept in blocks (block.h) and executed many times, so
+ * all that can be worked out from the bytes and the mode alone is worked out here once.
+ */
+#ifndef TANDEM_TCG_INSN_H
+#define TANDEM_TCG_INSN_H
+
+#include "cpu/cpu_state.h"
+
+typedef struct Tcg Tcg;
+typedef struct Insn Insn;
+
+/* What a handler returns. Nonzero leaves the block; the run loop knows what to do for each. */
+typedef enum Fault {
+    FAULT_NONE = 0,
+    FAULT_JUMP,  /* not an error: s->rip is set, the block ends here */
+    FAULT_EXC,   /* exception in t->exc; nothing was committed; RIP is the instruction's own */
+    FAULT_STATE, /* done, RIP must be advanced, and the mode, requests or mapping may have changed
+                  */
+    FAULT_HLT,   /* as FAULT_STATE, and the vCPU is now halted */
+    FAULT_AGAIN, /* one iteration of a REP done (state committed), RIP stays */
+    FAULT_UNSUPPORTED, /* the engine does not do this: EXIT_INTERNAL_ERROR */
+} Fault;
+
+typedef Fault ExecFn(CpuState *s, Tcg *t, const Insn *i);
+
+/*
+ * The functions behind a row, by operand size and form: f[log2(opsize)][0] for register (or no) r/m
+ * operand, [..][1] for memory. Most rows have one function for all: EXEC_ONE.
+ */
+typedef struct ExecSet {
+    ExecFn *f[4][2];
+} ExecSet;
+#define EXEC_ONE(fn)                      \
+    {                                     \
+        {                                 \
+            {fn, fn}, {fn, fn}, {fn, fn}, \
+            {                             \
+                fn, fn                    \
+            }                             \
+        }                                 \
+    }
+#define EXEC_RM(reg, mem)                       \
+    {                                           \
+        {                                       \
+            {reg, mem}, {reg, mem}, {reg, mem}, \
+            {                                   \
+                reg, mem                        \
+            }                                   \
+        }                                       \
+    }
+/* Defines exec_NAME as one function for every size and form; a body follows. */
+#define DEF_EXEC(name)                                                      \
+    static Fault name##_fn(CpuState *s, Tcg *t, const Insn *i);             \
+    const ExecSet exec_##name = EXEC_ONE(name##_fn);                        \
+    static Fault name##_fn(CpuState *s G_GNUC_UNUSED, Tcg *t G_GNUC_UNUSED, \
+                           const Insn *i G_GNUC_UNUSED)
+
+enum InsnFlags {
+    IF_MEM = 1 << 0,  /* r/m operand is memory (base/index/disp/seg valid) */
+    IF_FLAT = 1 << 1, /* the segment is flat in this mode: linear = (base + index*2^scale + disp),
+                         masked to 32 bits outside 64-bit mode; no segment check needed */
+    IF_LOCK = 1 << 2,
+    IF_REP = 1 << 3,    /* F3 */
+    IF_REPNE = 1 << 4,  /* F2 */
+    IF_REX = 1 << 5,    /* a REX prefix was there (byte registers) */
+    IF_CODE64 = 1 << 6, /* decoded for 64-bit mode */
+    IF_ENDS = 1 << 7,   /* last of its block */
+};
+
+struct Insn {
+    ExecFn *exec;
+    int64_t imm;   /* immediate, sign-extended; or moffs; far pointer: offset | selector << 32 */
+    void *aux;     /* per-row data: a vector row's native thunk */
+    int64_t disp;  /* sign-extended; for RIP-relative also includes `end` (base is GPR_IP, the
+                      block's RIP) */
+    uint8_t base;  /* enum Gpr incl. GPR_ZERO, GPR_IP */
+    uint8_t index; /* GPR_ZERO when none */
+    uint8_t scale; /* 0-3 */
+    uint8_t seg;   /* enum Seg of the memory operand, after prefixes; SEG_NONE in 64-bit mode unless
+                      FS/GS */
+    uint8_t dseg;  /* as seg before the 64-bit rule, for #SS against #GP */
+    uint8_t reg; /* ModRM.reg or opcode register 0-15 (31); byte registers: byte offset into gpr[],
+                    see reg8 */
+    uint8_t rm;  /* ModRM.rm when a register; same rule */
+    uint8_t vvvv;
+    uint8_t modrm;  /* raw */
+    uint8_t opsize; /* bytes: 1, 2, 4, 8 */
+    uint8_t asize;  /* bytes: 2, 4, 8 */
+    uint8_t len;    /* of this instruction, 1-15 */
+    uint16_t end;   /* offset of the next instruction from the block's first byte */
+    uint16_t row;   /* index in ops.def */
+    uint8_t flags;  /* InsnFlags */
+    uint8_t imm2;   /* ENTER's second immediate */
+};
+
+/* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */
+static inline uint8_t reg8_offset(unsigned n, bool rex)
+{
+    return n >= 4 && n < 8 && !rex ? (uint8_t)((n - 4) * 8 + 1) : (uint8_t)(n * 8);
+}
+
+/* ---- rows ---- */
+
+/* Operands in the manual's letters (SDM vol. 2, A.2). Each letter pair is one row of operands.def:
+ * OPERAND(Ev, class, size in bytes or 0 for operand size). */
+enum Operand {
+    O_ = 0,
+#define OPERAND(name, cls, size) O_##name,
+#include "tcg/operands.def"
+#undef OPERAND
+    O_N
+};
+
+enum OpMap { MAP_1B, MAP_0F, MAP_0F38, MAP_0F3A, MAP_VEX0F, MAP_VEX0F38, MAP_VEX0F3A, MAP_N };
+enum OpPfx { PFX_ANY, PFX_NP, PFX_66, PFX_F3, PFX_F2 };
+
+/* ModRM filter of a row: any, /0../7, memory or register form only, and an exact third byte. */
+enum {
+    X_ = 0,
+    X_REGMASK = 0xf, /* 8 | n: reg field must be n */
+    X_MEM = 0x10,
+    X_REG = 0x20,
+    X_RM = 0x40, /* with bits 10:8: the rm field must be n too (register form) */
+};
+#define X_N(n)     (8 | (n))                            /* /n */
+#define X_M(n)     (8 | (n) | X_MEM)                    /* /n, memory */
+#define X_R(n)     (8 | (n) | X_REG)                    /* /n, register */
+#define X_B(n, rm) (8 | (n) | X_REG | X_RM | (rm) << 8) /* /n with rm, as 0F 01 C1 is X_B(0, 1) */
+
+enum OpAttr {
+    A_ = 0,
+    A_I64 = 1 << 0,  /* invalid in 64-bit mode: #UD */
+    A_O64 = 1 << 1,  /* only in 64-bit mode */
+    A_D64 = 1 << 2,  /* operand size defaults to 64 in 64-bit mode (push, pop, near branches) */
+    A_F64 = 1 << 3,  /* forced to 64 in 64-bit mode */
+    A_LOCK = 1 << 4, /* LOCK allowed (memory form); otherwise #UD */
+    A_BYTE = 1 << 5, /* operand size is a byte */
+    A_END = 1 << 6,  /* ends a block: branches, mode changes, HLT, I/O */
+    A_CPL0 = 1 << 7, /* #GP unless CPL 0 */
+    A_REP = 1 << 8,  /* REP prefixes mean iteration */
+    A_PROT = 1 << 9, /* #UD in real mode and vm86 */
+    A_FPU = 1 << 10, /* CR0.EM / TS: #NM; pending x87 exception: #MF unless A_NOWAIT */
+    A_NOWAIT = 1 << 11,
+    A_MMX = 1 << 12,     /* CR0.EM: #UD; TS: #NM; pending #MF */
+    A_SSE = 1 << 13,     /* CR0.EM or !CR4.OSFXSR: #UD; TS: #NM */
+    A_AVX = 1 << 14,     /* CR4.OSXSAVE and XCR0[2:1]: #UD; TS: #NM */
+    A_ALIGN16 = 1 << 15, /* memory operand must be 16-byte aligned: #GP */
+    A_FP = 1 << 16,      /* raises SIMD floating-point exceptions through MXCSR */
+    A_NO66 = 1 << 17,    /* 66 does not change the operand size */
+    A_VEXL0 = 1 << 18,
+    A_VEXL1 = 1 << 19,
+    A_W0 = 1 << 20,
+    A_W1 = 1 << 21,
+    A_NOV = 1 << 22, /* VEX.vvvv must be 1111 */
+};
+
+/* Emit kinds of the translator; the interpreter ignores them. */
+enum OpEmit { EMIT_HELPER, EMIT_COPY, EMIT_ALU, EMIT_MOV, EMIT_BRANCH };
+
+typedef struct OpRow {
+    uint8_t map, opcode, pfx;
+    uint16_t modrm; /* X_ filter */
+    const char *name;
+    uint8_t op[4]; /* enum Operand */
+    const ExecSet *exec;
+    uint8_t emit;
+    uint32_t fl_written, fl_read, fl_undef; /* FL_ bits; undefined ones are also in written */
+    uint32_t attr;
+    uint16_t feature; /* enum CpuFeature, or FEAT_N: always there */
+} OpRow;
+
+/* ops.def rows:
+ * INSN(map, opcode, pfx, modrm, "mnemonic", op1, op2, op3, op4, exec, emit, written, read, undef,
+ * attr, feature) */
+extern const OpRow op_rows[];
+extern const unsigned op_rows_n;
+
+/* Bytes to Insn. */
+typedef enum DecodeResult { DECODE_OK, DECODE_UD, DECODE_TOO_LONG, DECODE_MORE } DecodeResult;
+
+/* The mode bits decoding depends on; blocks are keyed by them. */
+enum DecodeMode {
+    DM_CS32 = 1 << 0, /* CS.D: default sizes 32 */
+    DM_CODE64 = 1 << 1,
+    DM_SS32 = 1 << 2, /* SS.B: stack pointer size */
+    DM_PROT = 1 << 3, /* protected mode, not vm86 */
+    DM_FLAT = 1 << 4, /* DS, ES, SS, CS base 0 limit 4G, usable, writable (CS readable) */
+    DM_CPL3 = 1 << 5,
+};
+
+/*
+ * Decodes one instruction from `bytes` (n of them, up to 15 looked at). DECODE_MORE: more bytes are
+ * needed than n. DECODE_UD also fills len with what was consumed. `features` tells which rows
+ * exist.
+ */
+DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
+                    const uint8_t features[]);
+
+#endif

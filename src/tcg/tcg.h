@@ -1,0 +1,283 @@
+/*
+ * Tcg: the software engine's context of one vCPU. Private to the tcg room.
+ *
+ * Handlers get (CpuState *s, Tcg *t, const Insn *i). They read operands, find every fault, then
+ * commit; they never longjmp. Arithmetic flags live in t->cc while the engine runs, in the form
+ * that LAHF and SETO leave in AX: AH = SF ZF 0 AF 0 PF 1 CF, AL = OF. s->rflags holds the others;
+ * flags_get()/flags_set() join and part them.
+ */
+#ifndef TANDEM_TCG_TCG_H
+#define TANDEM_TCG_TCG_H
+
+#include <glib.h>
+#include "cpu/vcpu.h"
+#include "tcg/insn.h"
+
+#define PAGE_BITS 12
+#define PAGE_SIZE 4096ull
+#define PAGE_MASK (~(PAGE_SIZE - 1))
+
+/*
+ * TLB: direct-mapped, by linear page. A tag is the page's linear address when the access is allowed
+ * without further work, TLB_NONE otherwise (not mapped, not allowed, MMIO, dirty bit to be set,
+ * code on the page to be watched). Host address = linear + addend.
+ */
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_NONE 1ull /* equals no page address */
+
+enum Access { ACC_READ, ACC_WRITE, ACC_EXEC };
+/* Supervisor; user; supervisor with EFLAGS.AC set (SMAP off). */
+enum MmuMode { MMU_KERNEL, MMU_USER, MMU_KERNEL_AC, MMU_MODES };
+
+typedef struct TlbEntry {
+    uint64_t tag[3]; /* enum Access */
+    uintptr_t addend;
+} TlbEntry;
+
+typedef struct PendingExc {
+    uint8_t vector;
+    bool has_error, soft /* INT n, INT3, INTO */, icebp;
+    uint32_t error;
+    uint64_t cr2; /* #PF */
+    uint64_t dr6; /* #DB: bits to set */
+} PendingExc;
+
+struct Block;
+struct BlockCache;
+struct VecCtx;
+
+struct Tcg {
+    uint16_t cc;      /* arithmetic flags, LAHF/SETO form */
+    uint8_t mmu_mode; /* enum MmuMode of explicit accesses: from CPL, AC, CR4.SMAP */
+    uint8_t cpl;      /* copy of s->cpl while running */
+    bool code64;
+    unsigned decode_mode;
+    TlbEntry tlb[MMU_MODES][TLB_SIZE];
+    Vcpu *v;
+    PendingExc exc;
+    const struct Block *blk; /* being executed */
+    gva_t blk_rip;           /* RIP (not linear) of its first byte */
+    uint64_t insns_left;     /* of RunLimit, when limited */
+    bool limited;
+    bool inhibit; /* interrupts and traps are off for the next instruction (STI, MOV SS) */
+    struct BlockCache *blocks;
+    struct VecCtx *vec;
+    uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
+    char unsupported[128];    /* FAULT_UNSUPPORTED: what */
+};
+
+/* ---- flags ---- */
+static inline uint64_t cc_to_flags(uint16_t cc)
+{
+    return (cc >> 8 & (FL_SF | FL_ZF | FL_AF | FL_PF | FL_CF)) | (uint64_t)(cc & 1) << 11;
+}
+static inline uint16_t flags_to_cc(uint64_t fl)
+{
+    return (uint16_t)((fl & (FL_SF | FL_ZF | FL_AF | FL_PF | FL_CF)) << 8 | (fl >> 11 & 1) | 0x200);
+}
+/* The architectural RFLAGS. */
+static inline uint64_t flags_get(const CpuState *s, const Tcg *t)
+{
+    return (s->rflags & ~(uint64_t)FL_ARITH) | cc_to_flags(t->cc);
+}
+/* Sets all of RFLAGS (the caller has masked what it may change) and what hangs on it (mmu_mode). */
+void flags_set(CpuState *s, Tcg *t, uint64_t rflags);
+
+/* ---- exceptions (except.c) ---- */
+static inline Fault raise_exc(Tcg *t, uint8_t vector)
+{
+    t->exc = (PendingExc){.vector = vector};
+    return FAULT_EXC;
+}
+static inline Fault raise_err(Tcg *t, uint8_t vector, uint32_t error)
+{
+    t->exc = (PendingExc){.vector = vector, .has_error = true, .error = error};
+    return FAULT_EXC;
+}
+#define raise_gp0(t) raise_err(t, VEC_GP, 0)
+#define raise_ud(t)  raise_exc(t, VEC_UD)
+Fault raise_unsupported(Tcg *t, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
+/*
+ * Delivers t->exc as the processor would (SDM vol. 3, 6): through the IVT, a protected-mode gate, a
+ * task gate or a 64-bit gate; contributory faults become #DF, then shutdown (EXIT_SHUTDOWN: returns
+ * false). s->rip is that of the faulting (or, for traps and software events, the next) instruction.
+ */
+bool deliver_exception(CpuState *s, Tcg *t);
+/* An external interrupt or NMI. May itself fault, which is then delivered. False: shutdown. */
+bool deliver_interrupt(CpuState *s, Tcg *t, uint8_t vector, bool nmi);
+/* INT n, INT3, INTO, INT1 from their handlers: checks and delivers with the gate's DPL rules; on a
+ * fault of its own returns it with nothing committed. next_rip: of the instruction after. */
+Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool icebp);
+
+/* ---- modes ---- */
+/* Recomputes cpl, code64, decode_mode, mmu_mode after CR0, EFER, CS, SS, RFLAGS or segment changes.
+ */
+void tcg_update_mode(CpuState *s, Tcg *t);
+void tlb_flush(Tcg *t);            /* everything */
+void tlb_flush_non_global(Tcg *t); /* MOV to CR3 */
+void tlb_flush_page(Tcg *t, gva_t lin);
+/* Control registers with all their checks and consequences. */
+Fault write_cr0(CpuState *s, Tcg *t, uint64_t v);
+Fault write_cr3(CpuState *s, Tcg *t, uint64_t v);
+Fault write_cr4(CpuState *s, Tcg *t, uint64_t v);
+
+/* ---- memory (mmu.c) ---- */
+/* Slow paths: page walk, fill, MMIO, page-crossing, watched code. `mode`: enum MmuMode. */
+Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out);
+Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v);
+
+static inline TlbEntry *tlb_entry(Tcg *t, unsigned mode, gva_t lin)
+{
+    return &t->tlb[mode][lin >> PAGE_BITS & (TLB_SIZE - 1)];
+}
+/* Host pointer for `size` bytes at lin if the TLB allows it, else NULL. */
+static inline void *tlb_hit(Tcg *t, unsigned mode, gva_t lin, unsigned size, enum Access a)
+{
+    const TlbEntry *e = tlb_entry(t, mode, lin);
+    if (likely(((lin + size - 1) & PAGE_MASK) == e->tag[a]))
+        return (void *)(lin + e->addend);
+    return NULL;
+}
+
+#define DEF_MEM(bits, T)                                                                    \
+    static inline Fault ld##bits##_m(CpuState *s, Tcg *t, gva_t lin, unsigned mode, T *out) \
+    {                                                                                       \
+        const void *p = tlb_hit(t, mode, lin, sizeof(T), ACC_READ);                         \
+        if (likely(p != NULL)) {                                                            \
+            __builtin_memcpy(out, p, sizeof(T));                                            \
+            return FAULT_NONE;                                                              \
+        }                                                                                   \
+        uint64_t v;                                                                         \
+        Fault f = mem_read_slow(s, t, lin, sizeof(T), mode, &v);                            \
+        *out = (T)v;                                                                        \
+        return f;                                                                           \
+    }                                                                                       \
+    static inline Fault st##bits##_m(CpuState *s, Tcg *t, gva_t lin, unsigned mode, T v)    \
+    {                                                                                       \
+        void *p = tlb_hit(t, mode, lin, sizeof(T), ACC_WRITE);                              \
+        if (likely(p != NULL)) {                                                            \
+            __builtin_memcpy(p, &v, sizeof(T));                                             \
+            return FAULT_NONE;                                                              \
+        }                                                                                   \
+        return mem_write_slow(s, t, lin, sizeof(T), mode, v);                               \
+    }                                                                                       \
+    /* Explicit accesses at the current privilege. */                                       \
+    static inline Fault ld##bits(CpuState *s, Tcg *t, gva_t lin, T *out)                    \
+    {                                                                                       \
+        return ld##bits##_m(s, t, lin, t->mmu_mode, out);                                   \
+    }                                                                                       \
+    static inline Fault st##bits(CpuState *s, Tcg *t, gva_t lin, T v)                       \
+    {                                                                                       \
+        return st##bits##_m(s, t, lin, t->mmu_mode, v);                                     \
+    }
+DEF_MEM(8, uint8_t)
+DEF_MEM(16, uint16_t)
+DEF_MEM(32, uint32_t)
+DEF_MEM(64, uint64_t)
+
+/* By size; value zero-extended. */
+Fault mem_read(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t *out);
+Fault mem_write(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t v);
+/* Any length (vector operands, XSAVE, FSTENV): all pages are checked before a byte moves. */
+Fault mem_read_bytes(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len);
+Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len);
+/* Faults that a write of len bytes at lin would raise; afterwards the write cannot fault. */
+Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len);
+/* Host address of a size-byte operand for a read-modify-write with a locked instruction, all faults
+ * done; *host NULL when it is MMIO or crosses a page: the caller then uses mem_read and mem_write.
+ */
+Fault mem_rmw(CpuState *s, Tcg *t, gva_t lin, unsigned size, void **host);
+/* Translation alone: physical address for an access, or the fault it would raise. */
+Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, gpa_t *gpa);
+/* Debugger's view: no fault, no accessed bits; false if not mapped. */
+bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t *gpa);
+
+/* ---- effective addresses (segment.c for the slow way) ---- */
+/* Linear address of i's memory operand for an access of size bytes, after segment checks. */
+Fault ea_slow(CpuState *s, Tcg *t, const Insn *i, unsigned size, enum Access a, gva_t *lin);
+/* Offset only (LEA, and what needs it). Masked to the address size. */
+static inline uint64_t ea_offset(const CpuState *s, const Insn *i)
+{
+    uint64_t ea = s->gpr[i->base] + (s->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+    return i->asize == 8 ? ea : i->asize == 4 ? (uint32_t)ea : (uint16_t)ea;
+}
+static inline Fault ea_lin(CpuState *s, Tcg *t, const Insn *i, unsigned size, enum Access a,
+                           gva_t *lin)
+{
+    if (likely(i->flags & IF_FLAT)) {
+        uint64_t ea = s->gpr[i->base] + (s->gpr[i->index] << i->scale) + (uint64_t)i->disp;
+        *lin = i->flags & IF_CODE64 ? ea : (uint32_t)ea;
+        return FAULT_NONE; /* a non-canonical address misses the TLB; the slow path raises #GP or
+                              #SS */
+    }
+    return ea_slow(s, t, i, size, a, lin);
+}
+/* seg:offset to linear for implicit operands (stack, strings, XLAT): checks limit, type, canonical
+ * form. */
+Fault seg_lin(CpuState *s, Tcg *t, unsigned seg, uint64_t offset, unsigned size, enum Access a,
+              gva_t *lin);
+
+/* ---- stack: size 2, 4 or 8; commit RSP last ---- */
+Fault stack_push(CpuState *s, Tcg *t, unsigned size, uint64_t v);
+Fault stack_pop(CpuState *s, Tcg *t, unsigned size, uint64_t *v);
+static inline uint64_t stack_mask(const Tcg *t)
+{
+    return t->code64 ? ~0ull : t->decode_mode & DM_SS32 ? 0xffffffffull : 0xffffull;
+}
+static inline void stack_set(CpuState *s, const Tcg *t, uint64_t rsp)
+{
+    uint64_t m = stack_mask(t);
+    s->gpr[RSP] = m == 0xffff ? (s->gpr[RSP] & ~m) | (rsp & m) : rsp & m;
+}
+
+/* ---- segments (segment.c) ---- */
+/* MOV/POP to a segment register, LDS..., not CS: all checks, accessed bit set, caches updated. */
+Fault load_segment(CpuState *s, Tcg *t, unsigned seg, uint16_t selector);
+/* Far transfers. next_rip is pushed. opsize 2, 4, 8. Set s->rip. */
+Fault far_jump(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize);
+Fault far_call(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip);
+Fault far_ret(CpuState *s, Tcg *t, unsigned opsize, unsigned pop_bytes);
+Fault iret(CpuState *s, Tcg *t, unsigned opsize, uint64_t next_rip);
+enum TaskReason { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
+Fault task_switch(CpuState *s, Tcg *t, uint16_t tss_sel, enum TaskReason, bool has_err,
+                  uint32_t err, uint64_t next_rip);
+
+/* ---- RIP ---- */
+static inline gva_t insn_rip(const Tcg *t, const Insn *i)
+{
+    return t->blk_rip + i->end - i->len;
+}
+static inline gva_t insn_next_rip(const CpuState *s, const Tcg *t, const Insn *i)
+{
+    gva_t next = t->blk_rip + i->end;
+    return t->code64 ? next : t->decode_mode & DM_CS32 ? (uint32_t)next : (uint16_t)next;
+}
+/* Near branch: canonical or CS-limit check (#GP), then s->rip. */
+static inline Fault jump_to(CpuState *s, Tcg *t, uint64_t target)
+{
+    if (likely(t->code64)) {
+        if (unlikely((uint64_t)((int64_t)target >> 47) + 1 > 1))
+            return raise_gp0(t);
+    } else if (unlikely(target > s->seg[CS].limit)) {
+        return raise_gp0(t);
+    }
+    s->rip = target;
+    return FAULT_JUMP;
+}
+
+/* ---- blocks (block.c) ---- */
+/* Someone wrote [gpa, gpa+len): blocks decoded from it go. Called by the slow write path. */
+void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len);
+/* The vCPU ran elsewhere: blocks must be checked against memory before they run again. */
+void blocks_distrust(Tcg *t);
+
+/* ---- vector and x87 (vec.c, x87.c) ---- */
+bool vec_init(Tcg *t, GError **err);
+void vec_free(Tcg *t);
+/* Called by decode for rows with A_SSE, A_AVX or A_MMX: makes i->aux, the native form of the row.
+ */
+bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes);
+
+#endif

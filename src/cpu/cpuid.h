@@ -20,8 +20,8 @@ typedef struct CpuidTable {
     char model[32]; /* the -cpu name it was made from */
 } CpuidTable;
 
-/* Feature bits by name: one row a feature, with its place. cpuid_features.def:
- *   FEATURE(NAME, "qemu-name", leaf, subleaf, reg letter A-D, bit, software engine has it 0/1) */
+/* Feature bits by name: one row a feature, with its place; the columns are explained in
+ * cpuid_features.def. */
 enum CpuFeature {
 #define FEATURE(id, name, leaf, sub, reg, bit, soft) FEAT_##id,
 #include "cpu/cpuid_features.def"

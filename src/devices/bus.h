@@ -46,6 +46,7 @@ typedef struct Board {
     MemMap *mem;         /* DMA and loaders; read only for devices */
     IrqLine isa_irq[16]; /* inputs of the interrupt controllers: GSI 0-15 */
     IrqLine gsi[24];     /* IOAPIC inputs (0-15 go to both controllers) */
+    struct PciBus *pci;  /* set by the host bridge when it is made */
     void *opaque;        /* Machine */
     /* Requests to the machine; asynchronous, any context. */
     void (*reset)(void *opaque);

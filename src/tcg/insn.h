@@ -94,6 +94,11 @@ struct Insn {
     uint16_t row;   /* index in ops.def */
     uint8_t flags;  /* InsnFlags */
     uint8_t imm2;   /* ENTER's second immediate */
+    uint8_t op_at;  /* offset of the last opcode byte (ModRM, if any, is the byte after it) */
+    uint8_t pfx;  /* enum OpPfx: mandatory prefix in force (VEX.pp, or the last of F2/F3, else 66),
+                     PFX_NP when none */
+    uint8_t rexw; /* REX.W or VEX.W */
+    uint8_t vexl; /* VEX.L */
 };
 
 /* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */
@@ -172,9 +177,28 @@ typedef struct OpRow {
     uint16_t feature; /* enum CpuFeature, or FEAT_N: always there */
 } OpRow;
 
-/* ops.def rows:
+/*
+ * ops.def rows:
  * INSN(map, opcode, pfx, modrm, "mnemonic", op1, op2, op3, op4, exec, emit, written, read, undef,
- * attr, feature) */
+ * attr, feature)
+ * Prefixes of the enumerators are pasted on: map 0F is MAP_0F, pfx F3 is PFX_F3, modrm N(4) is
+ * X_N(4) and empty is X_ (any; no ModRM byte unless an operand needs one or modrm is not empty),
+ * operand Ev is O_Ev and empty is O_ (none), exec add_Ev is `const ExecSet exec_add_Ev`, emit
+ * HELPER is EMIT_HELPER, feature POPCNT is FEAT_POPCNT and N is FEAT_N (always). Flags and
+ * attributes are written in full: FL_CF | FL_ZF, A_LOCK | A_END; none is 0. Example: INSN(0F, 0xa2,
+ * ANY, , "cpuid", , , , , cpuid, HELPER, 0, 0, 0, A_END, N) INSN(0F, 0x01, NP, B(2, 0), "xgetbv", ,
+ * , , , xgetbv, HELPER, 0, 0, 0, 0, XSAVE) Of several rows of one opcode the first that fits
+ * prefix, ModRM, mode and features wins. Rows with a Z operand cover opcode..opcode+7. The operands
+ * alone decide what bytes follow the opcode (ModRM, immediates, moffs, far pointer) and how reg and
+ * rm are numbered.
+ *
+ * Settled by decode(): I64/O64/PROT, feature, LOCK legality, D64/F64/BYTE/NO66, VEXL/W/NOV, and
+ * CPL0 (by a wrapper: the handler runs at CPL 0 only). Left to the handlers, which see the row's
+ * attr: FPU, NOWAIT, MMX, SSE, AVX, ALIGN16, FP (they depend on control registers at run time).
+ * After a successful decode() of a row with A_SSE, A_AVX or A_MMX the block builder calls
+ * vec_prepare(t, i, bytes) (tcg.h) with the instruction's i->len bytes; false means that the engine
+ * cannot do it (EXIT_INTERNAL_ERROR when it is reached).
+ */
 extern const OpRow op_rows[];
 extern const unsigned op_rows_n;
 

@@ -60,7 +60,17 @@ struct Tcg {
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
     uint64_t insns_left;     /* of RunLimit, when limited */
     bool limited;
-    bool inhibit; /* interrupts and traps are off for the next instruction (STI, MOV SS) */
+    /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
+     * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
+    bool inhibit;
+    bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
+    /* Changed (++) by every tlb_flush*() and by block.c: where linear addresses led to, and what
+     * was decoded there, must be looked up again. */
+    uint32_t map_gen;
+    /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
+     * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
+    uint64_t trap_dr6;
+    _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
@@ -268,7 +278,14 @@ static inline Fault jump_to(CpuState *s, Tcg *t, uint64_t target)
 }
 
 /* ---- blocks (block.c) ---- */
-/* Someone wrote [gpa, gpa+len): blocks decoded from it go. Called by the slow write path. */
+/*
+ * Code pages. A page that any vCPU has decoded code from must not get a write tag in any TLB: mmu.c
+ * asks blocks_page_has_code() when it fills one (gpa: anywhere in the page), and the slow path
+ * calls blocks_invalidate() AFTER each write of [gpa, gpa + len) (not crossing a page) to such a
+ * page. Handlers that write through mem_rmw()'s pointer: mem_rmw() itself calls it (before the
+ * write is early enough only there, because the block is looked up again after the instruction).
+ */
+bool blocks_page_has_code(const Tcg *t, gpa_t gpa);
 void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len);
 /* The vCPU ran elsewhere: blocks must be checked against memory before they run again. */
 void blocks_distrust(Tcg *t);
@@ -276,8 +293,9 @@ void blocks_distrust(Tcg *t);
 /* ---- vector and x87 (vec.c, x87.c) ---- */
 bool vec_init(Tcg *t, GError **err);
 void vec_free(Tcg *t);
-/* Called by decode for rows with A_SSE, A_AVX or A_MMX: makes i->aux, the native form of the row.
- */
+/* Called by the block builder after decode() of a row with A_SSE, A_AVX or A_MMX: makes i->aux, the
+ * native form of the row. bytes: the i->len bytes of the instruction, prefixes first; i->op_at,
+ * i->pfx, i->rexw, i->vexl and i->modrm tell where things are. False: cannot be done. */
 bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes);
 
 #endif

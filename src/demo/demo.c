@@ -1,0 +1,340 @@
+/*
+ * Host side of the demo: switches the vCPU while the guest works, and checks everything the guest
+ * says.
+ *
+ * Checks: each checksum equals the one computed here; the guest's TSC never goes back and is the
+ * host's view of it to within 50 ms; PIT ticks keep up with the machine's clock. Reports arrive on
+ * the vCPU's thread with the machine lock held; the account is printed from the main thread.
+ */
+#include "demo/demo.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "demo/demo_ports.h"
+#include "machine/machine.h"
+#include "switch/vcpu_loop.h"
+
+extern const uint8_t demo_image[], demo_image_end[];
+
+#define SECONDS_PER_MODE 2
+#define TSC_TOLERANCE_NS 50000000
+#define TICK_NS          10000000ull
+/* A tick may wait behind a busy host; being a whole quarter of a second short is a lost interrupt.
+ */
+#define TICKS_SHORT_MAX 25
+
+typedef struct Demo {
+    const DemoOptions *opt;
+    Machine *m;
+    Vcpu *v;
+    /* Model of the guest's computation. */
+    uint32_t sum, buffer[DEMO_WORDS];
+    /* What the guest reported; under the machine lock. */
+    int mode;
+    uint64_t rounds, mode_rounds[3], mode_switches[3];
+    uint64_t tsc, tsc_lo;
+    uint64_t ticks, ticks_start_ns;
+    bool mode_over, ended;
+    uint64_t worst_tsc_ns, wrong_sums, backward, far_off, lost_ticks;
+    char first_wrong[160];
+    /* Main thread. */
+    const Engine *a, *b;
+    uint64_t switches, per_mode, started_ns;
+    guint source;
+    int status;
+} Demo;
+
+static const char *mode_name(int mode)
+{
+    return mode == 16 ? "real" : mode == 32 ? "protected" : mode == 64 ? "long" : "start-up";
+}
+
+static int mode_index(int mode)
+{
+    return mode == 64 ? 2 : mode == 32 ? 1 : 0;
+}
+
+static void wrong(Demo *d, uint64_t *counter, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
+static void wrong(Demo *d, uint64_t *counter, const char *fmt, ...)
+{
+    (*counter)++;
+    if (d->first_wrong[0])
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    g_vsnprintf(d->first_wrong, sizeof(d->first_wrong), fmt, ap);
+    va_end(ap);
+}
+
+/* The same round as ROUNDS in guest.S. */
+static uint32_t model_round(Demo *d)
+{
+    uint32_t a = d->sum;
+    uint64_t carry_sum = 0;
+    for (unsigned i = 0; i < DEMO_WORDS; i++) {
+        a ^= d->buffer[i];
+        a = (a << 7 | a >> 25) + 0x9e3779b9u;
+        d->buffer[i] = a;
+        carry_sum += a;
+    }
+    a ^= (uint32_t)carry_sum + (uint32_t)(carry_sum >> 32);
+    return d->sum = a * 0x85ebca6bu;
+}
+
+static void report_tsc(Demo *d, uint64_t tsc)
+{
+    uint64_t now = vcpu_tsc(d->v);
+    if (tsc < d->tsc)
+        wrong(d, &d->backward, "the TSC went back from %" PRIu64 " to %" PRIu64, d->tsc, tsc);
+    d->tsc = tsc;
+    int64_t off = (int64_t)(now - tsc);
+    uint64_t ns =
+        (uint64_t)(off < 0 ? -off : off) * 1000000 / clock_tsc_khz(machine_vm(d->m)->clock);
+    d->worst_tsc_ns = MAX_OF(d->worst_tsc_ns, ns);
+    if (ns > TSC_TOLERANCE_NS)
+        wrong(d, &d->far_off, "the guest's TSC is %" PRIu64 " us from the machine's", ns / 1000);
+}
+
+static void report_ticks(Demo *d, uint32_t ticks)
+{
+    uint64_t now = clock_ns(machine_vm(d->m)->clock);
+    if (!d->ticks_start_ns)
+        d->ticks_start_ns = now - ticks * TICK_NS;
+    uint64_t due = (now - d->ticks_start_ns) / TICK_NS;
+    d->ticks = ticks;
+    if (ticks + TICKS_SHORT_MAX < due || ticks > due + 2) {
+        wrong(d, &d->lost_ticks, "%u timer ticks arrived where %" PRIu64 " were due", ticks, due);
+        d->ticks_start_ns = now - ticks * TICK_NS; /* count each loss once */
+    }
+}
+
+static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    Demo *d = opaque;
+    switch (offset + DEMO_PORT_BASE) {
+    case DEMO_PORT_MODE:
+        d->mode = (int)value;
+        d->mode_over = false;
+        d->ended = value == 0;
+        break;
+    case DEMO_PORT_SUM: {
+        uint32_t want = model_round(d);
+        d->rounds++;
+        d->mode_rounds[mode_index(d->mode)]++;
+        if (value != want)
+            wrong(d, &d->wrong_sums, "checksum %08x instead of %08x in round %" PRIu64 " (%s mode)",
+                  (uint32_t)value, want, d->rounds, mode_name(d->mode));
+        break;
+    }
+    case DEMO_PORT_TSC_LO:
+        d->tsc_lo = (uint32_t)value;
+        break;
+    case DEMO_PORT_TSC_HI:
+        report_tsc(d, value << 32 | d->tsc_lo);
+        break;
+    case DEMO_PORT_TICKS:
+        report_ticks(d, (uint32_t)value);
+        break;
+    }
+}
+
+static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
+{
+    Demo *d = opaque;
+    return offset + DEMO_PORT_BASE == DEMO_PORT_COMMAND && d->mode_over;
+}
+
+static const IoOps port_ops = {.read = port_read, .write = port_write, .min = 4, .max = 4};
+
+static void account(Demo *d)
+{
+    if (d->opt->quiet)
+        return;
+    machine_lock(d->m);
+    printf("%6.2f s  %-9s mode in %-6s  %8" PRIu64 " rounds  %6" PRIu64
+           " ticks  tsc within %4" PRIu64 " us  %" PRIu64 " switches%s\n",
+           (double)(clock_ns(machine_vm(d->m)->clock) - d->started_ns) / 1e9, mode_name(d->mode),
+           d->v->engine->name, d->rounds, d->ticks, d->worst_tsc_ns / 1000, d->switches,
+           d->first_wrong[0] ? "  WRONG" : "");
+    machine_unlock(d->m);
+    fflush(stdout);
+}
+
+typedef struct ForcedSwitch {
+    GError *err;
+    const Engine *to;
+} ForcedSwitch;
+
+static void switch_here(Vcpu *v, void *opaque)
+{
+    ForcedSwitch *w = opaque;
+    if (w->to == v->engine)
+        vcpu_switch_forced(v, w->to, SWITCH_TEST, &w->err);
+    else
+        vcpu_switch(v, w->to, SWITCH_TEST, &w->err);
+}
+
+static bool one_switch(Demo *d)
+{
+    ForcedSwitch w = {.to = d->v->engine == d->a ? d->b : d->a};
+    vcpu_run_on(d->v, switch_here, &w);
+    if (w.err) {
+        fprintf(stderr, "tandem: demo: the switch failed: %s\n", w.err->message);
+        g_error_free(w.err);
+        d->status = 1;
+        machine_request_quit(d->m, 1);
+        return false;
+    }
+    machine_lock(d->m);
+    d->switches++;
+    d->mode_switches[mode_index(d->mode)]++;
+    machine_unlock(d->m);
+    return true;
+}
+
+/* As fast as it can, in slices, so that the main loop goes on serving timers. */
+static gboolean storm(gpointer opaque)
+{
+    Demo *d = opaque;
+    static uint64_t last_account;
+    if (d->ended) {
+        machine_request_quit(d->m, d->status);
+        return G_SOURCE_REMOVE;
+    }
+    if (!d->mode || d->mode_over)
+        return G_SOURCE_CONTINUE;
+    if (!one_switch(d))
+        return G_SOURCE_REMOVE;
+    int i = mode_index(d->mode);
+    uint64_t now = clock_ns(machine_vm(d->m)->clock);
+    if (now - last_account > NS_PER_S) {
+        last_account = now;
+        account(d);
+    }
+    /* A mode ends when it had its switches and enough rounds to have been at work in both engines.
+     */
+    if (d->mode_switches[i] >= d->per_mode && d->mode_rounds[i] >= 8) {
+        machine_lock(d->m);
+        d->mode_over = true;
+        machine_unlock(d->m);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean twice_a_second(gpointer opaque)
+{
+    Demo *d = opaque;
+    if (d->ended) {
+        machine_request_quit(d->m, d->status);
+        return G_SOURCE_REMOVE;
+    }
+    account(d);
+    if (d->mode && !one_switch(d))
+        return G_SOURCE_REMOVE;
+    if (d->mode_switches[mode_index(d->mode)] >= SECONDS_PER_MODE * 2) {
+        machine_lock(d->m);
+        d->mode_over = true;
+        machine_unlock(d->m);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static void print_latency(Demo *d)
+{
+    const SwitchStats *s = vcpu_switch_stats(d->v);
+    printf("switch latency, microseconds:   %10s %10s %10s\n", "p50", "p99", "max");
+    for (int i = 0; i < STEP_N; i++)
+        printf("  %-28s  %10.2f %10.2f %10.2f\n", switch_step_name[i],
+               (double)latency_percentile(&s->step[i], 50) / 1e3,
+               (double)latency_percentile(&s->step[i], 99) / 1e3, (double)s->step[i].max_ns / 1e3);
+    printf("  %-28s  %10.2f %10.2f %10.2f\n", "whole switch",
+           (double)latency_percentile(&s->total, 50) / 1e3,
+           (double)latency_percentile(&s->total, 99) / 1e3, (double)s->total.max_ns / 1e3);
+}
+
+static int verdict(Demo *d)
+{
+    bool all_modes = d->mode_rounds[0] && d->mode_rounds[1] && d->mode_rounds[2];
+    uint64_t failures = d->wrong_sums + d->backward + d->far_off + d->lost_ticks;
+    printf("demo: %" PRIu64 " switches (real %" PRIu64 ", protected %" PRIu64 ", long %" PRIu64
+           "), %" PRIu64 " rounds, %" PRIu64 " ticks: ",
+           d->switches, d->mode_switches[0], d->mode_switches[1], d->mode_switches[2], d->rounds,
+           d->ticks);
+    if (failures || !d->ended || !all_modes || d->status) {
+        printf("FAILED\n");
+        printf("demo: %" PRIu64 " wrong checksums, TSC back %" PRIu64 " times, off %" PRIu64
+               " times, ticks lost %" PRIu64 " times%s\n",
+               d->wrong_sums, d->backward, d->far_off, d->lost_ticks,
+               d->ended ? "" : "; the guest did not reach its end");
+        if (d->first_wrong[0])
+            printf("demo: first: %s\n", d->first_wrong);
+        return 1;
+    }
+    printf("every check held\n");
+    return 0;
+}
+
+static bool choose_engines(Demo *d)
+{
+    GError *err = NULL;
+    d->b = machine_engine(d->m, "tcg", &err);
+    if (!d->b) {
+        fprintf(stderr, "tandem: demo: %s\n", err->message);
+        g_error_free(err);
+        return false;
+    }
+    d->a = machine_engine(d->m, "kvm", &err);
+    if (!d->a) {
+        printf("demo: no KVM here (%s):\ndemo: switching between the interpreter and itself\n",
+               err->message);
+        g_clear_error(&err);
+        d->a = d->b;
+    }
+    return true;
+}
+
+int demo_run(const DemoOptions *opt)
+{
+    Demo d = {.opt = opt, .sum = 0x12345678, .per_mode = (opt->switches + 2) / 3};
+    MachineConfig cfg = {
+        .machine = "pc",
+        .accel = opt->accel ? opt->accel : "kvm:tcg",
+        .ram_bytes = 16 << 20,
+        .smp = 1,
+        .bios_image = demo_image,
+        .bios_image_size = (size_t)(demo_image_end - demo_image),
+        .no_reboot = true,
+    };
+    GError *err = NULL;
+    d.m = machine_new(&cfg, &err);
+    if (!d.m) {
+        fprintf(stderr, "tandem: demo: %s\n", err->message);
+        g_error_free(err);
+        return 1;
+    }
+    d.v = machine_vm(d.m)->vcpu[0];
+    machine_lock(d.m);
+    io_map(machine_board(d.m)->pio, DEMO_PORT_BASE, DEMO_PORT_LEN, &port_ops, &d, "demo");
+    machine_unlock(d.m);
+    int status = 1;
+    if (choose_engines(&d) && machine_start(d.m, &err)) {
+        d.started_ns = clock_ns(machine_vm(d.m)->clock);
+        d.source = opt->switches ? g_idle_add(storm, &d) : g_timeout_add(500, twice_a_second, &d);
+        status = machine_main_loop(d.m);
+        machine_stop(d.m);
+        account(&d);
+        if (opt->switches)
+            print_latency(&d);
+        status = verdict(&d) || status;
+    }
+    if (err) {
+        fprintf(stderr, "tandem: demo: %s\n", err->message);
+        g_error_free(err);
+    }
+    machine_free(d.m);
+    return status;
+}

@@ -1,0 +1,18 @@
+/* tandem --demo: a guest of our own, no download, switched while it works, with an account of what
+ * happened. */
+#ifndef TANDEM_DEMO_DEMO_H
+#define TANDEM_DEMO_DEMO_H
+
+#include "base/types.h"
+
+typedef struct DemoOptions {
+    const char *accel; /* as -accel; NULL: kvm:tcg */
+    uint64_t switches; /* 0: twice a second for six seconds; else this many, as fast as possible */
+    bool quiet;        /* only the last lines */
+} DemoOptions;
+
+/* Returns the process's exit status: 0 only if every check held. Main thread; runs a GLib main
+ * loop. */
+int demo_run(const DemoOptions *);
+
+#endif

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Stock Debian guests in the software engine, from their first instruction to a clean power-off.
+
+usage: test_boot.py TANDEM GUESTS CASE
+"""
+import sys
+
+from tandem import Tandem
+
+BINARY, GUESTS, CASE = sys.argv[1:4]
+INSTALLER = "/usr/lib/debian-installer/images/12/{arch}/text/debian-installer/{arch}/{file}"
+
+
+def cloud(smp, extra="", accel="interp"):
+    return ["-accel", accel, "-m", "256", "-smp", str(smp), "-nographic", "-no-reboot",
+            "-kernel", f"{GUESTS}/cloud-vmlinuz", "-initrd", f"{GUESTS}/busybox.gz",
+            "-append", f"console=ttyS0 quiet {extra}"]
+
+
+def boot_to_shell():
+    with Tandem(BINARY, cloud(1), 90) as t:
+        t.expect(r"guest: up .* cpus 1 ")
+        t.expect(r"# ")
+        shell = t.elapsed()
+        t.send("echo $((6 * 7)) $(uname -m)\n")
+        t.expect(r"42 x86_64")
+        t.send("poweroff -f\n")
+        assert t.wait() == 0, t.tail()
+        print(f"shell after {shell:.1f} s, power-off status 0")
+
+
+def boot_smp2():
+    with Tandem(BINARY, cloud(2, "tandem.run=poweroff"), 120) as t:
+        t.expect(r"guest: up .* cpus 2 ")
+        assert t.wait() == 0, t.tail()
+        print(f"two vCPUs, powered off after {t.elapsed():.1f} s")
+
+
+def work():
+    with Tandem(BINARY, cloud(1, "tandem.run=work:5"), 120) as t:
+        t.expect(r"guest: done \d+ rounds")
+        assert "BAD" not in t.text, t.tail()
+        assert t.wait() == 0, t.tail()
+
+
+def reset():
+    """system_reset starts the same kernel again; Ctrl-A x ends tandem."""
+    args = cloud(1)
+    args.remove("-no-reboot")
+    with Tandem(BINARY, args, 150) as t:
+        t.expect(r"guest: up ")
+        t.send("\x01c")
+        t.expect(r"\(tandem\) ")
+        t.send("system_reset\n")
+        t.send("\x01c")
+        t.expect(r"guest: up ")
+        t.send("\x01x")
+        assert t.wait() == 0, t.tail()
+
+
+def installer(arch):
+    files = ["-kernel", INSTALLER.format(arch=arch, file="linux"), "-initrd", INSTALLER.format(arch=arch, file="initrd.gz")]
+    with Tandem(BINARY, ["-accel", "interp", "-m", "512", "-nographic", "-no-reboot", *files,
+                         "-append", "console=ttyS0 quiet TERM=vt102"], 300) as t:
+        t.expect(r"Select a language|Choose language|Language:")
+        print(f"{arch} installer's first screen after {t.elapsed():.1f} s")
+        t.send("\x01x")
+        assert t.wait() == 0, t.tail()
+    with Tandem(BINARY, ["-accel", "interp", "-m", "512", "-nographic", "-no-reboot", *files,
+                         "-append", "console=ttyS0 quiet rdinit=/bin/sh"], 200) as t:
+        t.expect(r"# ")
+        t.send("mount -t proc proc /proc; poweroff -f\n")
+        assert t.wait() == 0, t.tail()
+        print(f"{arch} netboot kernel powered off cleanly")
+
+
+CASES = {
+    "shell": boot_to_shell,
+    "smp2": boot_smp2,
+    "work": work,
+    "reset": reset,
+    "installer-amd64": lambda: installer("amd64"),
+    "installer-i386": lambda: installer("i386"),
+}
+CASES[CASE]()

@@ -28,7 +28,6 @@ enum PciReg {
     PCI_BAR0 = 0x10,
     PCI_SUBSYS_VENDOR_ID = 0x2c,
     PCI_SUBSYS_ID = 0x2e,
-    PCI_CAP_PTR = 0x34,
     PCI_INT_LINE = 0x3c,
     PCI_INT_PIN = 0x3d,
 };
@@ -74,6 +73,10 @@ void pci_bus_free(PciBus *);
 /* Who turns PIRQ 0-3 (A-D, after the slot swizzle) into interrupt inputs: the ISA bridge. */
 void pci_set_router(PciBus *, void (*set)(void *opaque, int pirq, bool level), void *opaque);
 
+/* Who answers byte accesses to port 0xcf9, which lies inside the address register: the ISA bridge.
+ */
+void pci_set_reset_control(PciBus *, const IoOps *, void *opaque);
+
 /* Zeroes *f and sets the ids, the writable bits of the common header, and an interrupt pin (0:
  * none, 1: INTA#). */
 void pci_function_init(PciFunction *f, const char *name, uint16_t vendor, uint16_t device,
@@ -85,12 +88,8 @@ bool pci_add(PciBus *, PciFunction *, int devfn, GError **);
 void pci_remove(PciFunction *);
 /* Power-on state of the common header: command off, BARs unmapped and zero. */
 void pci_function_reset(PciFunction *);
-/* Appends a capability of `len` bytes (id and next included) to the list; returns its offset, or 0
- * when full. */
-uint8_t pci_add_capability(PciFunction *, uint8_t id, uint8_t len);
 void pci_set_irq(PciFunction *, bool level);
-/* Again for every function, after the routing changed. */
-void pci_reroute(PciBus *);
+/* Level of PIRQ 0-3 now: for the router after its registers changed. */
 bool pci_pirq_level(const PciBus *, int pirq);
 
 static inline uint16_t pci_get16(const PciFunction *f, unsigned at)

@@ -3,6 +3,7 @@
 #define TANDEM_SWITCH_SWITCH_H
 
 #include "cpu/vcpu.h"
+#include "vmstate/rules.h"
 
 enum SwitchStep {
     STEP_DRAIN,
@@ -17,11 +18,7 @@ extern const char *const switch_step_name[STEP_N];
 
 typedef enum SwitchReason { SWITCH_USER, SWITCH_TEST, SWITCH_POLICY } SwitchReason;
 
-/* One rule that changed something in the last switch. */
-typedef struct RuleNote {
-    const char *rule;
-    char before[40], after[40];
-} RuleNote;
+/* RuleNotes kept of the last switch: one for each field a rule changed. */
 #define SWITCH_NOTES_MAX 24
 
 /* Nearest-rank histogram of durations: 1/16-octave buckets over 1 ns to 17 s. */
@@ -47,7 +44,11 @@ typedef struct SwitchStats {
  * the engine v is in already succeeds and does nothing.
  */
 bool vcpu_switch(Vcpu *, const Engine *to, SwitchReason, GError **);
-/* Statistics of v; written on v's thread, read through vcpu_run_on(). */
+/* The same, also when v is in `to` already: every step is taken and timed. Without a second engine
+ * this is how the path is exercised; the state is held against the VM-entry checks as well. */
+bool vcpu_switch_forced(Vcpu *, const Engine *to, SwitchReason, GError **);
+/* Statistics of v; written on v's thread, read through vcpu_run_on(). NULL before
+ * vcpu_loop_start(). */
 const SwitchStats *vcpu_switch_stats(const Vcpu *);
 /* Debug builds and tests: after import, export again and compare. Off by default in release. */
 extern bool switch_verify;

@@ -1,0 +1,221 @@
+/*
+ * The switch: drain -> export -> normalise -> check -> import -> commit.
+ *
+ * Until the commit the engine left behind still holds the whole truth, untouched, so a failure at
+ * any step only has to put v->st and `where` back. The one exception is a switch of an engine to
+ * itself, whose own copy the import overwrites: there the old state is imported again.
+ */
+#include "switch/switch.h"
+
+#include <time.h>
+#include "base/log.h"
+#include "switch/loop_priv.h"
+#include "vmstate/checks.h"
+#include "vmstate/state.h"
+
+const char *const switch_step_name[STEP_N] = {
+    [STEP_DRAIN] = "drain", [STEP_EXPORT] = "export", [STEP_NORMALISE] = "normalise",
+    [STEP_CHECK] = "check", [STEP_IMPORT] = "import", [STEP_COMMIT] = "commit",
+};
+
+bool switch_verify;
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+bool switch_export(Vcpu *v, GError **err)
+{
+    enum RunState run_state = v->st.run_state;
+    if (!v->engine->export_state(v, GROUPS_ALL, err))
+        return false;
+    /* Rule halt-state: without an in-kernel APIC, KVM calls every vCPU runnable; who is halted or
+     * waits for SIPI only the loop knows. */
+    if (run_state != RUN_RUNNING)
+        v->st.run_state = run_state;
+    return true;
+}
+
+bool switch_normalise(Vcpu *v, enum RuleDirection dir, RuleNotes *notes, GError **err)
+{
+    RuleEnv env = {.cpuid = v->vm->cpuid, .tsc_offset_fixed = v->vm->tsc_offset_fixed};
+    return rules_apply(&v->st, dir, &env, notes, err);
+}
+
+bool switch_check(const Vcpu *v, GError **err)
+{
+    return vmentry_check(&v->st, v->vm->cpuid, err);
+}
+
+typedef struct Verify {
+    char text[160];
+    unsigned n;
+} Verify;
+
+static void note_difference(const VmstateField *f, const char *a, const char *b, void *opaque)
+{
+    Verify *d = opaque;
+    if (!d->n++)
+        g_snprintf(d->text, sizeof(d->text), "%s went in as %s and came back as %s", f->name, a, b);
+}
+
+/* What the target took in must come out again. v->st is the state as imported before and after. */
+static bool verify_import(Vcpu *v, const Engine *to, GError **err)
+{
+    CpuState in = v->st;
+    Verify d = {.n = 0};
+    if (!to->export_state(v, GROUPS_ALL, err))
+        return false;
+    v->st.run_state = in.run_state;
+    vmstate_diff(&in, &v->st, GROUPS_ALL, note_difference, &d);
+    v->st = in;
+    if (d.n) {
+        g_set_error(err, TANDEM_ERROR, ERR_STATE, "%s does not hold the state: %s (%u in all)",
+                    to->name, d.text, d.n);
+        return false;
+    }
+    return true;
+}
+
+/* Everything up to the commit; *step is where it stopped. mark() ends a step. */
+typedef struct Run {
+    uint64_t t, ns[STEP_N];
+    enum SwitchStep step;
+} Run;
+
+static void mark(Run *r)
+{
+    uint64_t t = now_ns();
+    r->ns[r->step++] = t - r->t;
+    r->t = t;
+}
+
+static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *imported, RuleNotes *notes,
+                 GError **err)
+{
+    const Engine *from = v->engine;
+    enum RuleDirection dir = from == to && from->is_software ? RULE_BOTH
+                             : to->is_software               ? RULE_TO_SOFT
+                                                             : RULE_TO_KVM;
+
+    if (!from->drain(v, err))
+        return false;
+    mark(r);
+    *old = v->st;
+    if (v->where == ST_IN_ENGINE) {
+        if (!switch_export(v, err))
+            return false;
+        *old = v->st;
+    }
+    mark(r);
+    if (!switch_normalise(v, dir, notes, err))
+        return false;
+    mark(r);
+    if (dir & RULE_TO_KVM && !switch_check(v, err))
+        return false;
+    mark(r);
+    *imported = true;
+    if (!to->import_state(v, GROUPS_ALL, err))
+        return false;
+    if (unlikely(switch_verify) && !verify_import(v, to, err))
+        return false;
+    mark(r);
+    return true;
+}
+
+static void put_back(Vcpu *v, const Engine *to, const CpuState *old, bool was_in_engine,
+                     bool imported)
+{
+    v->st = *old;
+    v->where = was_in_engine ? ST_IN_ENGINE : ST_CANONICAL;
+    if (imported && v->engine == to) {
+        /* The engine's own copy was overwritten; what it held a moment ago it takes again. If even
+         * that fails, the loop's next import says so. */
+        v->where = v->engine->import_state(v, GROUPS_ALL, NULL) ? ST_IN_ENGINE : ST_CANONICAL;
+    }
+}
+
+static void record(SwitchStats *s, const Run *r, const Engine *to, bool ok, const GError *err)
+{
+    uint64_t total = 0;
+    for (unsigned i = 0; i < STEP_N; i++) {
+        s->last_ns[i] = i < r->step ? r->ns[i] : 0;
+        total += s->last_ns[i];
+    }
+    s->last_total_ns = total;
+    if (!ok) {
+        s->failed++;
+        g_strlcpy(s->last_error, err->message, sizeof(s->last_error));
+        return;
+    }
+    s->to[to->id]++;
+    for (unsigned i = 0; i < STEP_N; i++)
+        latency_add(&s->step[i], r->ns[i]);
+    latency_add(&s->total, total);
+}
+
+static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+{
+    static const char *const why[] = {
+        [SWITCH_USER] = "asked for", [SWITCH_TEST] = "test", [SWITCH_POLICY] = "policy"};
+    VcpuLoop *l = v->loop;
+    RuleNotes notes = {l ? l->stats.note : NULL, l ? SWITCH_NOTES_MAX : 0, 0};
+    const Engine *from = v->engine;
+    bool was_in_engine = v->where == ST_IN_ENGINE, imported = false;
+    CpuState old;
+    GError *why_not = NULL;
+    Run r = {.t = now_ns()};
+
+    bool ok = move(v, to, &r, &old, &imported, &notes, &why_not);
+    if (ok) {
+        v->engine = to;
+        v->where = ST_IN_ENGINE;
+        if (to->enter)
+            to->enter(v);
+        mark(&r);
+    } else {
+        if (r.step == STEP_DRAIN)
+            old = v->st;
+        put_back(v, to, &old, was_in_engine, imported);
+        g_prefix_error(&why_not, "cpu %d stays in %s: %s: ", v->id, from->name,
+                       switch_step_name[r.step]);
+    }
+    if (l) {
+        l->drained = ok || r.step > STEP_DRAIN;
+        l->stats.n_notes = MIN_OF(notes.n, SWITCH_NOTES_MAX);
+        record(&l->stats, &r, to, ok, why_not);
+    }
+    if (log_on(LOG_SWITCH)) {
+        if (ok)
+            log_line("cpu %d %s -> %s (%s): drain %u export %u normalise %u check %u import %u "
+                     "commit %u ns, %u fields normalised",
+                     v->id, from->name, to->name, why[reason], (unsigned)r.ns[0], (unsigned)r.ns[1],
+                     (unsigned)r.ns[2], (unsigned)r.ns[3], (unsigned)r.ns[4], (unsigned)r.ns[5],
+                     notes.n);
+        else
+            log_line("cpu %d %s -> %s (%s): %s", v->id, from->name, to->name, why[reason],
+                     why_not->message);
+    }
+    if (!ok)
+        g_propagate_error(err, why_not);
+    return ok;
+}
+
+bool vcpu_switch(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+{
+    return v->engine == to || take(v, to, reason, err);
+}
+
+bool vcpu_switch_forced(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+{
+    return take(v, to, reason, err);
+}
+
+const SwitchStats *vcpu_switch_stats(const Vcpu *v)
+{
+    const VcpuLoop *l = v->loop;
+    return l ? &l->stats : NULL;
+}

@@ -1,0 +1,456 @@
+/*
+ * The vCPU loop. One thread a vCPU; at each boundary it decides, under the loop's lock, what comes
+ * next, and leaves the lock to do it:
+ *
+ *     quit? -> pause? (parked, asleep) -> one work item -> INIT, SIPI, SMI -> halted? (asleep)
+ *     -> engine->run()
+ *
+ * Why no wake-up is lost: whoever wants something first publishes it (a queue entry, pause_count,
+ * or a bit in Vcpu.request) and then takes the lock to look where the thread is. Asleep: it is
+ * signalled. In the engine: engine->kick(), which is never lost once run() is decided on. Anywhere
+ * else: it has yet to take the lock, and looks at everything published when it does.
+ */
+#include "switch/vcpu_loop.h"
+
+#include "base/log.h"
+#include "switch/loop_priv.h"
+
+static _Thread_local Vcpu *current;
+
+bool vcpu_on_own_thread(const Vcpu *v)
+{
+    return current == v;
+}
+
+/* Lock held: makes the thread look at what was just published. */
+static void rouse(VcpuLoop *l)
+{
+    if (l->asleep)
+        pthread_cond_signal(&l->wake);
+    else if (l->in_engine)
+        l->v->engine->kick(l->v);
+}
+
+void vcpu_kick(Vcpu *v, uint32_t request_bits)
+{
+    VcpuLoop *l = v->loop;
+    vcpu_request(v, request_bits);
+    if (!l)
+        return;
+    pthread_mutex_lock(&l->lock);
+    rouse(l);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- state ---- */
+
+bool vcpu_sync_state(Vcpu *v, GError **err)
+{
+    if (v->where == ST_CANONICAL)
+        return true;
+    if (!switch_export(v, err))
+        return false;
+    /* No features are looked at: reading a state must not fail on what it holds. */
+    RuleEnv env = {.tsc_offset_fixed = v->vm->tsc_offset_fixed};
+    if (!v->engine->is_software && !rules_apply(&v->st, RULE_TO_SOFT, &env, NULL, err))
+        return false;
+    v->where = ST_CANONICAL;
+    return true;
+}
+
+/* Before run(): someone took or changed v->st, so the engine must take it in again. */
+static bool bring_in(Vcpu *v, GError **err)
+{
+    if (v->where == ST_IN_ENGINE)
+        return true;
+    if (!v->engine->is_software &&
+        (!switch_normalise(v, RULE_TO_KVM, NULL, err) || !switch_check(v, err)))
+        return false;
+    if (!v->engine->import_state(v, GROUPS_ALL, err))
+        return false;
+    v->where = ST_IN_ENGINE;
+    return true;
+}
+
+/* ---- stopping on errors ---- */
+
+static void report(VcpuLoop *l, const Exit *e)
+{
+    pthread_mutex_lock(&l->lock);
+    l->failed = true;
+    pthread_mutex_unlock(&l->lock);
+    if (l->hooks.error)
+        l->hooks.error(l->v, e);
+}
+
+static void report_gerror(VcpuLoop *l, const char *what, GError *err)
+{
+    Exit e = {.kind = EXIT_FAIL_ENTRY};
+    g_snprintf(e.msg, sizeof(e.msg), "%s%s", what, err->message);
+    g_error_free(err);
+    report(l, &e);
+}
+
+/* Completes what is half done, once after each run(). */
+static void drain(VcpuLoop *l)
+{
+    GError *err = NULL;
+    l->drained = true;
+    if (!l->v->engine->drain(l->v, &err))
+        report_gerror(l, "an unfinished instruction could not be completed: ", err);
+}
+
+/* ---- INIT, SIPI, SMI ---- */
+
+static void take_init(VcpuLoop *l)
+{
+    Vcpu *v = l->v;
+    GError *err = NULL;
+
+    vcpu_request_clear(v, VREQ_INIT);
+    if (l->hooks.init && !l->hooks.init(v))
+        return;
+    if (!vcpu_sync_state(v, &err)) {
+        report_gerror(l, "INIT: ", err);
+        return;
+    }
+    bool bsp = v->id == 0;
+    cpu_state_init(&v->st, v->vm->cpuid ? cpuid_signature(v->vm->cpuid) : 0, bsp);
+    if (log_on(LOG_CPU_RESET))
+        log_line("cpu %d: INIT, %s", v->id, bsp ? "restarts" : "waits for SIPI");
+}
+
+static void take_sipi(VcpuLoop *l)
+{
+    Vcpu *v = l->v;
+    GError *err = NULL;
+
+    vcpu_request_clear(v, VREQ_SIPI);
+    if (v->st.run_state != RUN_WAIT_SIPI && v->st.run_state != RUN_INIT_RECEIVED)
+        return; /* SDM vol. 3, 9.4.4: heard only while waiting for it */
+    if (!vcpu_sync_state(v, &err)) {
+        report_gerror(l, "SIPI: ", err);
+        return;
+    }
+    v->st.sipi_vector = atomic_load(&v->sipi_vector);
+    cpu_state_sipi(&v->st, v->st.sipi_vector);
+    if (log_on(LOG_CPU_RESET))
+        log_line("cpu %d: SIPI, vector %#x", v->id, v->st.sipi_vector);
+}
+
+static void take_smi(VcpuLoop *l)
+{
+    static _Atomic bool said;
+    vcpu_request_clear(l->v, VREQ_SMI);
+    if (!atomic_exchange(&said, true))
+        warn_user("cpu %d: an SMI was ignored: this machine has no system-management mode",
+                  l->v->id);
+}
+
+static void take_events(VcpuLoop *l, uint32_t req)
+{
+    if (req & VREQ_SMI)
+        take_smi(l);
+    if (req & VREQ_INIT)
+        take_init(l);
+    if (req & VREQ_SIPI)
+        take_sipi(l);
+}
+
+/* ---- halted ---- */
+
+/* Is there anything that ends the wait of a vCPU that does not run? INIT, SIPI and SMI are taken
+ * before this is asked. */
+static bool wakes(const Vcpu *v, uint32_t req)
+{
+    const Events *e = &v->st.ev;
+    if (v->st.run_state != RUN_HALTED)
+        return false;
+    if (e->exception.pending || e->exception.injected || e->interrupt.injected || e->nmi.injected)
+        return true;
+    if ((req & VREQ_NMI || e->nmi.pending) && !e->nmi.masked)
+        return true;
+    return req & VREQ_INTR && v->st.rflags & FL_IF;
+}
+
+static void halted(VcpuLoop *l)
+{
+    Vcpu *v = l->v;
+    GError *err = NULL;
+    /* What wakes() looks at. The engine stays the truth for the rest. */
+    if (v->where == ST_IN_ENGINE && !v->engine->export_state(v, GRP_REGS | GRP_EVENTS, &err)) {
+        report_gerror(l, "HLT: ", err);
+        return;
+    }
+    v->st.run_state = RUN_HALTED;
+}
+
+/* ---- running ---- */
+
+static void run_engine(VcpuLoop *l)
+{
+    static const RunLimit unlimited;
+    Vcpu *v = l->v;
+    GError *err = NULL;
+
+    if (!bring_in(v, &err)) {
+        report_gerror(l, "", err);
+        return;
+    }
+    l->drained = false;
+    Exit e = v->engine->run(v, &unlimited);
+    switch (e.kind) {
+    case EXIT_KICK:
+    case EXIT_LIMIT:
+        break;
+    case EXIT_HLT:
+        halted(l);
+        break;
+    case EXIT_SHUTDOWN:
+        /* Until a reset or INIT. Set before the hook, which may let a reset overtake it. */
+        v->st.run_state = RUN_STOPPED;
+        if (l->hooks.shutdown)
+            l->hooks.shutdown(v);
+        break;
+    case EXIT_DEBUG:
+        if (l->hooks.debug)
+            l->hooks.debug(v, &e);
+        break;
+    case EXIT_INTERNAL_ERROR:
+    case EXIT_FAIL_ENTRY:
+    case EXIT_N:
+        report(l, &e);
+        break;
+    }
+}
+
+static void run_item(VcpuLoop *l, WorkItem *w)
+{
+    pthread_mutex_unlock(&l->lock);
+    w->fn(l->v, w->opaque);
+    pthread_mutex_lock(&l->lock);
+    if (w->owned) {
+        g_free(w);
+    } else {
+        w->done = true;
+        pthread_cond_broadcast(&l->done);
+    }
+}
+
+static void sleep_locked(VcpuLoop *l)
+{
+    l->asleep = true;
+    pthread_cond_wait(&l->wake, &l->lock);
+    l->asleep = false;
+}
+
+/* Lock held on entry and return; true when the thread should end. One thing a call. */
+static bool step(VcpuLoop *l)
+{
+    Vcpu *v = l->v;
+    bool stopping = l->pause_count || l->failed || l->quit;
+
+    /* Whoever asks from here on sets it again. */
+    vcpu_request_clear(v, VREQ_WORK);
+    if ((stopping || l->head) && !l->drained) {
+        pthread_mutex_unlock(&l->lock);
+        drain(l);
+        pthread_mutex_lock(&l->lock);
+        return false;
+    }
+    if (stopping && !l->parked) {
+        l->parked = true;
+        pthread_cond_broadcast(&l->done);
+    }
+    if (l->head) {
+        WorkItem *w = l->head;
+        l->head = w->next;
+        if (!l->head)
+            l->tail = &l->head;
+        run_item(l, w);
+        return false;
+    }
+    if (l->quit)
+        return true;
+    if (stopping) {
+        sleep_locked(l);
+        return false;
+    }
+    l->parked = false;
+
+    uint32_t req = atomic_load(&v->request);
+    if (req & (VREQ_INIT | VREQ_SIPI | VREQ_SMI)) {
+        pthread_mutex_unlock(&l->lock);
+        take_events(l, req);
+        pthread_mutex_lock(&l->lock);
+        return false;
+    }
+    if (v->st.run_state != RUN_RUNNING) {
+        if (!wakes(v, req)) {
+            sleep_locked(l);
+            return false;
+        }
+        v->st.run_state = RUN_RUNNING;
+    }
+    l->in_engine = true;
+    pthread_mutex_unlock(&l->lock);
+    run_engine(l);
+    pthread_mutex_lock(&l->lock);
+    l->in_engine = false;
+    return false;
+}
+
+static void *loop_thread(void *opaque)
+{
+    VcpuLoop *l = opaque;
+    current = l->v;
+    pthread_mutex_lock(&l->lock);
+    while (!step(l))
+        ;
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+bool vcpu_loop_start(Vcpu *v, const LoopHooks *hooks, GError **err)
+{
+    VcpuLoop *l = g_new0(VcpuLoop, 1);
+    l->v = v;
+    l->hooks = *hooks;
+    l->tail = &l->head;
+    l->pause_count = 1;
+    l->drained = true;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->wake, NULL);
+    pthread_cond_init(&l->done, NULL);
+    v->loop = l;
+
+    int r = pthread_create(&v->thread, NULL, loop_thread, l);
+    if (r) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "cpu %d: no thread: %s", v->id, g_strerror(r));
+        v->loop = NULL;
+        g_free(l);
+        return false;
+    }
+    char name[16];
+    g_snprintf(name, sizeof(name), "vcpu %d", v->id);
+    pthread_setname_np(v->thread, name);
+    return true;
+}
+
+void vcpu_loop_join(Vcpu *v)
+{
+    VcpuLoop *l = v->loop;
+    if (!l)
+        return;
+    pthread_mutex_lock(&l->lock);
+    l->quit = true;
+    vcpu_request(v, VREQ_WORK);
+    rouse(l);
+    pthread_mutex_unlock(&l->lock);
+    pthread_join(v->thread, NULL);
+    v->loop = NULL;
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->wake);
+    pthread_cond_destroy(&l->done);
+    g_free(l);
+}
+
+/* ---- work and pauses from other threads ---- */
+
+static void enqueue(VcpuLoop *l, WorkItem *w)
+{
+    *l->tail = w;
+    l->tail = &w->next;
+    vcpu_request(l->v, VREQ_WORK);
+    rouse(l);
+}
+
+void vcpu_queue(Vcpu *v, VcpuWork *fn, void *opaque)
+{
+    VcpuLoop *l = v->loop;
+    WorkItem *w = g_new(WorkItem, 1);
+    *w = (WorkItem){.fn = fn, .opaque = opaque, .owned = true};
+    pthread_mutex_lock(&l->lock);
+    enqueue(l, w);
+    pthread_mutex_unlock(&l->lock);
+}
+
+void vcpu_run_on(Vcpu *v, VcpuWork *fn, void *opaque)
+{
+    VcpuLoop *l = v->loop;
+    if (vcpu_on_own_thread(v)) {
+        fn(v, opaque);
+        return;
+    }
+    WorkItem w = {.fn = fn, .opaque = opaque};
+    pthread_mutex_lock(&l->lock);
+    enqueue(l, &w);
+    while (!w.done)
+        pthread_cond_wait(&l->done, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void pause_begin(Vcpu *v)
+{
+    VcpuLoop *l = v->loop;
+    pthread_mutex_lock(&l->lock);
+    l->pause_count++;
+    vcpu_request(v, VREQ_WORK);
+    rouse(l);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void pause_wait(Vcpu *v)
+{
+    VcpuLoop *l = v->loop;
+    if (vcpu_on_own_thread(v))
+        return; /* it stops at its next boundary */
+    pthread_mutex_lock(&l->lock);
+    while (!l->parked)
+        pthread_cond_wait(&l->done, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+void vcpu_pause(Vcpu *v)
+{
+    pause_begin(v);
+    pause_wait(v);
+}
+
+void vcpu_resume(Vcpu *v)
+{
+    VcpuLoop *l = v->loop;
+    pthread_mutex_lock(&l->lock);
+    g_assert(l->pause_count);
+    if (!--l->pause_count) {
+        l->failed = false;
+        l->parked = false;
+        rouse(l);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+void vcpus_pause(VmCommon *vm)
+{
+    for (unsigned i = 0; i < vm->n_vcpus; i++)
+        pause_begin(vm->vcpu[i]);
+    for (unsigned i = 0; i < vm->n_vcpus; i++)
+        pause_wait(vm->vcpu[i]);
+}
+
+void vcpus_resume(VmCommon *vm)
+{
+    for (unsigned i = 0; i < vm->n_vcpus; i++)
+        vcpu_resume(vm->vcpu[i]);
+}
+
+bool vcpu_is_paused(const Vcpu *v)
+{
+    VcpuLoop *l = v->loop;
+    if (!l)
+        return true;
+    pthread_mutex_lock(&l->lock);
+    bool paused = l->pause_count || l->failed;
+    pthread_mutex_unlock(&l->lock);
+    return paused;
+}

@@ -38,6 +38,9 @@ typedef struct TlbEntry {
 typedef struct PendingExc {
     uint8_t vector;
     bool has_error, soft /* INT n, INT3, INTO */, icebp;
+    /* #GP(0) for a non-canonical address, from the slow path, which does not know the segment: the
+     * run loop makes it #SS(0) when the instruction's memory operand has IF_MEM and dseg SS. */
+    bool noncanonical;
     uint32_t error;
     uint64_t cr2; /* #PF */
     uint64_t dr6; /* #DB: bits to set */
@@ -54,6 +57,11 @@ struct Tcg {
     bool code64;
     unsigned decode_mode;
     TlbEntry tlb[MMU_MODES][TLB_SIZE];
+    /* Of the entries: not global; from a large page (mmu.c). */
+    uint64_t tlb_local[MMU_MODES][TLB_SIZE / 64], tlb_big[MMU_MODES][TLB_SIZE / 64];
+    bool align_check;  /* CR0.AM and EFLAGS.AC: MMU_USER entries have no read and write tags */
+    uint8_t phys_bits; /* MAXPHYADDR; 0: not looked up yet */
+    uint8_t ext;       /* EXT bit of selector error codes: an event is being delivered */
     Vcpu *v;
     PendingExc exc;
     const struct Block *blk; /* being executed */
@@ -245,8 +253,8 @@ static inline void stack_set(CpuState *s, const Tcg *t, uint64_t rsp)
 /* ---- segments (segment.c) ---- */
 /* MOV/POP to a segment register, LDS..., not CS: all checks, accessed bit set, caches updated. */
 Fault load_segment(CpuState *s, Tcg *t, unsigned seg, uint16_t selector);
-/* Far transfers. next_rip is pushed. opsize 2, 4, 8. Set s->rip. */
-Fault far_jump(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize);
+/* Far transfers. next_rip is pushed, or saved in the old task. opsize 2, 4, 8. Set s->rip. */
+Fault far_jump(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip);
 Fault far_call(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip);
 Fault far_ret(CpuState *s, Tcg *t, unsigned opsize, unsigned pop_bytes);
 Fault iret(CpuState *s, Tcg *t, unsigned opsize, uint64_t next_rip);

@@ -1,0 +1,329 @@
+/*
+ * Delivery of exceptions and interrupts: SDM vol. 3, chapter 6 (64-bit: 6.14; real mode and vm86:
+ * chapter 21), and the operation section of INT in vol. 2.
+ *
+ * One event is delivered in one go: checks, pushes, then commit. A fault on the way leaves the
+ * state as it was and comes back as FAULT_EXC; deliver_exception() then delivers that one, or what
+ * both together make (6.15, "double fault").
+ */
+#include <stdarg.h>
+#include "base/log.h"
+#include "tcg/sys.h"
+
+typedef struct Event {
+    uint8_t vector;
+    bool has_error, soft; /* soft: the gate's DPL counts */
+    uint32_t error;
+    uint64_t rip;   /* pushed */
+    uint64_t flags; /* pushed */
+} Event;
+
+Fault raise_unsupported(Tcg *t, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    g_vsnprintf(t->unsupported, sizeof(t->unsupported), fmt, ap);
+    va_end(ap);
+    return FAULT_UNSUPPORTED;
+}
+
+/* ---- real mode ---- */
+
+static Fault deliver_real(CpuState *s, Tcg *t, const Event *e)
+{
+    uint64_t entry;
+    if (e->vector * 4u + 3 > s->idt.limit)
+        return raise_err(t, VEC_GP, e->vector * 8u + 2 + t->ext);
+    Stack k = stack_current(s, t);
+    Fault f = mem_read_mode(s, t, (uint32_t)(s->idt.base + e->vector * 4u), 4, t->mmu_mode, &entry);
+    if (!f)
+        f = stk_push(s, t, &k, 2, e->flags);
+    if (!f)
+        f = stk_push(s, t, &k, 2, s->seg[CS].selector);
+    if (!f)
+        f = stk_push(s, t, &k, 2, e->rip);
+    if (f)
+        return f;
+    stack_set(s, t, k.sp);
+    load_segment_real(s, CS, (uint16_t)(entry >> 16));
+    s->rip = entry & 0xffff;
+    flags_set(s, t, flags_get(s, t) & ~(uint64_t)(FL_IF | FL_TF | FL_AC | FL_RF));
+    tcg_update_mode(s, t);
+    return FAULT_NONE;
+}
+
+/* ---- gates ---- */
+
+static inline Fault raise_idt(Tcg *t, uint8_t vector, const Event *e)
+{
+    return raise_err(t, vector, e->vector * 8u + 2 + t->ext);
+}
+
+/* The code segment a gate leads to. From vm86 only privilege 0 will do. */
+static Fault gate_code(CpuState *s, Tcg *t, uint16_t sel, Desc *d, unsigned *new_cpl)
+{
+    if (sel_null(sel))
+        return raise_err(t, VEC_GP, t->ext);
+    Fault f = desc_read(s, t, sel, VEC_GP, d);
+    if (f)
+        return f;
+    unsigned dpl = attr_dpl(d->attr);
+    bool conforming = d->attr & SEG_CONFORMING;
+    if (!attr_is_code(d->attr) || dpl > t->cpl)
+        return raise_sel(t, VEC_GP, sel);
+    if ((s->efer & EFER_LMA) && (d->attr & (SEG_L | SEG_DB)) != SEG_L)
+        return raise_sel(t, VEC_GP, sel);
+    *new_cpl = conforming ? t->cpl : dpl;
+    if (mode_vm86(s) && *new_cpl != 0)
+        return raise_sel(t, VEC_GP, sel);
+    if (!(d->attr & SEG_P))
+        return raise_sel(t, VEC_NP, sel);
+    return FAULT_NONE;
+}
+
+static Fault deliver_task(CpuState *s, Tcg *t, const Event *e, uint16_t sel, bool *committed)
+{
+    uint64_t flags = flags_get(s, t);
+    flags_set(s, t, e->flags); /* RF goes into the old task's image */
+    Fault f = task_switch_raw(s, t, sel, TASK_GATE, e->has_error, e->error, e->rip, committed);
+    if (f == FAULT_EXC && !*committed)
+        flags_set(s, t, flags);
+    return f;
+}
+
+static Fault deliver_gate(CpuState *s, Tcg *t, const Event *e, bool *committed)
+{
+    bool lma = s->efer & EFER_LMA;
+    unsigned entry_size = lma ? 16 : 8, new_cpl;
+    uint64_t raw, up = 0;
+    Desc d;
+    Stack k;
+
+    if (e->vector * entry_size + entry_size - 1 > s->idt.limit)
+        return raise_idt(t, VEC_GP, e);
+    gva_t at = s->idt.base + e->vector * entry_size;
+    Fault f = mem_read_mode(s, t, at, 8, MMU_KERNEL, &raw);
+    if (!f && lma)
+        f = mem_read_mode(s, t, at + 8, 8, MMU_KERNEL, &up);
+    if (f)
+        return f;
+    uint32_t hi = (uint32_t)(raw >> 32);
+    unsigned type = hi >> 8 & 0x1f;
+    bool is64_or_32 = type == TYPE_INT || type == TYPE_TRAP;
+    bool is16 = type == TYPE_INT16 || type == TYPE_TRAP16;
+    if (!is64_or_32 && (lma || !(is16 || type == TYPE_TASK)))
+        return raise_idt(t, VEC_GP, e);
+    if (e->soft && (hi >> 13 & 3) < t->cpl)
+        return raise_idt(t, VEC_GP, e);
+    if (!(hi & BIT(15)))
+        return raise_idt(t, VEC_NP, e);
+    uint16_t sel = (uint16_t)(raw >> 16);
+    if (type == TYPE_TASK)
+        return deliver_task(s, t, e, sel, committed);
+
+    f = gate_code(s, t, sel, &d, &new_cpl);
+    if (f)
+        return f;
+    uint64_t rip = (raw & 0xffff) | (is16 ? 0 : hi & 0xffff0000) | (lma ? up << 32 : 0);
+    unsigned size = lma ? 8 : is16 ? 2 : 4, ist = lma ? hi & 7 : 0;
+    bool inner = new_cpl < t->cpl, vm = mode_vm86(s);
+    uint64_t old_sp = s->gpr[RSP];
+    if (inner || ist) {
+        f = inner_stack(s, t, new_cpl, ist, &k);
+        if (!inner)
+            k.ss = s->seg[SS]; /* IST without a change of privilege keeps SS */
+    } else {
+        k = stack_current(s, t);
+        k.mode = new_cpl == 3 ? MMU_USER : MMU_KERNEL;
+        if (lma) {
+            k.flat = true;
+            k.mask = ~0ull;
+            k.sp = s->gpr[RSP];
+        }
+    }
+    if (!f)
+        f = check_target(s, t, &d, rip);
+    if (f)
+        return f;
+    if (lma)
+        k.sp &= ~15ull;
+    if (vm) {
+        static const uint8_t order[4] = {GS, FS, DS, ES};
+        for (unsigned n = 0; !f && n < 4; n++)
+            f = stk_push(s, t, &k, size, s->seg[order[n]].selector);
+    }
+    if (!f && (inner || lma))
+        f = stk_push(s, t, &k, size, s->seg[SS].selector);
+    if (!f && (inner || lma))
+        f = stk_push(s, t, &k, size, old_sp);
+    if (!f)
+        f = stk_push(s, t, &k, size, e->flags);
+    if (!f)
+        f = stk_push(s, t, &k, size, s->seg[CS].selector);
+    if (!f)
+        f = stk_push(s, t, &k, size, e->rip);
+    if (!f && e->has_error)
+        f = stk_push(s, t, &k, size, e->error);
+    if (!f)
+        f = desc_set_accessed(s, t, &d);
+    if (f)
+        return f;
+
+    commit_code(s, &d, sel, new_cpl, rip);
+    commit_stack(s, &k);
+    if (vm)
+        for (unsigned n = ES; n <= GS; n++)
+            if (n != CS && n != SS)
+                s->seg[n] = null_segment(0, 0);
+    uint64_t clear = FL_TF | FL_NT | FL_RF | FL_VM;
+    if (type == TYPE_INT || type == TYPE_INT16)
+        clear |= FL_IF;
+    flags_set(s, t, flags_get(s, t) & ~clear);
+    tcg_update_mode(s, t);
+    return FAULT_NONE;
+}
+
+static Fault deliver_event(CpuState *s, Tcg *t, const Event *e, bool *committed)
+{
+    *committed = false;
+    return mode_real(s) ? deliver_real(s, t, e) : deliver_gate(s, t, e, committed);
+}
+
+/* ---- exceptions on the way to exceptions ---- */
+
+enum ExcClass { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
+
+static enum ExcClass exc_class(uint8_t vector)
+{
+    switch (vector) {
+    case VEC_DE:
+    case VEC_TS:
+    case VEC_NP:
+    case VEC_SS:
+    case VEC_GP:
+    case VEC_CP:
+        return CONTRIBUTORY;
+    case VEC_PF:
+        return PAGE_FAULT;
+    case VEC_DF:
+        return DOUBLE_FAULT;
+    default:
+        return BENIGN;
+    }
+}
+
+/* SDM vol. 3, table 6-5. */
+static bool makes_double_fault(enum ExcClass first, enum ExcClass second)
+{
+    return (first == CONTRIBUTORY && second == CONTRIBUTORY) ||
+           (first == PAGE_FAULT && second != BENIGN);
+}
+
+/* A fault, as against a trap or abort: RF is set in the image that is pushed (SDM vol.
+ * 3, 18.3.1.1). */
+static bool sets_rf(uint8_t vector)
+{
+    switch (vector) {
+    case VEC_DB:
+    case VEC_NMI:
+    case VEC_BP:
+    case VEC_OF:
+    case VEC_DF:
+    case VEC_MC:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* What an exception does to registers besides its delivery; also when it becomes a double fault. */
+static void exception_registers(CpuState *s, Tcg *t, const PendingExc *x)
+{
+    if (x->vector == VEC_PF)
+        s->cr2 = x->cr2;
+    if (x->vector == VEC_DB && x->dr6) {
+        s->dr6 = (s->dr6 & ~0xfull) | x->dr6;
+        s->dr7 &= ~(uint64_t)DR7_GD;
+    }
+}
+
+static void log_event(const CpuState *s, const Tcg *t, const char *kind, uint8_t vector,
+                      uint32_t error)
+{
+    log_line("cpu %d %s %#x error %#x at %04x:%016" G_GINT64_MODIFIER "x cpl %u rsp %016" //
+             G_GINT64_MODIFIER "x cr2 %016" G_GINT64_MODIFIER "x",
+             t->v->id, kind, vector, error, s->seg[CS].selector, s->rip, t->cpl, s->gpr[RSP],
+             s->cr2);
+}
+
+/* Delivers t->exc after an event of class `first` whose delivery it interrupted (BENIGN: none). */
+static bool deliver_chain(CpuState *s, Tcg *t, enum ExcClass first)
+{
+    for (;;) {
+        PendingExc x = t->exc;
+        enum ExcClass second = exc_class(x.vector);
+        exception_registers(s, t, &x);
+        if (first == DOUBLE_FAULT && second != BENIGN) {
+            if (log_on(LOG_INT))
+                log_event(s, t, "triple fault, last exception", x.vector, x.error);
+            t->ext = 0;
+            return false;
+        }
+        if (makes_double_fault(first, second)) {
+            x = (PendingExc){.vector = VEC_DF, .has_error = true};
+            second = DOUBLE_FAULT;
+        }
+        if (log_on(LOG_INT))
+            log_event(s, t, "exception", x.vector, x.error);
+        Event e = {.vector = x.vector,
+                   .has_error = x.has_error && !mode_real(s),
+                   .soft = x.soft,
+                   .error = x.error,
+                   .rip = s->rip,
+                   .flags = flags_get(s, t) | (sets_rf(x.vector) ? FL_RF : 0)};
+        bool committed;
+        t->ext = !x.soft;
+        Fault f = deliver_event(s, t, &e, &committed);
+        t->ext = 0;
+        if (f != FAULT_EXC)
+            return true;
+        first = committed ? BENIGN : second;
+    }
+}
+
+bool deliver_exception(CpuState *s, Tcg *t)
+{
+    return deliver_chain(s, t, BENIGN);
+}
+
+bool deliver_interrupt(CpuState *s, Tcg *t, uint8_t vector, bool nmi)
+{
+    bool committed;
+    Event e = {.vector = vector, .rip = s->rip, .flags = flags_get(s, t)};
+    if (log_on(LOG_INT))
+        log_event(s, t, nmi ? "nmi" : "interrupt", vector, 0);
+    if (nmi)
+        s->ev.nmi.masked = true;
+    t->ext = 1;
+    Fault f = deliver_event(s, t, &e, &committed);
+    t->ext = 0;
+    return f == FAULT_EXC ? deliver_chain(s, t, BENIGN) : true;
+}
+
+Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool icebp)
+{
+    bool committed;
+    Event e = {.vector = vector, .soft = !icebp, .rip = next_rip, .flags = flags_get(s, t)};
+    if (log_on(LOG_INT))
+        log_event(s, t, "software interrupt", vector, 0);
+    t->ext = icebp;
+    Fault f = deliver_event(s, t, &e, &committed);
+    t->ext = 0;
+    if (f == FAULT_EXC && committed) {
+        /* The new task's own fault: its RIP, not this instruction's. */
+        if (!deliver_exception(s, t))
+            s->ev.triple_fault = true;
+        return FAULT_JUMP;
+    }
+    return f ? f : FAULT_JUMP;
+}

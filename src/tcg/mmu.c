@@ -1,0 +1,490 @@
+/*
+ * Memory as the guest's instructions see it: rights (SDM vol. 3, 4.6), the TLB, page-crossing and
+ * memory-mapped accesses, alignment checks, data breakpoints.
+ *
+ * An access that the TLB allows never comes here. What does: locate() each page it touches (walk,
+ * check, set accessed and dirty bits, fill the TLB), then move the bytes. So every fault is found
+ * before a byte is written.
+ */
+#include "base/log.h"
+#include "tcg/mmu_walk.h"
+#include "tcg/sys.h"
+
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
+
+/* A byte of guest memory: in RAM or ROM at host; with host NULL, the bus's. */
+typedef struct Spot {
+    uint8_t *host;
+    gpa_t gpa; /* valid when host is NULL or code is set */
+    bool code; /* writes must go through blocks_invalidate() */
+} Spot;
+
+static WalkModel walk_model(Tcg *t)
+{
+    return (WalkModel){(uint8_t)phys_bits(t), t->features[FEAT_PSE36], t->features[FEAT_PDPE1GB]};
+}
+
+/* ---- rights and faults ---- */
+
+static bool allowed(const CpuState *s, const PageWalk *w, enum Access a, unsigned mode)
+{
+    if (!(s->cr0 & CR0_PG))
+        return true;
+    bool is_user = mode == MMU_USER;
+    if (is_user && !w->user)
+        return false;
+    switch (a) {
+    case ACC_EXEC:
+        return !w->nx && (is_user || !w->user || !(s->cr4 & CR4_SMEP));
+    case ACC_WRITE:
+        if (!w->writable && (is_user || (s->cr0 & CR0_WP)))
+            return false;
+        break;
+    case ACC_READ:
+        break;
+    }
+    return is_user || !w->user || mode == MMU_KERNEL_AC || !(s->cr4 & CR4_SMAP);
+}
+
+static Fault page_fault(const CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode,
+                        uint32_t why)
+{
+    bool fetch_told = (s->cr4 & CR4_SMEP) || ((s->cr4 & CR4_PAE) && (s->efer & EFER_NXE));
+    uint32_t error = why | (a == ACC_WRITE ? PF_W : 0) | (mode == MMU_USER ? PF_U : 0) |
+                     (a == ACC_EXEC && fetch_told ? PF_I : 0);
+    t->exc = (PendingExc){.vector = VEC_PF, .has_error = true, .error = error, .cr2 = lin};
+    if (log_on(LOG_MMU))
+        log_line("cpu %d #PF at %#" G_GINT64_MODIFIER "x error %#x", t->v->id, lin, error);
+    return FAULT_EXC;
+}
+
+static Fault walk_checked(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, PageWalk *w)
+{
+    const MemMap *mem = t->v->vm->mem;
+    WalkModel model = walk_model(t);
+
+    if ((s->efer & EFER_LMA) && !lin_canonical(s, lin)) {
+        raise_gp0(t);
+        t->exc.noncanonical = true;
+        return FAULT_EXC;
+    }
+    do {
+        switch (mmu_walk(s, mem, &model, lin, w)) {
+        case WALK_ABSENT:
+            return page_fault(s, t, lin, a, mode, 0);
+        case WALK_RESERVED:
+            return page_fault(s, t, lin, a, mode, PF_P | PF_RSVD);
+        case WALK_OK:
+            break;
+        }
+        if (!allowed(s, w, a, mode))
+            return page_fault(s, t, lin, a, mode, PF_P);
+    } while (!mmu_walk_mark(w, a == ACC_WRITE));
+    return FAULT_NONE;
+}
+
+Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, gpa_t *gpa)
+{
+    PageWalk w;
+    if (!(s->efer & EFER_LMA))
+        lin = (uint32_t)lin;
+    Fault f = walk_checked(s, t, lin, a, mode, &w);
+    if (!f)
+        *gpa = w.page | (lin & ~PAGE_MASK);
+    return f;
+}
+
+bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t *gpa)
+{
+    PageWalk w;
+    WalkModel model = {(uint8_t)MAX_OF(cpuid_phys_bits(vm->cpuid), 32u),
+                       cpuid_has(vm->cpuid, FEAT_PSE36), cpuid_has(vm->cpuid, FEAT_PDPE1GB)};
+    if (!(s->efer & EFER_LMA))
+        lin = (uint32_t)lin;
+    else if (!lin_canonical(s, lin))
+        return false;
+    if (mmu_walk(s, vm->mem, &model, lin, &w) != WALK_OK)
+        return false;
+    *gpa = w.page | (lin & ~PAGE_MASK);
+    return true;
+}
+
+/* ---- data breakpoints (SDM vol. 3, 18.2) ---- */
+
+enum { DR7_RW_WRITE = 1, DR7_RW_ACCESS = 3 };
+
+/* DR6 bits of the enabled data breakpoints that [lin, lin + len) touches. */
+static unsigned data_breakpoints(const CpuState *s, gva_t lin, unsigned len, bool write)
+{
+    static const uint8_t lengths[4] = {1, 2, 8, 4};
+    unsigned hit = 0;
+    for (unsigned k = 0; k < 4; k++) {
+        unsigned rw = s->dr7 >> (16 + 4 * k) & 3;
+        if (!(s->dr7 >> (2 * k) & 3) || !(rw == DR7_RW_ACCESS || (rw == DR7_RW_WRITE && write)))
+            continue;
+        unsigned size = lengths[s->dr7 >> (18 + 4 * k) & 3];
+        gva_t at = s->dr[k] & ~(gva_t)(size - 1);
+        if (lin < at + size && at < lin + len)
+            hit |= 1u << k;
+    }
+    return hit;
+}
+
+static inline void watch(const CpuState *s, Tcg *t, gva_t lin, unsigned len, bool write)
+{
+    if (unlikely(s->dr7 & 0xff))
+        t->trap_dr6 |= data_breakpoints(s, lin, len, write);
+}
+
+/* ---- TLB ---- */
+
+static inline void mark(uint64_t *map, unsigned idx, bool on)
+{
+    if (on)
+        map[idx / 64] |= BIT(idx % 64);
+    else
+        map[idx / 64] &= ~BIT(idx % 64);
+}
+
+static void entry_clear(TlbEntry *e)
+{
+    e->tag[ACC_READ] = e->tag[ACC_WRITE] = e->tag[ACC_EXEC] = TLB_NONE;
+}
+
+static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const PageWalk *w,
+                 const RamSlot *slot, bool code)
+{
+    gva_t page = lin & PAGE_MASK;
+    unsigned idx = lin >> PAGE_BITS & (TLB_SIZE - 1);
+    TlbEntry *e = &t->tlb[mode][idx];
+    bool explicit_ok = !(t->align_check && mode == MMU_USER);
+    if (s->dr7 & 0xff)
+        explicit_ok &= !data_breakpoints(s, page, PAGE_SIZE, true);
+
+    e->tag[ACC_READ] = explicit_ok && allowed(s, w, ACC_READ, mode) ? page : TLB_NONE;
+    e->tag[ACC_WRITE] =
+        explicit_ok && !slot->readonly && w->dirty && !code && allowed(s, w, ACC_WRITE, mode)
+            ? page
+            : TLB_NONE;
+    e->tag[ACC_EXEC] = allowed(s, w, ACC_EXEC, mode) ? page : TLB_NONE;
+    e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
+    mark(t->tlb_local[mode], idx, !w->global);
+    mark(t->tlb_big[mode], idx, w->big);
+}
+
+void tlb_flush(Tcg *t)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        for (unsigned k = 0; k < TLB_SIZE; k++)
+            entry_clear(&t->tlb[m][k]);
+    memset(t->tlb_local, 0, sizeof(t->tlb_local));
+    memset(t->tlb_big, 0, sizeof(t->tlb_big));
+    t->map_gen++;
+}
+
+void tlb_flush_non_global(Tcg *t)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+            uint64_t left = t->tlb_local[m][word];
+            t->tlb_local[m][word] = 0;
+            for (; left; left &= left - 1)
+                entry_clear(&t->tlb[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
+        }
+    }
+    t->map_gen++;
+}
+
+/* An address in a large page drops the whole of it. Which size a page had is not kept: all entries
+ * from large pages in the same gigabyte, the largest size, go. */
+void tlb_flush_page(Tcg *t, gva_t lin)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        TlbEntry *at = tlb_entry(t, m, lin);
+        for (unsigned a = 0; a < ARRAY_LEN(at->tag); a++) {
+            if (at->tag[a] == (lin & PAGE_MASK)) {
+                entry_clear(at);
+                break;
+            }
+        }
+        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+            for (uint64_t left = t->tlb_big[m][word]; left; left &= left - 1) {
+                TlbEntry *e = &t->tlb[m][word * 64 + (unsigned)__builtin_ctzll(left)];
+                for (unsigned a = 0; a < ARRAY_LEN(e->tag); a++) {
+                    if (e->tag[a] != TLB_NONE && (e->tag[a] ^ lin) >> 30 == 0) {
+                        entry_clear(e);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    t->map_gen++;
+}
+
+/* ---- finding the bytes ---- */
+
+static Fault locate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, Spot *o)
+{
+    PageWalk w;
+    o->host = tlb_hit(t, mode, lin, 1, a);
+    o->code = false;
+    if (o->host)
+        return FAULT_NONE;
+    Fault f = walk_checked(s, t, lin, a, mode, &w);
+    if (f)
+        return f;
+    o->gpa = w.page | (lin & ~PAGE_MASK);
+    const RamSlot *slot = memmap_find(t->v->vm->mem, o->gpa);
+    if (!slot)
+        return FAULT_NONE;
+    bool code = blocks_page_has_code(t, o->gpa);
+    fill(s, t, lin, mode, &w, slot, code);
+    if (a == ACC_WRITE) {
+        if (slot->readonly)
+            return FAULT_NONE; /* to the bus, as if nothing were here */
+        o->code = code;
+    }
+    o->host = slot->host + (o->gpa - slot->gpa);
+    return FAULT_NONE;
+}
+
+/* Where the page after lin's begins: linear addresses wrap at 4 GiB outside 64-bit mode. */
+static gva_t next_page(const Tcg *t, gva_t lin)
+{
+    gva_t next = (lin | ~PAGE_MASK) + 1;
+    return !t->code64 && next == BIT(32) ? 0 : next;
+}
+
+static uint64_t bytes_load(const uint8_t *p, unsigned size)
+{
+    uint16_t v16;
+    uint32_t v32;
+    uint64_t v64;
+    switch (size) { /* one load each: other vCPUs must not see or cause tearing */
+    case 1:
+        return *p;
+    case 2:
+        memcpy(&v16, p, 2);
+        return v16;
+    case 4:
+        memcpy(&v32, p, 4);
+        return v32;
+    default:
+        memcpy(&v64, p, 8);
+        return v64;
+    }
+}
+
+static void bytes_store(uint8_t *p, unsigned size, uint64_t v)
+{
+    uint16_t v16 = (uint16_t)v;
+    uint32_t v32 = (uint32_t)v;
+    switch (size) {
+    case 1:
+        *p = (uint8_t)v;
+        break;
+    case 2:
+        memcpy(p, &v16, 2);
+        break;
+    case 4:
+        memcpy(p, &v32, 4);
+        break;
+    default:
+        memcpy(p, &v, 8);
+    }
+}
+
+/* len bytes, within a page. The bus takes powers of two. */
+static void spot_read(Tcg *t, const Spot *o, uint8_t *buf, unsigned len)
+{
+    if (o->host) {
+        memcpy(buf, o->host, len);
+        return;
+    }
+    for (unsigned done = 0, n; done < len; done += n) {
+        n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
+        uint64_t v = t->v->vm->bus->mmio_read(t->v, o->gpa + done, n);
+        bytes_store(buf + done, n, v);
+    }
+}
+
+static void spot_write(Tcg *t, const Spot *o, const uint8_t *buf, unsigned len)
+{
+    if (o->host) {
+        memcpy(o->host, buf, len);
+        if (o->code)
+            blocks_invalidate(t, o->gpa, len);
+        return;
+    }
+    for (unsigned done = 0, n; done < len; done += n) {
+        n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
+        t->v->vm->bus->mmio_write(t->v, o->gpa + done, n, bytes_load(buf + done, n));
+    }
+}
+
+/* The pages of an access: at most three, so that a whole XSAVE area fits. */
+#define SPOTS_MAX 4
+typedef struct Span {
+    unsigned n;
+    struct {
+        Spot spot;
+        unsigned len;
+    } part[SPOTS_MAX];
+} Span;
+
+static Fault span(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a, unsigned mode,
+                  Span *o)
+{
+    if (!(s->efer & EFER_LMA))
+        lin = (uint32_t)lin;
+    o->n = 0;
+    while (len) {
+        g_assert(o->n < SPOTS_MAX); /* no instruction moves more */
+        unsigned n = (unsigned)MIN_OF((uint64_t)len, PAGE_SIZE - (lin & ~PAGE_MASK));
+        Fault f = locate(s, t, lin, a, mode, &o->part[o->n].spot);
+        if (f)
+            return f;
+        o->part[o->n++].len = n;
+        len -= n;
+        lin = next_page(t, lin);
+    }
+    return FAULT_NONE;
+}
+
+static inline bool misaligned(const Tcg *t, gva_t lin, unsigned size, unsigned mode)
+{
+    return unlikely(t->align_check) && mode == MMU_USER && (lin & (size - 1));
+}
+
+Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out)
+{
+    Span o;
+    uint8_t buf[8];
+    *out = 0;
+    Fault f = span(s, t, lin, size, ACC_READ, mode, &o);
+    if (f)
+        return f;
+    if (misaligned(t, lin, size, mode))
+        return raise_err(t, VEC_AC, 0);
+    if (likely(o.n == 1)) {
+        const Spot *p = &o.part[0].spot;
+        *out = p->host ? bytes_load(p->host, size)
+                       : t->v->vm->bus->mmio_read(t->v, p->gpa, size) & size_mask(size);
+    } else {
+        spot_read(t, &o.part[0].spot, buf, o.part[0].len);
+        spot_read(t, &o.part[1].spot, buf + o.part[0].len, o.part[1].len);
+        *out = bytes_load(buf, size);
+    }
+    watch(s, t, lin, size, false);
+    return FAULT_NONE;
+}
+
+Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v)
+{
+    Span o;
+    uint8_t buf[8];
+    Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
+    if (f)
+        return f;
+    if (misaligned(t, lin, size, mode))
+        return raise_err(t, VEC_AC, 0);
+    watch(s, t, lin, size, true);
+    if (likely(o.n == 1)) {
+        const Spot *p = &o.part[0].spot;
+        if (!p->host) {
+            t->v->vm->bus->mmio_write(t->v, p->gpa, size, v & size_mask(size));
+            return FAULT_NONE;
+        }
+        bytes_store(p->host, size, v);
+        if (p->code)
+            blocks_invalidate(t, p->gpa, size);
+    } else {
+        memcpy(buf, &v, 8);
+        spot_write(t, &o.part[0].spot, buf, o.part[0].len);
+        spot_write(t, &o.part[1].spot, buf + o.part[0].len, o.part[1].len);
+    }
+    return FAULT_NONE;
+}
+
+/* ---- what handlers call ---- */
+
+Fault mem_read_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out)
+{
+    const void *p = tlb_hit(t, mode, lin, size, ACC_READ);
+    if (unlikely(!p))
+        return mem_read_slow(s, t, lin, size, mode, out);
+    *out = bytes_load(p, size);
+    return FAULT_NONE;
+}
+
+Fault mem_write_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v)
+{
+    void *p = tlb_hit(t, mode, lin, size, ACC_WRITE);
+    if (unlikely(!p))
+        return mem_write_slow(s, t, lin, size, mode, v);
+    bytes_store(p, size, v);
+    return FAULT_NONE;
+}
+
+Fault mem_read(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t *out)
+{
+    return mem_read_mode(s, t, lin, size, t->mmu_mode, out);
+}
+
+Fault mem_write(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t v)
+{
+    return mem_write_mode(s, t, lin, size, t->mmu_mode, v);
+}
+
+Fault mem_read_bytes(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len)
+{
+    Span o;
+    Fault f = span(s, t, lin, len, ACC_READ, t->mmu_mode, &o);
+    if (f)
+        return f;
+    for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
+        spot_read(t, &o.part[k].spot, (uint8_t *)buf + at, o.part[k].len);
+    watch(s, t, lin, len, false);
+    return FAULT_NONE;
+}
+
+Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len)
+{
+    Span o;
+    Fault f = span(s, t, lin, len, ACC_WRITE, t->mmu_mode, &o);
+    if (f)
+        return f;
+    watch(s, t, lin, len, true);
+    for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
+        spot_write(t, &o.part[k].spot, (const uint8_t *)buf + at, o.part[k].len);
+    return FAULT_NONE;
+}
+
+Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len)
+{
+    Span o;
+    return span(s, t, lin, len, ACC_WRITE, t->mmu_mode, &o);
+}
+
+Fault mem_rmw_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, void **host)
+{
+    Span o;
+    Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
+    if (f)
+        return f;
+    if (misaligned(t, lin, size, mode))
+        return raise_err(t, VEC_AC, 0);
+    *host = o.n == 1 ? o.part[0].spot.host : NULL;
+    if (*host) {
+        watch(s, t, lin, size, true); /* otherwise mem_read() and mem_write() do */
+        if (o.part[0].spot.code)
+            blocks_invalidate(t, o.part[0].spot.gpa, size);
+    }
+    return FAULT_NONE;
+}
+
+Fault mem_rmw(CpuState *s, Tcg *t, gva_t lin, unsigned size, void **host)
+{
+    return mem_rmw_mode(s, t, lin, size, t->mmu_mode, host);
+}

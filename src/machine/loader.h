@@ -23,4 +23,8 @@ typedef struct BootInfo {
  */
 bool boot_load(const BootInfo *, const MemMap *, CpuState *boot, GError **);
 
+/* MTRRs as firmware leaves them on every CPU: write-back but for 640 KiB-768 KiB. In *boot already;
+ * the other CPUs of a machine without firmware need it too (INIT keeps it). */
+void boot_mtrrs(CpuState *);
+
 #endif

@@ -2,6 +2,7 @@
 #include "vmstate/state.h"
 
 #include <string.h>
+#include "cpu/xsave.h"
 
 /* splitmix64: any seed is good, and there is no state to share between threads. */
 static uint64_t next(uint64_t *r)
@@ -155,7 +156,7 @@ static void random_fpu(FpuState *f, uint64_t *r)
         f->v[i].q[0] = next(r), f->v[i].q[1] = next(r);
     f->mxcsr = next(r) & 0xffbf;
     f->mxcsr_mask = 0xffff;
-    f->xstate_bv = 3;
+    f->xstate_bv = fpu_xinuse(f);
 }
 
 static void random_events(CpuState *s, enum Mode m, uint64_t *r)

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include "base/log.h"
+#include "cpu/xsave.h"
 
 typedef struct Ctx {
     CpuState *s;
@@ -110,7 +111,7 @@ static bool rule_seg_attr(Ctx *c)
     for (unsigned i = ES; i < SEG_N; i++) {
         Segment *g = &c->s->seg[i];
         uint32_t attr = g->attr & 0x1f0ff;
-        if (attr & SEG_UNUSABLE)
+        if (attr & SEG_UNUSABLE || (i <= GS && in_vm86(c->s))) /* there, cpl-dpl gives all of it */
             continue;
         if (g->limit >> 20)
             attr |= SEG_G;
@@ -196,43 +197,10 @@ static bool rule_mxcsr(Ctx *c)
     return true;
 }
 
-static bool all_zero(const uint64_t *q, unsigned n)
-{
-    uint64_t any = 0;
-    for (unsigned i = 0; i < n; i++)
-        any |= q[i];
-    return !any;
-}
-
-/* The components whose registers differ from their initial values (SDM vol. 1, 13.6). */
-static uint64_t components_in_use(const FpuState *f)
-{
-    uint64_t used = 0, x = 0;
-    for (unsigned i = 0; i < 8; i++)
-        x |= f->r[i].mant | f->r[i].se;
-    if (x || f->fcw != 0x37f || f->fsw || f->ftw || f->fop || f->fip || f->fdp)
-        used |= BIT(0);
-    for (unsigned i = 0; i < 32; i++) {
-        const VecReg *v = &f->v[i];
-        if (i >= 16) {
-            used |= all_zero(v->q, 8) ? 0 : BIT(7);
-            continue;
-        }
-        used |= all_zero(v->q, 2) ? 0 : BIT(1);
-        used |= all_zero(v->q + 2, 2) ? 0 : BIT(2);
-        used |= all_zero(v->q + 4, 4) ? 0 : BIT(6);
-    }
-    if (f->mxcsr != 0x1f80)
-        used |= BIT(1);
-    used |= all_zero(f->k, 8) ? 0 : BIT(5);
-    used |= f->pkru ? BIT(9) : 0;
-    return used;
-}
-
 static bool rule_xsave_format(Ctx *c)
 {
     FpuState *f = &c->s->fpu;
-    CANON(c, "XSTATE_BV", f->xstate_bv, f->xstate_bv | components_in_use(f));
+    CANON(c, "XSTATE_BV", f->xstate_bv, fpu_xinuse(f));
     return true;
 }
 

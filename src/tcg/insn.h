@@ -109,6 +109,38 @@ static inline uint8_t reg8_offset(unsigned n, bool rex)
 
 /* ---- rows ---- */
 
+/* What an operand is, for decode(): which bytes it takes and which field of Insn it sets. MEM
+ * refuses register forms. */
+enum OpClass {
+    OC_NONE,
+    OC_RM,     /* ModRM.rm: register or memory */
+    OC_REG,    /* ModRM.reg */
+    OC_OPREG,  /* low three opcode bits, in Insn.reg */
+    OC_IMM,    /* zero-extended, of its own size; a second one goes to imm2 */
+    OC_SIMM,   /* sign-extended, of its own size */
+    OC_IMMZ,   /* 2 or 4 bytes, sign-extended */
+    OC_IMMV,   /* 2, 4 or 8 bytes */
+    OC_REL,    /* as SIMM */
+    OC_RELZ,   /* as IMMZ */
+    OC_FARPTR, /* offset of the operand size, then selector */
+    OC_MEM,    /* ModRM.rm: memory only */
+    OC_MOFFS,  /* absolute offset of the address size */
+    OC_SREG,   /* ModRM.reg, plain */
+    OC_CREG,   /* ModRM.reg; ModRM.mod is ignored: always the register form */
+    OC_DREG,
+    OC_FIXED,  /* nothing to decode */
+    OC_STRING, /* nothing to decode */
+    OC_MMREG,  /* ModRM.reg, 0-7 */
+    OC_MMRM,   /* ModRM.rm: 0-7 or memory */
+    OC_VREG,   /* ModRM.reg, 0-15 */
+    OC_VRM,    /* ModRM.rm: 0-15 or memory */
+    OC_RMREG,  /* ModRM.rm: general register only */
+    OC_VRMREG, /* ModRM.rm: vector register only */
+    OC_MMRMREG,
+    OC_VVVV, /* VEX.vvvv */
+    OC_IS4,  /* register in imm8[7:4] */
+};
+
 /* Operands in the manual's letters (SDM vol. 2, A.2). Each letter pair is one row of operands.def:
  * OPERAND(Ev, class, size in bytes or 0 for operand size). */
 enum Operand {

@@ -1,4 +1,5 @@
 /* The rows of ops.def as an array, and the declarations of the handlers they name. */
+#include "cpu/cpuid.h"
 #include "tcg/insn.h"
 
 /* A handler serves several rows: declaring it more than once is allowed. */

@@ -67,7 +67,7 @@ struct Tcg {
     const struct Block *blk; /* being executed */
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
     uint64_t insns_left;     /* of RunLimit, when limited */
-    bool limited;
+    bool limited, step;      /* step: of one instruction, or one iteration of a REP */
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;

@@ -1,0 +1,475 @@
+/* Making, finding and killing blocks: see block.h. */
+#include <inttypes.h>
+#include "base/log.h"
+#include "tcg/block.h"
+
+#define GENERATION_START 1
+
+static TcgVm *shared(const Tcg *t)
+{
+    return t->v->vm->tcg;
+}
+static _Atomic uint64_t *code_flags(const Tcg *t, gpa_t gpa)
+{
+    return &shared(t)->code[gpa >> PAGE_BITS & (CODE_FLAGS_PAGES - 1)];
+}
+static uint64_t own_bit(const Tcg *t)
+{
+    return BIT(t->v->id & 63);
+}
+
+/* ---- what blocks hold when there is nothing to run ---- */
+static Fault exec_bad_opcode(CpuState *s G_GNUC_UNUSED, Tcg *t, const Insn *i G_GNUC_UNUSED)
+{
+    return raise_ud(t);
+}
+static Fault exec_too_long(CpuState *s G_GNUC_UNUSED, Tcg *t, const Insn *i G_GNUC_UNUSED)
+{
+    return raise_gp0(t);
+}
+static Fault exec_no_native(CpuState *s G_GNUC_UNUSED, Tcg *t, const Insn *i)
+{
+    return raise_unsupported(t, "no way to run %s", op_rows[i->row].name);
+}
+/* Stands in for the rest of a running block whose bytes have changed: nothing is done, RIP stays,
+ * and the run loop looks the address up again. */
+static Fault exec_changed(CpuState *s G_GNUC_UNUSED, Tcg *t G_GNUC_UNUSED,
+                          const Insn *i G_GNUC_UNUSED)
+{
+    return FAULT_AGAIN;
+}
+
+/* ---- storage ---- */
+bool blocks_init(Tcg *t, GError **err)
+{
+    BlockCache *c = g_try_new0(BlockCache, 1);
+    uint8_t *arena = g_try_malloc(BLOCK_ARENA);
+    Block *single = g_try_malloc0(sizeof(Block) + sizeof(Insn) + 16);
+    if (!c || !arena || !single) {
+        g_free(c);
+        g_free(arena);
+        g_free(single);
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                    "no memory for the software engine's block cache (%u MiB)", BLOCK_ARENA >> 20);
+        return false;
+    }
+    c->arena = arena;
+    c->single = single;
+    c->gen = GENERATION_START;
+    t->blocks = c;
+    t->map_gen++;
+    return true;
+}
+
+static void clear_own_flags(Tcg *t)
+{
+    BlockCache *c = t->blocks;
+    for (unsigned k = 0; k < PAGE_HASH_SIZE; k++)
+        for (CodePage *p = c->page[k]; p; p = p->next)
+            atomic_fetch_and(code_flags(t, p->gpa), ~own_bit(t));
+}
+
+void blocks_free(Tcg *t)
+{
+    if (!t->blocks)
+        return;
+    clear_own_flags(t);
+    g_free(t->blocks->arena);
+    g_free(t->blocks->single);
+    g_free(t->blocks);
+    t->blocks = NULL;
+}
+
+static void flush_all(Tcg *t)
+{
+    BlockCache *c = t->blocks;
+    clear_own_flags(t);
+    memset(c->hash, 0, sizeof(c->hash));
+    memset(c->page, 0, sizeof(c->page));
+    c->used = 0;
+    c->flushes++;
+    t->map_gen++;
+}
+
+static void *arena_alloc(BlockCache *c, size_t size)
+{
+    void *p = c->arena + c->used;
+    c->used += (size + 15) & ~(size_t)15;
+    return p;
+}
+
+/* ---- generations ---- */
+void blocks_distrust(Tcg *t)
+{
+    t->map_gen++;
+    if (++t->blocks->gen == 0) { /* 0 marks the dead */
+        t->blocks->gen = GENERATION_START;
+        flush_all(t);
+    }
+}
+
+/* ---- code pages ---- */
+static unsigned page_hash(gpa_t gpa)
+{
+    return gpa >> PAGE_BITS & (PAGE_HASH_SIZE - 1);
+}
+
+static CodePage *code_page(const Tcg *t, gpa_t page)
+{
+    for (CodePage *p = t->blocks->page[page_hash(page)]; p; p = p->next)
+        if (p->gpa == page)
+            return p;
+    return NULL;
+}
+
+/* Own TLB entries through which this host page could still be written without notice. */
+static void drop_write_tags(Tcg *t, const uint8_t *host)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        for (unsigned k = 0; k < TLB_SIZE; k++) {
+            TlbEntry *e = &t->tlb[m][k];
+            if (e->tag[ACC_WRITE] != TLB_NONE &&
+                (const uint8_t *)(e->tag[ACC_WRITE] + e->addend) == host)
+                e->tag[ACC_WRITE] = TLB_NONE;
+        }
+}
+
+/*
+ * From here on every write to the page is noticed. Called before its bytes are read. If no vCPU
+ * watched the page until now, the others may hold write tags for it: they are asked to drop them,
+ * and to tell us when they have, because what they wrote in between went unnoticed.
+ */
+static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
+{
+    if (atomic_load_explicit(code_flags(t, page), memory_order_relaxed) & own_bit(t))
+        return;
+    uint64_t before = atomic_fetch_or(code_flags(t, page), own_bit(t));
+    if (before)
+        return;
+    drop_write_tags(t, host);
+    VmCommon *vm = t->v->vm;
+    for (unsigned k = 0; k < vm->n_vcpus; k++) {
+        Vcpu *o = vm->vcpu[k];
+        Tcg *ot = o ? o->engine_data[ENGINE_INTERP] : NULL;
+        if (!ot || o == t->v)
+            continue;
+        atomic_store(&ot->ack_code, true);
+        vcpu_request(o, VREQ_TLB_FLUSH);
+    }
+}
+
+bool blocks_page_has_code(const Tcg *t, gpa_t gpa)
+{
+    return shared(t) && atomic_load_explicit(code_flags(t, gpa), memory_order_relaxed) != 0;
+}
+
+static void kill_block(Tcg *t, Block *b)
+{
+    b->gen = 0;
+    t->blocks->killed++;
+    t->map_gen++;
+    if (t->blk == b)
+        for (unsigned k = 0; k < b->n; k++)
+            b->insn[k].exec = exec_changed;
+}
+
+static bool block_overlaps(const Block *b, gpa_t gpa, unsigned len)
+{
+    uint64_t first = MIN_OF((uint64_t)b->size, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+    if (gpa < b->gpa + first && gpa + len > b->gpa)
+        return true;
+    return b->gpa2 != NO_GPA && gpa < b->gpa2 + (b->size - first) && gpa + len > b->gpa2;
+}
+
+static unsigned which_page(const Block *b, gpa_t page)
+{
+    return (b->gpa & PAGE_MASK) == page ? 0 : 1;
+}
+
+/* Drops dead blocks from the page's list, after killing those that [gpa, gpa + len) touches. */
+static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len)
+{
+    for (Block **link = &p->first; *link;) {
+        Block *b = *link;
+        if (b->gen != 0 && block_overlaps(b, gpa, len))
+            kill_block(t, b);
+        if (b->gen == 0)
+            *link = b->page_next[which_page(b, p->gpa)];
+        else
+            link = &b->page_next[which_page(b, p->gpa)];
+    }
+}
+
+/* Pages above 4 GiB share flags: is any other of ours on this flag in use? */
+static bool flag_in_use(const Tcg *t, gpa_t page)
+{
+    for (const CodePage *p = t->blocks->page[page_hash(page)]; p; p = p->next)
+        if (code_flags(t, p->gpa) == code_flags(t, page) && p->first)
+            return true;
+    return false;
+}
+
+#define COLD_WRITES 16 /* writes to a page without blocks before it counts as data again */
+
+void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len)
+{
+    if (!shared(t))
+        return;
+    atomic_thread_fence(memory_order_seq_cst); /* the write, then the flags */
+    uint64_t flags = atomic_load(code_flags(t, gpa));
+    gpa_t page = gpa & PAGE_MASK;
+    if (flags & own_bit(t)) {
+        CodePage *p = code_page(t, page);
+        if (p) {
+            kill_in_page(t, p, gpa, len);
+            p->cold_writes = p->first ? 0 : p->cold_writes + 1;
+        }
+        if ((!p || p->cold_writes > COLD_WRITES) && !flag_in_use(t, page))
+            atomic_fetch_and(code_flags(t, gpa), ~own_bit(t));
+    }
+    flags &= ~own_bit(t);
+    if (!flags)
+        return;
+    /* The others check their blocks, and set their flags again when they find them good. */
+    flags &= atomic_fetch_and(code_flags(t, gpa), own_bit(t));
+    VmCommon *vm = t->v->vm;
+    for (unsigned k = 0; k < vm->n_vcpus; k++)
+        if (vm->vcpu[k] && flags & BIT(vm->vcpu[k]->id & 63) && vm->vcpu[k] != t->v)
+            vcpu_request(vm->vcpu[k], VREQ_TLB_FLUSH);
+}
+
+/* ---- fetching ---- */
+static Fault fetch_page(CpuState *s, Tcg *t, gva_t lin, gpa_t *gpa, const uint8_t **host)
+{
+    gva_t page = lin & PAGE_MASK;
+    bool user = t->cpl == 3;
+    FetchEntry *e = &t->blocks->fetch[lin >> PAGE_BITS & (FETCH_TLB_SIZE - 1)];
+    if (e->page != page || e->gen != t->map_gen || e->user != user || !e->host) {
+        gpa_t at;
+        Fault f = mmu_translate(s, t, lin, ACC_EXEC, user ? MMU_USER : MMU_KERNEL, &at);
+        if (f)
+            return f;
+        at &= PAGE_MASK;
+        const uint8_t *p = memmap_host(t->v->vm->mem, at, PAGE_SIZE, false);
+        if (!p)
+            return raise_unsupported(t, "instruction fetch from %#" PRIx64 ", which is no memory",
+                                     (uint64_t)(at | (lin & ~PAGE_MASK)));
+        *e = (FetchEntry){.page = page, .gpa = at, .host = p, .gen = t->map_gen, .user = user};
+    }
+    *gpa = e->gpa;
+    *host = e->host;
+    return FAULT_NONE;
+}
+
+static gva_t next_page(const Tcg *t, gva_t lin)
+{
+    gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+    return t->code64 ? next : (uint32_t)next;
+}
+
+/* Gives a decoded (or undecodable) instruction something to run. True: ends the block. */
+static bool finish_insn(Tcg *t, Insn *i, DecodeResult res, const uint8_t *bytes)
+{
+    if (res == DECODE_UD)
+        i->exec = exec_bad_opcode;
+    else if (res == DECODE_TOO_LONG)
+        i->exec = exec_too_long;
+    else if ((op_rows[i->row].attr & (A_SSE | A_AVX | A_MMX)) && !vec_prepare(t, i, bytes))
+        i->exec = exec_no_native;
+    else
+        return i->flags & IF_ENDS;
+    return true;
+}
+
+/*
+ * The one instruction at lin when the page's end cuts it: its bytes from both pages. limit: most
+ * bytes that may be used (CS limit); too few is #GP.
+ */
+static Fault decode_alone(CpuState *s, Tcg *t, gva_t lin, uint64_t limit, Insn *i,
+                          uint8_t bytes[15], unsigned *avail, gpa_t *gpa2)
+{
+    gpa_t gpa;
+    const uint8_t *host;
+    Fault f = fetch_page(s, t, lin, &gpa, &host);
+    if (f)
+        return f;
+    unsigned off = lin & ~PAGE_MASK, n = (unsigned)MIN_OF(MIN_OF(PAGE_SIZE - off, 15ull), limit);
+    memcpy(bytes, host + off, n);
+    *gpa2 = NO_GPA;
+    DecodeResult res = decode(i, bytes, n, t->decode_mode, t->features);
+    if (res == DECODE_MORE && n < limit) {
+        f = fetch_page(s, t, next_page(t, lin), gpa2, &host);
+        if (f)
+            return f;
+        watch_page(t, *gpa2, host);
+        unsigned more = (unsigned)MIN_OF((uint64_t)(15 - n), limit - n);
+        memcpy(bytes + n, host, more);
+        n += more;
+        res = decode(i, bytes, n, t->decode_mode, t->features);
+    }
+    if (res == DECODE_MORE)
+        return raise_gp0(t);
+    if (res == DECODE_TOO_LONG)
+        i->len = 15;
+    i->end = i->len;
+    *avail = i->len;
+    finish_insn(t, i, res, bytes);
+    return FAULT_NONE;
+}
+
+Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
+{
+    Block *b = t->blocks->single;
+    uint64_t limit = s->seg[CS].limit;
+    unsigned n = 0;
+    b->bytes = (uint8_t *)&b->insn[1];
+    if (!(t->decode_mode & DM_CS32))
+        limit = MIN_OF(limit, 0xffffull);
+    if (s->rip > limit)
+        *fault = raise_gp0(t);
+    else
+        *fault = decode_alone(s, t, lin, limit - s->rip + 1, b->insn, b->bytes, &n, &b->gpa2);
+    if (*fault)
+        return NULL;
+    b->n = 1;
+    b->size = (uint16_t)n;
+    b->mode = (uint8_t)t->decode_mode;
+    b->gen = t->blocks->gen;
+    return b;
+}
+
+/* ---- making ---- */
+static void link_page(Tcg *t, Block *b, gpa_t page)
+{
+    BlockCache *c = t->blocks;
+    CodePage *p = code_page(t, page);
+    if (!p) {
+        p = arena_alloc(c, sizeof(*p));
+        *p = (CodePage){.next = c->page[page_hash(page)], .gpa = page};
+        c->page[page_hash(page)] = p;
+    }
+    p->cold_writes = 0;
+    b->page_next[which_page(b, page)] = p->first;
+    p->first = b;
+}
+
+static unsigned block_hash(gpa_t gpa, unsigned mode)
+{
+    return (unsigned)((gpa ^ gpa >> 16 ^ (uint64_t)mode << 10) & (BLOCK_HASH_SIZE - 1));
+}
+
+static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8_t *host,
+                         Fault *fault)
+{
+    BlockCache *c = t->blocks;
+    size_t most = sizeof(Block) + BLOCK_MAX_INSNS * (sizeof(Insn) + 15) + 2 * sizeof(CodePage) + 64;
+    if (c->used + most > BLOCK_ARENA)
+        flush_all(t);
+    watch_page(t, page, host);
+
+    Block *b = (Block *)(void *)(c->arena + c->used);
+    unsigned off = lin & ~PAGE_MASK, pos = 0, n = 0;
+    b->gpa2 = NO_GPA;
+    for (bool ends = false; !ends && n < BLOCK_MAX_INSNS && off + pos < PAGE_SIZE; n++) {
+        Insn *i = &b->insn[n];
+        unsigned avail = (unsigned)PAGE_SIZE - off - pos;
+        uint8_t bytes[15];
+        memcpy(bytes, host + off + pos, MIN_OF(avail, 15u));
+        DecodeResult res = decode(i, bytes, MIN_OF(avail, 15u), t->decode_mode, t->features);
+        if (res == DECODE_MORE)
+            break;
+        if (res == DECODE_TOO_LONG)
+            i->len = 15;
+        if (i->base == GPR_IP)
+            i->disp += pos;
+        ends = finish_insn(t, i, res, bytes);
+        pos += i->len;
+        i->end = (uint16_t)pos;
+    }
+    uint8_t alone[15];
+    const uint8_t *bytes = host + off;
+    if (n == 0) {
+        *fault = decode_alone(s, t, lin, 15, b->insn, alone, &pos, &b->gpa2);
+        if (*fault)
+            return NULL;
+        n = 1;
+        bytes = alone;
+    }
+    b->insn[n - 1].flags |= IF_ENDS;
+    b->gpa = page + off;
+    b->n = (uint16_t)n;
+    b->size = (uint16_t)pos;
+    b->mode = (uint8_t)t->decode_mode;
+    b->gen = c->gen;
+    b->page_next[0] = b->page_next[1] = NULL;
+    arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
+    b->bytes = arena_alloc(c, pos);
+    memcpy(b->bytes, bytes, pos);
+
+    link_page(t, b, page);
+    if (b->gpa2 != NO_GPA && b->gpa2 != page)
+        link_page(t, b, b->gpa2);
+    unsigned h = block_hash(b->gpa, b->mode);
+    b->hash_next = c->hash[h];
+    c->hash[h] = b;
+    c->made++;
+    return b;
+}
+
+/* Compares the block with memory and takes it back into trust. */
+static bool block_still_good(Tcg *t, Block *b, const uint8_t *host, const uint8_t *host2)
+{
+    unsigned off = b->gpa & ~PAGE_MASK;
+    unsigned first = (unsigned)MIN_OF((uint64_t)b->size, PAGE_SIZE - off);
+    watch_page(t, b->gpa & PAGE_MASK, host);
+    if (host2)
+        watch_page(t, b->gpa2, host2);
+    if (memcmp(b->bytes, host + off, first) != 0 ||
+        (host2 && memcmp(b->bytes + first, host2, b->size - first) != 0))
+        return false;
+    b->gen = t->blocks->gen;
+    return true;
+}
+
+Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
+{
+    BlockCache *c = t->blocks;
+    gpa_t page;
+    const uint8_t *host;
+    *fault = fetch_page(s, t, lin, &page, &host);
+    if (*fault)
+        return NULL;
+    gpa_t gpa = page | (lin & ~PAGE_MASK);
+    Block *b = NULL;
+    for (Block **link = &c->hash[block_hash(gpa, t->decode_mode)]; *link && !b;) {
+        Block *x = *link;
+        if (x->gen == 0) {
+            *link = x->hash_next;
+            continue;
+        }
+        link = &x->hash_next;
+        if (x->gpa != gpa || x->mode != t->decode_mode)
+            continue;
+        const uint8_t *host2 = NULL;
+        if (x->gpa2 != NO_GPA) {
+            gpa_t page2;
+            *fault = fetch_page(s, t, next_page(t, lin), &page2, &host2);
+            if (*fault)
+                return NULL;
+            if (page2 != x->gpa2)
+                continue;
+        }
+        if (x->gen == c->gen || block_still_good(t, x, host, host2))
+            b = x;
+        else
+            kill_block(t, x);
+    }
+    if (!b) {
+        /* A kill above has moved map_gen on; the page is looked up again only if need be. */
+        b = block_make(s, t, lin, page, host, fault);
+        if (!b)
+            return NULL;
+    }
+    *jump_entry(t, lin) = (JumpEntry){.tag = jump_tag(t, lin), .block = b, .gen = t->map_gen};
+    return b;
+}

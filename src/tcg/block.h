@@ -1,0 +1,102 @@
+/*
+ * Blocks: decoded instructions, kept and run again.
+ *
+ * A block is a straight run of instructions inside one physical page (a single instruction that
+ * crosses into the next page is a block of its own), keyed by the physical address of its first
+ * byte and the decode mode. Three ways lead to it, each filled from the next:
+ *
+ *   jump cache   linear address -> block, good while t->map_gen stays as it was
+ *   hash         physical address, mode -> block
+ *   block_find() decodes
+ *
+ * Code can change under a block. A write by this vCPU to a page with code takes the slow path, and
+ * blocks_invalidate() kills what it overlaps; the running block is poisoned, so that the next
+ * instruction is looked up anew. Another vCPU's write posts VREQ_TLB_FLUSH to those with code
+ * there. Writes nobody saw (KVM, devices) are found by comparing: blocks_distrust() makes every
+ * block prove its bytes at its next lookup.
+ */
+#ifndef TANDEM_TCG_BLOCK_H
+#define TANDEM_TCG_BLOCK_H
+
+#include "tcg/tcg.h"
+
+#define BLOCK_MAX_INSNS  64
+#define BLOCK_ARENA      (96u << 20) /* bytes for blocks of one vCPU; all are dropped when full */
+#define JUMP_CACHE_SIZE  8192u
+#define BLOCK_HASH_SIZE  65536u
+#define PAGE_HASH_SIZE   4096u
+#define FETCH_TLB_SIZE   256u
+#define CODE_FLAGS_PAGES (1u << 20) /* page flags wrap beyond 4 GiB: false alarms, no misses */
+
+typedef struct Block Block;
+struct Block {
+    Block *hash_next;
+    Block *page_next[2]; /* in the page record of the first, and of the second page */
+    gpa_t gpa, gpa2;  /* gpa2: start of the second page when `size` reaches into it, else NO_GPA */
+    uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
+    uint16_t n, size; /* instructions, bytes */
+    uint8_t mode;
+    uint8_t *bytes; /* as decoded */
+    Insn insn[];
+};
+#define NO_GPA (~0ull)
+
+/* A physical page this vCPU has blocks from. */
+typedef struct CodePage {
+    struct CodePage *next;
+    gpa_t gpa;
+    Block *first;
+    unsigned cold_writes; /* since a block was last made here */
+} CodePage;
+
+typedef struct JumpEntry {
+    uint64_t tag; /* linear address with the mode in bits that a canonical address has no use for */
+    Block *block;
+    uint32_t gen; /* t->map_gen */
+} JumpEntry;
+
+typedef struct FetchEntry {
+    gva_t page;
+    gpa_t gpa;
+    const uint8_t *host;
+    uint32_t gen;
+    bool user;
+} FetchEntry;
+
+/* Shared by the vCPUs of a machine: VmCommon.tcg. Bit v of code[page]: vCPU v has decoded it. */
+typedef struct TcgVm {
+    _Atomic uint64_t code[CODE_FLAGS_PAGES];
+} TcgVm;
+
+typedef struct BlockCache {
+    JumpEntry jump[JUMP_CACHE_SIZE];
+    FetchEntry fetch[FETCH_TLB_SIZE];
+    Block *hash[BLOCK_HASH_SIZE];
+    CodePage *page[PAGE_HASH_SIZE];
+    uint8_t *arena;
+    size_t used;
+    uint32_t gen; /* never 0 */
+    uint64_t flushes, made, killed;
+    Block *single; /* room for one instruction decoded under a segment limit */
+} BlockCache;
+
+bool blocks_init(Tcg *t, GError **err);
+void blocks_free(Tcg *t);
+
+/* The block at s->rip (lin is its linear address), or NULL and *fault: FAULT_EXC (fetch fault) or
+ * FAULT_UNSUPPORTED. */
+Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+/* One instruction at s->rip outside 64-bit mode, with no byte past the CS limit: valid until the
+ * next call. */
+Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+static inline uint64_t jump_tag(const Tcg *t, gva_t lin)
+{
+    return lin ^ (uint64_t)t->decode_mode << 48;
+}
+static inline JumpEntry *jump_entry(const Tcg *t, gva_t lin)
+{
+    return &t->blocks->jump[(lin ^ lin >> 13) & (JUMP_CACHE_SIZE - 1)];
+}
+
+#endif

@@ -1,0 +1,505 @@
+/*
+ * The interpreter: engine_interp.
+ *
+ * run() goes from block to block. Everything that is not running a block - requests, interrupts,
+ * traps, breakpoints - happens between two blocks; when something of that kind must be exact to the
+ * instruction (TF, RF, breakpoints, an interrupt shadow), blocks are run one instruction at a time.
+ *
+ * While it runs, arithmetic flags are in t->cc and RIP is known at block ends only; both are put
+ * back into CpuState on the way out.
+ */
+#include "base/log.h"
+#include "tcg/block.h"
+
+#define DR7_ENABLED 0xffull /* L0 to G3 */
+
+/* ---- a handler's outcome ---- */
+typedef enum Next {
+    NEXT_BLOCK,
+    NEXT_EXIT, /* t_exit is filled */
+} Next;
+
+static void exit_error(CpuState *s, Tcg *t, Exit *x)
+{
+    *x = (Exit){.kind = EXIT_INTERNAL_ERROR};
+    g_strlcpy(x->msg, t->unsupported, sizeof(x->msg));
+    const Block *b = t->blk;
+    uint64_t at = s->rip - t->blk_rip;
+    if (b && at < b->size) {
+        x->insn_len = (uint8_t)MIN_OF(15ull, b->size - at);
+        memcpy(x->insn, b->bytes + at, x->insn_len);
+    }
+}
+
+static Next shutdown(CpuState *s, Exit *x)
+{
+    s->ev.triple_fault = true;
+    *x = (Exit){.kind = EXIT_SHUTDOWN};
+    return NEXT_EXIT;
+}
+
+static Next deliver(CpuState *s, Tcg *t, Exit *x)
+{
+    if (!deliver_exception(s, t) || s->ev.triple_fault)
+        return shutdown(s, x);
+    return NEXT_BLOCK;
+}
+
+/* A non-canonical stack operand is #SS, all others #GP: the slow path cannot tell them apart. */
+static void noncanonical_vector(Tcg *t, const Insn *i)
+{
+    if (t->exc.noncanonical && (i->flags & IF_MEM) && i->dseg == SS)
+        t->exc.vector = VEC_SS;
+}
+
+/* RIP, instruction count and fault of a block left at instruction i with f (f is not NONE). */
+static Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x)
+{
+    uint64_t count = (uint64_t)(i - t->blk->insn);
+    Next next = NEXT_BLOCK;
+    switch (f) {
+    case FAULT_NONE:
+    case FAULT_JUMP:
+        count++;
+        break;
+    case FAULT_STATE:
+        s->rip = insn_next_rip(s, t, i);
+        count++;
+        break;
+    case FAULT_HLT:
+        s->rip = insn_next_rip(s, t, i);
+        s->run_state = RUN_HALTED;
+        *x = (Exit){.kind = EXIT_HLT};
+        count++;
+        next = NEXT_EXIT;
+        break;
+    case FAULT_AGAIN:
+        s->rip = insn_rip(t, i);
+        break;
+    case FAULT_EXC:
+        s->rip = insn_rip(t, i);
+        noncanonical_vector(t, i);
+        next = deliver(s, t, x);
+        break;
+    case FAULT_UNSUPPORTED:
+        s->rip = insn_rip(t, i);
+        exit_error(s, t, x);
+        next = NEXT_EXIT;
+        break;
+    }
+    t->v->insns += count;
+    t->insns_left -= count;
+    return next;
+}
+
+/* ---- between blocks ---- */
+
+/* IRET and the like cannot be single-stepped into: events that clear TF on the way take no trap. */
+static bool clears_tf_itself(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    if (r->map == MAP_1B)
+        return r->opcode == 0xcc || r->opcode == 0xcd || r->opcode == 0xce || r->opcode == 0xf1;
+    return r->map == MAP_0F && (r->opcode == 0x05 || r->opcode == 0x34);
+}
+
+/* DR6 bits of the execute breakpoints at lin (SDM vol. 3, 17.2.5). */
+static uint64_t execute_breakpoints(const CpuState *s, gva_t lin)
+{
+    uint64_t hit = 0;
+    for (unsigned k = 0; k < 4; k++)
+        if ((s->dr7 >> (2 * k) & 3) && !(s->dr7 >> (16 + 4 * k) & 3) && s->dr[k] == lin)
+            hit |= BIT(k);
+    return hit;
+}
+
+/* A #DB trap: RIP is of the next instruction. */
+static Next debug_trap(CpuState *s, Tcg *t, uint64_t dr6, Exit *x)
+{
+    t->exc = (PendingExc){.vector = VEC_DB, .dr6 = dr6};
+    return deliver(s, t, x);
+}
+
+static gva_t code_lin(const CpuState *s, const Tcg *t)
+{
+    return t->code64 ? s->rip : (uint32_t)(s->seg[CS].base + s->rip);
+}
+
+/* Does the block reach past the CS limit, or (16-bit code) past where IP wraps? Blocks are keyed
+ * by address, so this is asked each time. */
+static inline bool past_limit(const CpuState *s, const Tcg *t, const Block *b)
+{
+    if (t->code64)
+        return false;
+    uint64_t limit = s->seg[CS].limit;
+    if (!(t->decode_mode & DM_CS32) && limit > 0xffff)
+        limit = 0xffff;
+    return s->rip + b->size - 1 > limit;
+}
+
+/* The block at RIP, or NULL when the fetch faulted (delivered) or cannot be done. */
+static Block *find(CpuState *s, Tcg *t, gva_t lin, Exit *x, Next *next)
+{
+    Fault f;
+    const JumpEntry *j = jump_entry(t, lin);
+    Block *b =
+        j->tag == jump_tag(t, lin) && j->gen == t->map_gen ? j->block : block_find(s, t, lin, &f);
+    if (b && past_limit(s, t, b))
+        b = block_single(s, t, lin, &f);
+    if (!b) {
+        t->blk = NULL;
+        if (f == FAULT_EXC) {
+            *next = deliver(s, t, x);
+        } else {
+            exit_error(s, t, x);
+            *next = NEXT_EXIT;
+        }
+    }
+    return b;
+}
+
+static inline void enter_block(CpuState *s, Tcg *t, const Block *b)
+{
+    t->blk = b;
+    t->blk_rip = s->rip;
+    s->gpr[GPR_IP] = s->rip;
+}
+
+/* One instruction with all that can happen around it (SDM vol. 3, 6.9 and 17.3). */
+static Next careful_step(CpuState *s, Tcg *t, Exit *x)
+{
+    Next next = NEXT_BLOCK;
+    bool tf = s->rflags & FL_TF, rf = s->rflags & FL_RF;
+    gva_t lin = code_lin(s, t);
+    if ((s->dr7 & DR7_ENABLED) && !rf && !s->ev.shadow_mov_ss) {
+        uint64_t hit = execute_breakpoints(s, lin);
+        if (hit)
+            return debug_trap(s, t, hit, x);
+    }
+    Block *b = find(s, t, lin, x, &next);
+    if (!b)
+        return next;
+    t->inhibit = false;
+    s->ev.shadow_sti = s->ev.shadow_mov_ss = false;
+    s->rflags &= ~(uint64_t)FL_RF;
+    t->trap_dr6 = 0;
+    t->one_iter = tf || (s->dr7 & DR7_ENABLED) || t->step;
+
+    enter_block(s, t, b);
+    const Insn *i = b->insn;
+    Fault f = i->exec(s, t, i);
+    bool stepped = f == FAULT_NONE || f == FAULT_JUMP || f == FAULT_STATE || f == FAULT_HLT;
+    bool again = f == FAULT_AGAIN, quiet = clears_tf_itself(i);
+    if (f == FAULT_NONE)
+        s->rip = insn_next_rip(s, t, i);
+    if (again && rf)
+        s->rflags |= FL_RF; /* the breakpoint it passed is still on it */
+    next = leave_block(s, t, i, f, x);
+    t->one_iter = false;
+    t->blk = NULL;
+    if (!stepped && !again)
+        return next;
+    uint64_t dr6 = t->trap_dr6;
+    t->trap_dr6 = 0;
+    if (tf && !quiet && !s->ev.shadow_mov_ss)
+        dr6 |= DR6_BS;
+    if (dr6) {
+        s->run_state = RUN_RUNNING; /* a trap after HLT wakes it at once */
+        next = debug_trap(s, t, dr6, x);
+    }
+    if (again && t->step && next == NEXT_BLOCK) {
+        *x = (Exit){.kind = EXIT_LIMIT};
+        return NEXT_EXIT;
+    }
+    return next;
+}
+
+/* What KVM or another engine left half delivered. */
+static Next inject(CpuState *s, Tcg *t, Exit *x)
+{
+    Events *ev = &s->ev;
+    if (ev->triple_fault)
+        return shutdown(s, x);
+    if (ev->exception.injected || ev->exception.pending) {
+        t->exc = (PendingExc){.vector = ev->exception.nr,
+                              .has_error = ev->exception.has_error,
+                              .error = ev->exception.error,
+                              .cr2 = s->cr2};
+        if (ev->exception.has_payload && ev->exception.nr == VEC_PF)
+            t->exc.cr2 = ev->exception.payload;
+        if (ev->exception.has_payload && ev->exception.nr == VEC_DB)
+            t->exc.dr6 = ev->exception.payload;
+        /* INT3 and INTO come here as exceptions; their RIP is still on them. */
+        if (ev->exception.injected && (ev->exception.nr == VEC_BP || ev->exception.nr == VEC_OF)) {
+            t->exc.soft = true;
+            s->rip += ev->soft_len;
+        }
+        ev->exception.injected = ev->exception.pending = ev->exception.has_payload = false;
+        if (deliver(s, t, x) == NEXT_EXIT)
+            return NEXT_EXIT;
+    }
+    if (ev->nmi.injected) {
+        ev->nmi.injected = false;
+        if (!deliver_interrupt(s, t, VEC_NMI, true))
+            return shutdown(s, x);
+    }
+    if (ev->interrupt.injected) {
+        uint8_t vector = ev->interrupt.nr;
+        ev->interrupt.injected = false;
+        if (ev->interrupt.soft) {
+            Fault f = software_interrupt(s, t, vector, s->rip + ev->soft_len, false);
+            if (f == FAULT_EXC && deliver(s, t, x) == NEXT_EXIT)
+                return NEXT_EXIT;
+        } else if (!deliver_interrupt(s, t, vector, false)) {
+            return shutdown(s, x);
+        }
+    }
+    if (ev->nmi.pending) {
+        ev->nmi.pending = false;
+        vcpu_request(t->v, VREQ_NMI);
+    }
+    return NEXT_BLOCK;
+}
+
+static void flush_request(Tcg *t)
+{
+    Vcpu *v = t->v;
+    vcpu_request_clear(v, VREQ_TLB_FLUSH);
+    tlb_flush(t);
+    blocks_distrust(t);
+    if (!atomic_exchange(&t->ack_code, false))
+        return;
+    /* What we wrote before this flush may have been code already: the others look again. */
+    for (unsigned k = 0; k < v->vm->n_vcpus; k++)
+        if (v->vm->vcpu[k] && v->vm->vcpu[k] != v)
+            vcpu_request(v->vm->vcpu[k], VREQ_TLB_FLUSH);
+}
+
+/* Vcpu.request is not 0. */
+static Next requests(CpuState *s, Tcg *t, uint32_t req, Exit *x)
+{
+    Vcpu *v = t->v;
+    if (req & VREQ_EXIT_MASK) {
+        *x = (Exit){.kind = EXIT_KICK};
+        return NEXT_EXIT;
+    }
+    if (req & VREQ_TLB_FLUSH)
+        flush_request(t);
+    if ((req & VREQ_NMI) && !s->ev.nmi.masked && !t->inhibit) {
+        vcpu_request_clear(v, VREQ_NMI);
+        s->run_state = RUN_RUNNING;
+        return deliver_interrupt(s, t, VEC_NMI, true) ? NEXT_BLOCK : shutdown(s, x);
+    }
+    if ((req & VREQ_INTR) && (s->rflags & FL_IF) && !t->inhibit) {
+        int vector = v->vm->bus->irq_ack(v);
+        if (vector >= 0) {
+            s->run_state = RUN_RUNNING;
+            if (!deliver_interrupt(s, t, (uint8_t)vector, false))
+                return shutdown(s, x);
+        }
+    }
+    return NEXT_BLOCK;
+}
+
+static inline bool be_careful(const CpuState *s, const Tcg *t)
+{
+    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step;
+}
+
+/* ---- the loop ---- */
+
+static Exit run_loop(Vcpu *v, Tcg *t)
+{
+    CpuState *s = &v->st;
+    Exit x = {.kind = EXIT_KICK};
+    for (;;) {
+        uint32_t req = atomic_load_explicit(&v->request, memory_order_relaxed);
+        if (unlikely(req != 0) &&
+            ((req & ~(uint32_t)VREQ_INTR) || (s->rflags & FL_IF) || s->run_state != RUN_RUNNING) &&
+            requests(s, t, req, &x) == NEXT_EXIT)
+            return x;
+        if (unlikely(s->run_state != RUN_RUNNING))
+            return (Exit){.kind = EXIT_HLT};
+        if (unlikely(t->limited && t->insns_left == 0))
+            return (Exit){.kind = EXIT_LIMIT};
+        if (unlikely(be_careful(s, t))) {
+            if (careful_step(s, t, &x) == NEXT_EXIT)
+                return x;
+            continue;
+        }
+
+        gva_t lin = code_lin(s, t);
+        const JumpEntry *j = jump_entry(t, lin);
+        Block *b = j->block;
+        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, b))) {
+            Next next = NEXT_BLOCK;
+            b = find(s, t, lin, &x, &next);
+            if (unlikely(!b)) {
+                if (next == NEXT_EXIT)
+                    return x;
+                continue;
+            }
+        }
+        enter_block(s, t, b);
+        const Insn *i = b->insn, *end = i + b->n;
+        if (unlikely(t->limited && t->insns_left < b->n))
+            end = i + t->insns_left;
+        Fault f;
+        do {
+            f = i->exec(s, t, i);
+        } while (likely(f == FAULT_NONE) && ++i != end);
+        if (f == FAULT_JUMP) {
+            uint64_t count = (uint64_t)(i - b->insn) + 1;
+            v->insns += count;
+            t->insns_left -= count;
+        } else if (f == FAULT_NONE) {
+            uint64_t count = (uint64_t)(i - b->insn);
+            s->rip = insn_next_rip(s, t, i - 1);
+            v->insns += count;
+            t->insns_left -= count;
+        } else if (leave_block(s, t, i, f, &x) == NEXT_EXIT) {
+            return x;
+        }
+    }
+}
+
+static Exit interp_run(Vcpu *v, const RunLimit *limit)
+{
+    Tcg *t = v->engine_data[ENGINE_INTERP];
+    CpuState *s = &v->st;
+    Exit x;
+    s->gpr[GPR_ZERO] = 0;
+    t->cc = flags_to_cc(s->rflags);
+    t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
+    t->limited = limit && limit->max_insns;
+    t->step = limit && limit->max_insns == 1;
+    t->insns_left = t->limited ? limit->max_insns : ~0ull;
+    t->blk = NULL;
+    tcg_update_mode(s, t);
+    if (atomic_load(&v->request) & VREQ_EXIT_MASK)
+        x = (Exit){.kind = EXIT_KICK};
+    else if (inject(s, t, &x) == NEXT_BLOCK)
+        x = run_loop(v, t);
+    if (t->inhibit && !s->ev.shadow_mov_ss)
+        s->ev.shadow_sti = true;
+    s->rflags = flags_get(s, t) | FL_FIXED;
+    s->gpr[GPR_IP] = 0;
+    return x;
+}
+
+/* ---- the engine's other duties ---- */
+
+static bool interp_vm_init(VmCommon *vm, GError **err)
+{
+    if (vm->tcg)
+        return true;
+    TcgVm *shared = g_try_new0(TcgVm, 1);
+    if (!shared) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                    "no memory for the software engine's page flags");
+        return false;
+    }
+    vm->tcg = shared;
+    return true;
+}
+
+static void interp_vm_free(VmCommon *vm)
+{
+    g_free(vm->tcg);
+    vm->tcg = NULL;
+}
+
+static void interp_vcpu_free(Vcpu *v)
+{
+    Tcg *t = v->engine_data[ENGINE_INTERP];
+    if (!t)
+        return;
+    blocks_free(t);
+    if (t->vec)
+        vec_free(t);
+    v->engine_data[ENGINE_INTERP] = NULL;
+    free(t);
+}
+
+static bool interp_vcpu_init(Vcpu *v, GError **err)
+{
+    if (v->id >= 64) {
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                    "the software engine serves 64 vCPUs, not vCPU %d", v->id);
+        return false;
+    }
+    Tcg *t = aligned_alloc(64, (sizeof(Tcg) + 63) & ~(size_t)63);
+    if (!t) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no memory for the software engine");
+        return false;
+    }
+    memset(t, 0, sizeof(*t));
+    t->v = v;
+    for (unsigned k = 0; k < FEAT_N; k++)
+        t->features[k] = cpuid_has(v->vm->cpuid, (enum CpuFeature)k);
+    v->engine_data[ENGINE_INTERP] = t;
+    if (!blocks_init(t, err) || !vec_init(t, err)) {
+        interp_vcpu_free(v);
+        return false;
+    }
+    tlb_flush(t);
+    return true;
+}
+
+/* The request bits are the kick: run() reads them at every block. */
+static void interp_kick(Vcpu *v G_GNUC_UNUSED) {}
+
+static bool interp_drain(Vcpu *v G_GNUC_UNUSED, GError **err G_GNUC_UNUSED)
+{
+    return true;
+}
+
+/* st is the engine's own storage; what lives elsewhere is the task priority. */
+static bool interp_export(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
+{
+    if ((groups & GRP_SREGS) && v->vm->bus && v->vm->bus->tpr_get)
+        v->st.cr8 = v->vm->bus->tpr_get(v);
+    return true;
+}
+
+static bool interp_import(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
+{
+    if ((groups & GRP_SREGS) && v->vm->bus && v->vm->bus->tpr_set)
+        v->vm->bus->tpr_set(v, (uint8_t)v->st.cr8);
+    v->st.gpr[GPR_ZERO] = v->st.gpr[GPR_IP] = 0;
+    /* Paging may be any other now; the code itself is checked by enter(). */
+    tlb_flush(v->engine_data[ENGINE_INTERP]);
+    return true;
+}
+
+static bool interp_map_changed(VmCommon *vm, GError **err G_GNUC_UNUSED)
+{
+    for (unsigned k = 0; k < vm->n_vcpus; k++)
+        if (vm->vcpu[k])
+            vcpu_request(vm->vcpu[k], VREQ_TLB_FLUSH);
+    return true;
+}
+
+static void interp_enter(Vcpu *v)
+{
+    Tcg *t = v->engine_data[ENGINE_INTERP];
+    tlb_flush(t);
+    blocks_distrust(t);
+}
+
+const Engine engine_interp = {
+    .name = "interp",
+    .id = ENGINE_INTERP,
+    .is_software = true,
+    .vm_init = interp_vm_init,
+    .vm_free = interp_vm_free,
+    .vcpu_init = interp_vcpu_init,
+    .vcpu_free = interp_vcpu_free,
+    .run = interp_run,
+    .kick = interp_kick,
+    .drain = interp_drain,
+    .export_state = interp_export,
+    .import_state = interp_import,
+    .map_changed = interp_map_changed,
+    .enter = interp_enter,
+};

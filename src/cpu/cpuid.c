@@ -468,7 +468,7 @@ static void add_extended(CpuidTable *t, const bool on[FEAT_N], bool amd, bool ho
         e->eax = e->ebx = 0xff40ff40; /* TLBs: 64 entries, fully associative */
     }
     e = add(t, 0x80000006);
-    e->ecx = 1024u << 16 | (amd ? 8u : 8u) << 12 | 64; /* L2: 1 MiB, 16 ways */
+    e->ecx = 1024u << 16 | 8u << 12 | 64; /* L2: 1 MiB, 16 ways */
     put_features(add(t, 0x80000007), on);
     e = add(t, 0x80000008);
     put_features(e, on);
@@ -614,10 +614,6 @@ void cpuid_execute(const CpuidTable *t, uint32_t apic_id, uint64_t cr4, uint64_t
     case 0xd:
         if (subleaf == 0)
             out[1] = xsave_size(t, xcr0);
-        break;
-    case 0x80000001: /* AMD's copy of the APIC bit */
-        if (!(apic_base & BIT(11)))
-            out[3] &= ~(1u << 9);
         break;
     default:
         break;

@@ -1,0 +1,33 @@
+/*
+ * The KVM engine: what other rooms may ask of it besides engine_kvm itself (cpu/vcpu.h).
+ *
+ * Interrupt controllers and timers are the machine's, in userspace: KVM is given no irqchip. MSRs
+ * that the guest may see are those of vmstate/msrs.def; all others exit and raise #GP, as they do
+ * in the software engine.
+ */
+#ifndef TANDEM_KVM_KVM_H
+#define TANDEM_KVM_KVM_H
+
+#include "cpu/vcpu.h"
+
+/* Can /dev/kvm be opened, and does it have what Tandem needs? The message says what to do. */
+bool kvm_available(GError **err);
+
+/*
+ * KVM_GET_SUPPORTED_CPUID as a table for cpuid_build(). TSC_DEADLINE is in it when a write of
+ * IA32_TSC_DEADLINE, tried in a guest, really comes out to userspace.
+ */
+bool kvm_supported_cpuid(CpuidTable *out, GError **err);
+
+/* What was found: one line a capability, and what the TSC can do. For info accel. */
+void kvm_describe(GString *out);
+
+/*
+ * Dirty logging of all RAM slots: off at first. Main thread, vCPUs stopped. kvm_dirty_fetch() sets
+ * a bit for each 4 KiB page of the slot at gpa that was written since the last fetch: bitmap has
+ * (size / 4096 + 63) / 64 words.
+ */
+bool kvm_dirty_log(VmCommon *, bool on, GError **err);
+bool kvm_dirty_fetch(VmCommon *, gpa_t slot_gpa, uint64_t *bitmap, GError **err);
+
+#endif

@@ -1,0 +1,201 @@
+/* Private to the kvm room. */
+#ifndef TANDEM_KVM_KVM_PRIV_H
+#define TANDEM_KVM_KVM_PRIV_H
+
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include "base/log.h"
+#include "kvm/kvm.h"
+
+/* Kernels newer than the headers built against. */
+#ifndef KVM_CAP_EXIT_ON_EMULATION_FAILURE
+#define KVM_CAP_EXIT_ON_EMULATION_FAILURE 204
+#endif
+#ifndef KVM_CAP_X86_TRIPLE_FAULT_EVENT
+#define KVM_CAP_X86_TRIPLE_FAULT_EVENT 218
+#endif
+
+/* Capabilities: name, required. */
+#define KVM_CAPS(X)                      \
+    X(USER_MEMORY, true)                 \
+    X(DESTROY_MEMORY_REGION_WORKS, true) \
+    X(READONLY_MEM, true)                \
+    X(EXT_CPUID, true)                   \
+    X(MP_STATE, true)                    \
+    X(VCPU_EVENTS, true)                 \
+    X(DEBUGREGS, true)                   \
+    X(XSAVE, true)                       \
+    X(XCRS, true)                        \
+    X(USER_NMI, true)                    \
+    X(SET_TSS_ADDR, true)                \
+    X(SET_IDENTITY_MAP_ADDR, true)       \
+    X(SET_GUEST_DEBUG, true)             \
+    X(IMMEDIATE_EXIT, true)              \
+    X(EXCEPTION_PAYLOAD, true)           \
+    X(X86_USER_SPACE_MSR, true)          \
+    X(X86_MSR_FILTER, true)              \
+    X(MCE, false)                        \
+    X(SREGS2, false)                     \
+    X(XSAVE2, false)                     \
+    X(X86_SMM, false)                    \
+    X(X86_TRIPLE_FAULT_EVENT, false)     \
+    X(EXIT_ON_EMULATION_FAILURE, false)  \
+    X(VCPU_ATTRIBUTES, false)            \
+    X(NR_MEMSLOTS, false)                \
+    X(MAX_VCPUS, false)
+
+enum KvmCap {
+#define X(name, required) CAP_##name,
+    KVM_CAPS(X)
+#undef X
+        CAP_N
+};
+
+/* How a guest's TSC can be offset from the host's, found out by effect. */
+enum TscMode {
+    TSC_ATTR, /* the vCPU attribute: exact */
+    TSC_MSR,  /* writing IA32_TSC: to within the time of the write */
+    TSC_FIXED /* not at all: the guest sees the host's */
+};
+
+/* What the host's KVM can do; found once a process. */
+typedef struct KvmHost {
+    int dev; /* /dev/kvm */
+    size_t run_size;
+    int cap[CAP_N]; /* KVM_CHECK_EXTENSION's answers */
+    enum TscMode tsc;
+    bool tsc_deadline; /* a guest's write of IA32_TSC_DEADLINE exits */
+} KvmHost;
+
+/* NULL and err when there is no usable KVM. Any thread. */
+const KvmHost *kvm_host(GError **err);
+/* The same before the guest probes; for kvm_host() itself. */
+bool kvm_probe_guest(KvmHost *, GError **err);
+
+/* One row of msrs.def. */
+typedef struct MsrRow {
+    uint32_t index;
+    uint16_t offset; /* in CpuState */
+    uint8_t policy;
+    uint16_t feature;
+    bool is_const, is_alias;
+    uint64_t value; /* is_const */
+    const char *name;
+} MsrRow;
+
+enum MsrPolicy {
+    MSRP_PLAIN,
+    MSRP_LOW32,
+    MSRP_CANONICAL,
+    MSRP_IGNORED,
+    MSRP_READONLY,
+    MSRP_HIDDEN,
+    MSRP_ZERO,
+    MSRP_PAT,
+    MSRP_MTRR_DEF,
+    MSRP_MTRR_FIXED,
+    MSRP_MTRR_BASE,
+    MSRP_MTRR_MASK,
+    MSRP_MC_CTL,
+    MSRP_MC_STATUS,
+    MSRP_EFER,
+    MSRP_SEG_BASE,
+    MSRP_TSC_OFFSET,
+    MSRP_TSC_ADJUST,
+    MSRP_APIC,
+};
+
+extern const MsrRow kvm_msr_rows[];
+extern const unsigned kvm_msr_rows_n;
+#define MSR_ROWS_MAX 160
+
+/* A row KVM keeps for the guest, if it knows it; the others are answered by kvm_msr_exit(). */
+bool kvm_msr_in_kernel(const MsrRow *);
+
+typedef struct KvmSlot {
+    RamSlot ram; /* size 0: free */
+    uint32_t flags;
+} KvmSlot;
+
+typedef struct KvmVm {
+    const KvmHost *host;
+    int fd;
+    KvmSlot slot[MEMMAP_MAX];
+    bool dirty_log;
+    int xsave_size;
+    GMutex lock;               /* over the list below, made by the first vCPU */
+    uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
+    unsigned n_msrs;
+    bool msrs_known;
+} KvmVm;
+
+typedef struct KvmState {
+    struct kvm_regs regs;
+    struct kvm_sregs2 sregs;
+    struct kvm_xcrs xcrs;
+    struct kvm_debugregs debugregs;
+    struct kvm_vcpu_events events;
+    struct kvm_mp_state mp_state;
+} KvmState;
+
+typedef struct KvmVcpu {
+    int fd;
+    struct kvm_run *run;
+    KvmVm *vm;
+    _Atomic bool in_run;
+    pthread_t thread;    /* valid while in_run */
+    bool incomplete;     /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
+    bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
+    uint64_t tsc_offset; /* as last set or read */
+    KvmState ks;         /* scratch of export and import */
+    uint8_t *xsave;
+    struct kvm_msrs *msrs;
+} KvmVcpu;
+
+static inline KvmVcpu *kvm_of(const Vcpu *v)
+{
+    return v->engine_data[ENGINE_KVM];
+}
+
+/* One MSR: request is KVM_GET_MSRS or KVM_SET_MSRS on a vCPU. */
+static inline bool kvm_one_msr(int fd, unsigned long request, uint32_t index, uint64_t *value)
+{
+    union {
+        struct kvm_msrs m;
+        uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+    } u = {.m.nmsrs = 1};
+
+    u.m.entries[0] = (struct kvm_msr_entry){.index = index, .data = *value};
+    if (ioctl(fd, request, &u.m) != 1)
+        return false;
+    *value = u.m.entries[0].data;
+    return true;
+}
+
+/* errno of a failed ioctl as text: "KVM_SET_SREGS: Invalid argument". */
+bool kvm_error(GError **err, const char *what);
+/* Memory slots follow the map (engine_kvm.map_changed). */
+bool kvm_slots_sync(VmCommon *, GError **err);
+
+bool kvm_vm_init(VmCommon *, GError **err);
+void kvm_vm_free(VmCommon *);
+bool kvm_vcpu_init(Vcpu *, GError **err);
+void kvm_vcpu_free(Vcpu *);
+
+bool kvm_export(Vcpu *, unsigned groups, GError **err);
+bool kvm_import(Vcpu *, unsigned groups, GError **err);
+/* The straight moves between the two forms, without an ioctl: for export, import and tests. */
+void kvm_state_to_cpu(const KvmState *, CpuState *, unsigned groups);
+void kvm_state_from_cpu(KvmState *, const CpuState *, unsigned groups);
+bool kvm_find_msrs(Vcpu *, GError **err);
+
+/* Services KVM_EXIT_X86_RDMSR and WRMSR. */
+void kvm_msr_exit(Vcpu *);
+/* Services the exit in kv->run that is a completed-on-re-entry one; false: another kind. */
+bool kvm_io_exit(Vcpu *);
+bool kvm_drain(Vcpu *, GError **err);
+void kvm_kick(Vcpu *);
+Exit kvm_run_vcpu(Vcpu *, const RunLimit *);
+
+#endif

@@ -1,0 +1,1 @@
+target_link_libraries(kvm PUBLIC PkgConfig::CAPSTONE) # disassembly in messages

@@ -1,0 +1,449 @@
+/*
+ * Moving state between CpuState and KVM: fields.def, msrs.def and groups.def made into code.
+ *
+ * The moves are straight; what the two sides see differently is mended by the rules of vmstate.
+ * Only what exists on one side alone is filled in here: CPL (KVM has it in SS.DPL), CR8 and
+ * IA32_APIC_BASE (the local APIC's), valid flags, and zeros in place of what an invalid event left
+ * behind.
+ */
+#include "kvm/kvm_priv.h"
+
+#include <errno.h>
+#include <string.h>
+#include <x86intrin.h>
+
+#include "cpu/xsave.h"
+
+/* ---- straight moves ---- */
+
+static void segment_to_cpu(const struct kvm_segment *k, Segment *s)
+{
+    *s = (Segment){
+        .base = k->base,
+        .limit = k->limit,
+        .selector = k->selector,
+        .attr = (uint32_t)(k->type & SEG_TYPE) | (k->s ? SEG_S : 0) |
+                (uint32_t)(k->dpl & 3) << SEG_DPL_SHIFT | (k->present ? SEG_P : 0) |
+                (k->avl ? SEG_AVL : 0) | (k->l ? SEG_L : 0) | (k->db ? SEG_DB : 0) |
+                (k->g ? SEG_G : 0) | (k->unusable ? SEG_UNUSABLE : 0),
+    };
+}
+
+static void segment_from_cpu(struct kvm_segment *k, const Segment *s)
+{
+    *k = (struct kvm_segment){
+        .base = s->base,
+        .limit = s->limit,
+        .selector = s->selector,
+        .type = s->attr & SEG_TYPE,
+        .s = !!(s->attr & SEG_S),
+        .dpl = (s->attr & SEG_DPL) >> SEG_DPL_SHIFT,
+        .present = !!(s->attr & SEG_P),
+        .avl = !!(s->attr & SEG_AVL),
+        .l = !!(s->attr & SEG_L),
+        .db = !!(s->attr & SEG_DB),
+        .g = !!(s->attr & SEG_G),
+        .unusable = !!(s->attr & SEG_UNUSABLE),
+    };
+}
+
+void kvm_state_to_cpu(const KvmState *k, CpuState *s, unsigned groups)
+{
+#define FIELD(group, id, name, ctype, member, place) \
+    if (groups & GRP_##group)                        \
+        s->member = (__typeof__(s->member))k->place;
+#define FIELD_BIT(group, id, name, member, place, mask) \
+    if (groups & GRP_##group)                           \
+        s->member = !!(k->place & (mask));
+#define SEGMENT(group, id, name, index, place) \
+    if (groups & GRP_##group)                  \
+        segment_to_cpu(&k->place, &s->seg[index]);
+#define TABLE(group, id, name, member, place) \
+    if (groups & GRP_##group)                 \
+        s->member = (DescTable){.base = k->place.base, .limit = k->place.limit};
+#include "vmstate/fields.def"
+
+    if (groups & GRP_SREGS) {
+        s->cpl = (s->seg[SS].attr & SEG_DPL) >> SEG_DPL_SHIFT;
+        if (!(k->sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID))
+            memset(s->pdpte, 0, sizeof(s->pdpte));
+    }
+    if (groups & GRP_EVENTS) {
+        /* KVM leaves the last event's details behind; only a valid one has any. */
+        if (!s->ev.exception.pending && !s->ev.exception.injected)
+            memset(&s->ev.exception, 0, sizeof(s->ev.exception));
+        if (!s->ev.exception.has_error)
+            s->ev.exception.error = 0;
+        if (!s->ev.exception.has_payload)
+            s->ev.exception.payload = 0;
+        if (!s->ev.interrupt.injected)
+            memset(&s->ev.interrupt, 0, sizeof(s->ev.interrupt));
+        if (!(k->events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT))
+            s->ev.triple_fault = false;
+        s->ev.soft_len = 0;
+    }
+}
+
+void kvm_state_from_cpu(KvmState *k, const CpuState *s, unsigned groups)
+{
+    if (groups & GRP_EVENTS)
+        memset(&k->events, 0, sizeof(k->events));
+    if (groups & GRP_DEBUGREGS)
+        memset(&k->debugregs, 0, sizeof(k->debugregs));
+    if (groups & GRP_SREGS)
+        memset(&k->sregs, 0, sizeof(k->sregs));
+    if (groups & GRP_XCRS) {
+        memset(&k->xcrs, 0, sizeof(k->xcrs));
+        k->xcrs.nr_xcrs = 1; /* XCR0 */
+    }
+    if (groups & GRP_MP_STATE)
+        k->mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+
+#define FIELD(group, id, name, ctype, member, place) \
+    if (groups & GRP_##group)                        \
+        k->place = s->member;
+#define FIELD_BIT(group, id, name, member, place, mask) \
+    if (groups & GRP_##group)                           \
+        k->place |= s->member ? (mask) : 0;
+#define SEGMENT(group, id, name, index, place) \
+    if (groups & GRP_##group)                  \
+        segment_from_cpu(&k->place, &s->seg[index]);
+#define TABLE(group, id, name, member, place) \
+    if (groups & GRP_##group)                 \
+        k->place = (struct kvm_dtable){       \
+            .base = s->member.base,           \
+            .limit = s->member.limit,         \
+        };
+#include "vmstate/fields.def"
+
+    /* KVM takes the four pointers under PAE paging only; else it would refuse the lot. */
+    if (groups & GRP_SREGS && s->cr0 & CR0_PG && s->cr4 & CR4_PAE && !(s->efer & EFER_LMA))
+        k->sregs.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+}
+
+/* ---- groups that are more than one ioctl ---- */
+
+_Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags),
+               "kvm_sregs2 begins as kvm_sregs does");
+
+/* KVM before 5.14 has no PDPTEs to give; all but them is the same. */
+static int sregs_ioctl(KvmVcpu *kv, bool put)
+{
+    struct kvm_sregs old = {0};
+    const size_t same = offsetof(struct kvm_sregs2, flags);
+    int r;
+
+    if (kv->vm->host->cap[CAP_SREGS2])
+        return ioctl(kv->fd, put ? KVM_SET_SREGS2 : KVM_GET_SREGS2, &kv->ks.sregs);
+    if (put) {
+        memcpy(&old, &kv->ks.sregs, same);
+        return ioctl(kv->fd, KVM_SET_SREGS, &old);
+    }
+    memset(&kv->ks.sregs, 0, sizeof(kv->ks.sregs));
+    r = ioctl(kv->fd, KVM_GET_SREGS, &old);
+    memcpy(&kv->ks.sregs, &old, same);
+    return r;
+}
+
+/*
+ * Whoever had the vCPU may have changed page tables, which KVM's TLB knows nothing of. Loading the
+ * same CR3 flushes nothing; CR4.PGE changed and put back makes KVM drop all of it, global entries
+ * too.
+ */
+static bool put_sregs(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    struct kvm_sregs2 *s = &kv->ks.sregs;
+
+    s->cr8 = v->vm->bus->tpr_get(v);
+    uint64_t apic_base;
+    if (!v->vm->bus->apic_msr_read(v, 0x1b, &apic_base))
+        apic_base = v->st.msr.apic_base;
+    s->apic_base = apic_base;
+
+    s->cr4 ^= CR4_PGE;
+    int r = sregs_ioctl(kv, true);
+    s->cr4 ^= CR4_PGE;
+    if (r == 0)
+        r = sregs_ioctl(kv, true);
+    if (r == 0)
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_STATE,
+                "KVM_SET_SREGS: %s (CR0 %#llx CR3 %#llx CR4 %#llx EFER %#llx CS.L %u, "
+                "APIC base %#llx)",
+                g_strerror(errno), s->cr0, s->cr3, s->cr4, s->efer, s->cs.l, s->apic_base);
+    return false;
+}
+
+static bool get_fpu(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    unsigned long request = kv->vm->host->cap[CAP_XSAVE2] ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+    uint64_t all = cpuid_xcr0_mask(v->vm->cpuid) | 3, bv;
+
+    if (ioctl(kv->fd, request, kv->xsave) < 0)
+        return kvm_error(err, request == KVM_GET_XSAVE2 ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE");
+    if (!cpuid_has(v->vm->cpuid, FEAT_XSAVE)) { /* the legacy region, which KVM always fills */
+        fpu_from_fxsave(&v->st.fpu, kv->xsave, true);
+        return true;
+    }
+    /* A component the guest was not offered cannot hold anything of its. */
+    memcpy(&bv, kv->xsave + XSAVE_HEADER, sizeof(bv));
+    bv &= all;
+    memcpy(kv->xsave + XSAVE_HEADER, &bv, sizeof(bv));
+    if (fpu_from_xsave(&v->st.fpu, v->vm->cpuid, all, kv->xsave, (size_t)kv->vm->xsave_size))
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM_GET_XSAVE gave an area that is not understood");
+    return false;
+}
+
+static bool put_fpu(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    uint64_t all = cpuid_xcr0_mask(v->vm->cpuid) | 3;
+    size_t size = (size_t)kv->vm->xsave_size;
+
+    memset(kv->xsave, 0, size);
+    if (!cpuid_has(v->vm->cpuid, FEAT_XSAVE)) {
+        fpu_to_fxsave(&v->st.fpu, kv->xsave, true);
+        memcpy(kv->xsave + XSAVE_HEADER, &all, sizeof(all));
+    } else if (!fpu_to_xsave(&v->st.fpu, v->vm->cpuid, all, kv->xsave, size)) {
+        g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM's XSAVE area is too small: %zu bytes", size);
+        return false;
+    }
+    if (ioctl(kv->fd, KVM_SET_XSAVE, kv->xsave) < 0)
+        return kvm_error(err, "KVM_SET_XSAVE");
+    return true;
+}
+
+/* Events have no bits of their own for "this host's KVM can"; its capabilities say. */
+static void event_flags(KvmVcpu *kv)
+{
+    const KvmHost *h = kv->vm->host;
+    kv->ks.events.flags =
+        KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD |
+        (h->cap[CAP_X86_SMM] ? KVM_VCPUEVENT_VALID_SMM : 0) |
+        (h->cap[CAP_X86_TRIPLE_FAULT_EVENT] ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
+}
+
+/* ---- TSC ---- */
+
+static bool tsc_attr(KvmVcpu *kv, bool set, uint64_t *offset)
+{
+    struct kvm_device_attr a = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset};
+    return ioctl(kv->fd, set ? KVM_SET_DEVICE_ATTR : KVM_GET_DEVICE_ATTR, &a) == 0;
+}
+
+static bool tsc_msr(KvmVcpu *kv, bool set, uint64_t *offset)
+{
+    uint64_t before = __rdtsc(), value = before + *offset;
+
+    if (set)
+        return kvm_one_msr(kv->fd, KVM_SET_MSRS, 0x10, &value);
+    if (!kvm_one_msr(kv->fd, KVM_GET_MSRS, 0x10, &value))
+        return false;
+    *offset = value - before - (__rdtsc() - before) / 2;
+    return true;
+}
+
+static bool put_tsc(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    uint64_t offset = v->st.tsc_offset;
+
+    if (kv->vm->host->tsc == TSC_FIXED)
+        return true;
+    if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr : tsc_msr)(kv, true, &offset))
+        return kvm_error(err, "setting the TSC offset");
+    kv->tsc_offset = v->st.tsc_offset;
+    return true;
+}
+
+static bool get_tsc(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    uint64_t offset = 0;
+
+    if (kv->vm->host->tsc == TSC_FIXED) {
+        v->st.tsc_offset = 0;
+        return true;
+    }
+    if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr : tsc_msr)(kv, false, &offset))
+        return kvm_error(err, "reading the TSC offset");
+    if (kv->vm->host->tsc == TSC_MSR) {
+        /* The reading is off by the time it takes; only the guest's own write moves it further
+         * than that. Keeping the value we set keeps switches from adding up to a drift. */
+        int64_t moved = (int64_t)(offset - kv->tsc_offset);
+        int64_t slack = (int64_t)clock_host_tsc_khz() / 10; /* 100 us */
+        if (moved > -slack && moved < slack)
+            offset = kv->tsc_offset;
+    }
+    kv->tsc_offset = v->st.tsc_offset = offset;
+    return true;
+}
+
+/* ---- MSRs ---- */
+
+static uint64_t *msr_home(CpuState *s, const MsrRow *row)
+{
+    return (uint64_t *)(void *)((char *)s + row->offset);
+}
+
+static bool get_msrs(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    const KvmVm *kvm = kv->vm;
+
+    kv->msrs->nmsrs = kvm->n_msrs;
+    for (unsigned i = 0; i < kvm->n_msrs; i++)
+        kv->msrs->entries[i] = (struct kvm_msr_entry){.index = kvm_msr_rows[kvm->msr[i]].index};
+    int n = ioctl(kv->fd, KVM_GET_MSRS, kv->msrs);
+    if (n < 0)
+        return kvm_error(err, "KVM_GET_MSRS");
+    if (n < (int)kvm->n_msrs) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "KVM does not give MSR %s",
+                    kvm_msr_rows[kvm->msr[n]].name);
+        return false;
+    }
+    for (unsigned i = 0; i < kvm->n_msrs; i++)
+        *msr_home(&v->st, &kvm_msr_rows[kvm->msr[i]]) = kv->msrs->entries[i].data;
+    for (unsigned i = 0; i < kvm_msr_rows_n; i++) {
+        uint64_t value;
+        if (kvm_msr_rows[i].policy == MSRP_APIC && !kvm_msr_rows[i].is_const &&
+            v->vm->bus->apic_msr_read(v, kvm_msr_rows[i].index, &value))
+            *msr_home(&v->st, &kvm_msr_rows[i]) = value;
+    }
+    return get_tsc(v, err);
+}
+
+static bool put_msrs(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    const KvmVm *kvm = kv->vm;
+
+    if (!put_tsc(v, err))
+        return false;
+    kv->msrs->nmsrs = kvm->n_msrs;
+    for (unsigned i = 0; i < kvm->n_msrs; i++) {
+        const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
+        kv->msrs->entries[i] =
+            (struct kvm_msr_entry){.index = row->index, .data = *msr_home(&v->st, row)};
+    }
+    int n = ioctl(kv->fd, KVM_SET_MSRS, kv->msrs);
+    if (n < 0)
+        return kvm_error(err, "KVM_SET_MSRS");
+    if (n < (int)kvm->n_msrs) {
+        g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM refuses MSR %s = %#llx",
+                    kvm_msr_rows[kvm->msr[n]].name, kv->msrs->entries[n].data);
+        return false;
+    }
+    return true;
+}
+
+/* ---- all groups ---- */
+
+typedef struct GroupRow {
+    unsigned group;
+    const char *get_name, *set_name;
+    unsigned long get, set;
+    uint8_t get_rank, put_rank;
+} GroupRow;
+
+static const GroupRow group_rows[] = {
+#define GROUP(id, get, set, get_rank, put_rank, why) \
+    {GRP_##id, #get, #set, get, set, get_rank, put_rank},
+#include "vmstate/groups.def"
+};
+
+static void *ks_of(KvmVcpu *kv, unsigned group)
+{
+    switch (group) {
+    case GRP_REGS:
+        return &kv->ks.regs;
+    case GRP_XCRS:
+        return &kv->ks.xcrs;
+    case GRP_DEBUGREGS:
+        return &kv->ks.debugregs;
+    case GRP_EVENTS:
+        return &kv->ks.events;
+    default:
+        return &kv->ks.mp_state;
+    }
+}
+
+static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    switch (row->group) {
+    case GRP_SREGS:
+        return sregs_ioctl(kv, false) == 0 || kvm_error(err, row->get_name);
+    case GRP_FPU:
+        return get_fpu(v, err);
+    case GRP_MSRS:
+        return get_msrs(v, err);
+    default:
+        return ioctl(kv->fd, row->get, ks_of(kv, row->group)) == 0 || kvm_error(err, row->get_name);
+    }
+}
+
+static bool put_group(Vcpu *v, const GroupRow *row, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    switch (row->group) {
+    case GRP_SREGS:
+        return put_sregs(v, err);
+    case GRP_FPU:
+        return put_fpu(v, err);
+    case GRP_MSRS:
+        return put_msrs(v, err);
+    default:
+        return ioctl(kv->fd, row->set, ks_of(kv, row->group)) == 0 || kvm_error(err, row->set_name);
+    }
+}
+
+bool kvm_export(Vcpu *v, unsigned groups, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+
+    if (!kvm_drain(v, err))
+        return false;
+    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++)
+        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
+            if (group_rows[i].get_rank == rank && groups & group_rows[i].group &&
+                !get_group(v, &group_rows[i], err))
+                return false;
+    kvm_state_to_cpu(&kv->ks, &v->st, groups);
+    if (groups & GRP_SREGS)
+        v->st.cr8 = v->vm->bus->tpr_get(v);
+    return true;
+}
+
+bool kvm_import(Vcpu *v, unsigned groups, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    /* KVM_SET_REGS drops pending exceptions. Whoever sets registers alone does not mean that. */
+    bool keep_events = groups & GRP_REGS && !(groups & GRP_EVENTS);
+
+    if (keep_events && ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &kv->ks.events) < 0)
+        return kvm_error(err, "KVM_GET_VCPU_EVENTS");
+    /* What was half done belongs to the state that is being replaced. */
+    if (groups == GROUPS_ALL) {
+        if (!kvm_drain(v, err))
+            return false;
+    }
+    kvm_state_from_cpu(&kv->ks, &v->st, groups);
+    if (groups & GRP_EVENTS)
+        event_flags(kv);
+    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++)
+        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
+            if (group_rows[i].put_rank == rank && groups & group_rows[i].group &&
+                !put_group(v, &group_rows[i], err))
+                return false;
+    if (keep_events && ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &kv->ks.events) < 0)
+        return kvm_error(err, "KVM_SET_VCPU_EVENTS");
+    /* These describe the state before; the next KVM_RUN sets them anew. */
+    kv->run->ready_for_interrupt_injection = 0;
+    kv->run->if_flag = 0;
+    return true;
+}

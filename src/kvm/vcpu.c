@@ -1,0 +1,399 @@
+/*
+ * Running a vCPU in KVM.
+ *
+ * Kicks. kick() sets immediate_exit and signals the thread if it is in run(). run() clears
+ * immediate_exit and only then looks at Vcpu.request; who kicks sets the request first. So either
+ * run() sees the request, or immediate_exit is set after the clearing and KVM_RUN returns at once,
+ * or KVM_RUN is under way and the signal ends it. Nothing is lost between.
+ *
+ * Half-done instructions. KVM leaves for I/O, MMIO and MSRs in the middle of an instruction and
+ * finishes it on the next KVM_RUN. kv->incomplete says so; kvm_drain() has it finished without
+ * running any further.
+ */
+#include "kvm/kvm_priv.h"
+
+#include <capstone/capstone.h>
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+enum { KICK_SIGNAL = SIGUSR1 };
+
+static void on_kick(int sig) {}
+
+static void install_handler(void)
+{
+    static gsize once;
+    if (g_once_init_enter(&once)) {
+        /* SA_RESTART spares everybody else's system calls; KVM_RUN returns all the same. */
+        struct sigaction sa = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
+        sigemptyset(&sa.sa_mask);
+        sigaction(KICK_SIGNAL, &sa, NULL);
+        g_once_init_leave(&once, 1);
+    }
+}
+
+static void set_immediate_exit(KvmVcpu *kv, uint8_t value)
+{
+    __atomic_store_n(&kv->run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
+void kvm_kick(Vcpu *v)
+{
+    KvmVcpu *kv = kvm_of(v);
+    if (!kv)
+        return;
+    set_immediate_exit(kv, 1);
+    if (atomic_load(&kv->in_run) && !pthread_equal(kv->thread, pthread_self()))
+        pthread_kill(kv->thread, KICK_SIGNAL);
+}
+
+/* ---- exits that KVM completes on re-entry ---- */
+
+static void pio_exit(Vcpu *v, struct kvm_run *run)
+{
+    uint8_t *data = (uint8_t *)run + run->io.data_offset;
+    const VcpuBus *bus = v->vm->bus;
+
+    for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+        uint32_t value = 0;
+        if (run->io.direction == KVM_EXIT_IO_IN) {
+            value = bus->pio_read(v, run->io.port, run->io.size);
+            memcpy(data, &value, run->io.size);
+        } else {
+            memcpy(&value, data, run->io.size);
+            bus->pio_write(v, run->io.port, run->io.size, value);
+        }
+    }
+}
+
+static void mmio_exit(Vcpu *v, struct kvm_run *run)
+{
+    const VcpuBus *bus = v->vm->bus;
+    unsigned len = MIN_OF(run->mmio.len, (uint32_t)sizeof(run->mmio.data)), done = 0;
+
+    /* An access that straddles a page comes in odd pieces; the bus takes powers of two. */
+    while (done < len) {
+        unsigned n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
+        uint64_t value = 0;
+        gpa_t gpa = run->mmio.phys_addr + done;
+        if (run->mmio.is_write) {
+            memcpy(&value, run->mmio.data + done, n);
+            bus->mmio_write(v, gpa, n, value);
+        } else {
+            value = bus->mmio_read(v, gpa, n);
+            memcpy(run->mmio.data + done, &value, n);
+        }
+        done += n;
+    }
+}
+
+bool kvm_io_exit(Vcpu *v)
+{
+    KvmVcpu *kv = kvm_of(v);
+    switch (kv->run->exit_reason) {
+    case KVM_EXIT_IO:
+        pio_exit(v, kv->run);
+        break;
+    case KVM_EXIT_MMIO:
+        mmio_exit(v, kv->run);
+        break;
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR:
+        kvm_msr_exit(v);
+        break;
+    default:
+        return false;
+    }
+    kv->incomplete = true;
+    return true;
+}
+
+/* CR8 as the guest left it. KVM has it only while it runs; the local APIC is its home. */
+static void sync_tpr(Vcpu *v, uint64_t entered_with)
+{
+    uint64_t now = kvm_of(v)->run->cr8;
+    if (now != entered_with)
+        v->vm->bus->tpr_set(v, (uint8_t)(now & 0xf));
+}
+
+bool kvm_drain(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+
+    /* An access in several pieces comes out again for each; a string instruction ends between two
+     * iterations. Far more rounds than one instruction can need mean that KVM makes none. */
+    for (unsigned n = 0; kv->incomplete; n++) {
+        if (n == 100000) {
+            g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                        "KVM does not complete the I/O instruction that is under way");
+            return false;
+        }
+        uint64_t cr8 = v->vm->bus->tpr_get(v);
+        kv->run->cr8 = cr8;
+        kv->run->request_interrupt_window = 0;
+        kv->incomplete = false;
+        set_immediate_exit(kv, 1);
+        int r = ioctl(kv->fd, KVM_RUN, 0);
+        sync_tpr(v, cr8);
+        if (r < 0 && errno == EINTR)
+            break;
+        if (r < 0)
+            return kvm_error(err, "KVM_RUN (completing an instruction)");
+        if (kvm_io_exit(v) || kv->run->exit_reason == KVM_EXIT_DEBUG ||
+            kv->run->exit_reason == KVM_EXIT_SET_TPR)
+            continue;
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                    "KVM left with exit reason %u while completing an instruction",
+                    kv->run->exit_reason);
+        return false;
+    }
+    return true;
+}
+
+/* ---- events on the way in ---- */
+
+static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
+{
+    bool want_window = false;
+
+    if (req & VREQ_NMI) {
+        vcpu_request_clear(v, VREQ_NMI);
+        if (ioctl(kv->fd, KVM_NMI) < 0)
+            return false;
+    }
+    if (req & VREQ_INTR) {
+        if (kv->run->ready_for_interrupt_injection && kv->run->if_flag) {
+            int vector = v->vm->bus->irq_ack(v);
+            if (vector >= 0) {
+                struct kvm_interrupt intr = {.irq = (uint32_t)vector};
+                if (ioctl(kv->fd, KVM_INTERRUPT, &intr) < 0)
+                    return false;
+                /* One at a time: the flags above are of before. */
+                want_window = atomic_load(&v->request) & VREQ_INTR;
+            }
+        } else {
+            want_window = true;
+        }
+    }
+    kv->run->request_interrupt_window = want_window;
+    return true;
+}
+
+static bool set_stepping(KvmVcpu *kv, bool on)
+{
+    struct kvm_guest_debug dbg = {
+        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0,
+    };
+    if (kv->stepping == on)
+        return true;
+    kv->stepping = on;
+    return ioctl(kv->fd, KVM_SET_GUEST_DEBUG, &dbg) == 0;
+}
+
+/* ---- exits that end run() ---- */
+
+static Exit system_error(const char *what)
+{
+    Exit e = {.kind = EXIT_INTERNAL_ERROR};
+    g_snprintf(e.msg, sizeof(e.msg), "%s: %s", what, g_strerror(errno));
+    return e;
+}
+
+/* Bytes at CS:RIP, as far as they are mapped. */
+static unsigned fetch_bytes(Vcpu *v, uint64_t linear, uint8_t *out, unsigned n)
+{
+    unsigned got = 0;
+    while (got < n) {
+        struct kvm_translation t = {.linear_address = linear + got};
+        unsigned here = MIN_OF(n - got, 4096 - (unsigned)((linear + got) & 4095));
+        if (ioctl(kvm_of(v)->fd, KVM_TRANSLATE, &t) < 0 || !t.valid ||
+            !memmap_read(v->vm->mem, t.physical_address, out + got, here))
+            break;
+        got += here;
+    }
+    return got;
+}
+
+/* "fld1 (d9 e8)", or the bytes alone. */
+static void disassemble(const Exit *e, uint64_t rip, const struct kvm_sregs *s, char *out, size_t n)
+{
+    GString *text = g_string_new(NULL);
+    unsigned len = e->insn_len;
+    cs_mode mode = s->cs.l ? CS_MODE_64 : s->cs.db ? CS_MODE_32 : CS_MODE_16;
+    cs_insn *insn;
+    csh cs;
+
+    if (cs_open(CS_ARCH_X86, mode, &cs) == CS_ERR_OK) {
+        if (cs_disasm(cs, e->insn, len, rip, 1, &insn) == 1) {
+            len = insn->size;
+            g_string_append_printf(text, "%s%s%s ", insn->mnemonic, *insn->op_str ? " " : "",
+                                   insn->op_str);
+            cs_free(insn, 1);
+        }
+        cs_close(&cs);
+    }
+    for (unsigned i = 0; i < len; i++)
+        g_string_append_printf(text, "%s%02x", i ? " " : "[", e->insn[i]);
+    g_string_append(text, len ? "]" : "bytes not readable");
+    g_strlcpy(out, text->str, n);
+    g_string_free(text, TRUE);
+}
+
+/*
+ * Without KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM queues #UD for the instruction it gave up on as
+ * well as telling us. The instruction has not been executed: the exception must not stay.
+ */
+static void drop_queued_ud(KvmVcpu *kv)
+{
+    struct kvm_vcpu_events ev;
+    if (kv->vm->host->cap[CAP_EXIT_ON_EMULATION_FAILURE] ||
+        ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &ev) < 0 || ev.exception.nr != VEC_UD)
+        return;
+    ev.exception.pending = ev.exception.injected = 0;
+    ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &ev);
+}
+
+static Exit internal_error(Vcpu *v, KvmVcpu *kv)
+{
+    const struct kvm_run *run = kv->run;
+    Exit e = {.kind = EXIT_INTERNAL_ERROR, .code = run->internal.suberror};
+    struct kvm_regs regs = {0};
+    struct kvm_sregs sregs = {0};
+    char text[100];
+
+    ioctl(kv->fd, KVM_GET_REGS, &regs);
+    ioctl(kv->fd, KVM_GET_SREGS, &sregs);
+    if (e.code != KVM_INTERNAL_ERROR_EMULATION) {
+        g_snprintf(e.msg, sizeof(e.msg),
+                   "KVM internal error, suberror %u, at RIP %#" G_GINT64_MODIFIER
+                   "x (data %#llx %#llx)",
+                   run->internal.suberror, (uint64_t)regs.rip,
+                   run->internal.ndata > 0 ? run->internal.data[0] : 0,
+                   run->internal.ndata > 1 ? run->internal.data[1] : 0);
+        return e;
+    }
+    drop_queued_ud(kv);
+    if (run->emulation_failure.ndata >= 3 &&
+        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
+        e.insn_len = MIN_OF(run->emulation_failure.insn_size, (uint8_t)sizeof(e.insn));
+        memcpy(e.insn, run->emulation_failure.insn_bytes, e.insn_len);
+    }
+    if (!e.insn_len) {
+        uint64_t linear = sregs.cs.l ? regs.rip : (uint32_t)(sregs.cs.base + regs.rip);
+        e.insn_len = (uint8_t)fetch_bytes(v, linear, e.insn, sizeof(e.insn));
+    }
+    disassemble(&e, regs.rip, &sregs, text, sizeof(text));
+    g_snprintf(e.msg, sizeof(e.msg), "KVM cannot emulate %s at RIP %#" G_GINT64_MODIFIER "x", text,
+               (uint64_t)regs.rip);
+    return e;
+}
+
+static Exit fail_entry(const struct kvm_run *run)
+{
+    Exit e = {.kind = EXIT_FAIL_ENTRY, .code = run->fail_entry.hardware_entry_failure_reason};
+    g_snprintf(e.msg, sizeof(e.msg),
+               "KVM refused to enter the guest: hardware reason %#" G_GINT64_MODIFIER "x%s", e.code,
+               e.code == 0x80000021 ? " (invalid guest state)" : "");
+    return e;
+}
+
+/* Handles the exit in kv->run. True: *e is what run() returns. */
+static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
+{
+    if (kvm_io_exit(v))
+        return false;
+    switch (kv->run->exit_reason) {
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+    case KVM_EXIT_SET_TPR: /* sync_tpr() has done it */
+        return false;
+    case KVM_EXIT_HLT:
+        v->st.run_state = RUN_HALTED;
+        e->kind = EXIT_HLT;
+        return true;
+    case KVM_EXIT_SHUTDOWN:
+        e->kind = EXIT_SHUTDOWN;
+        return true;
+    case KVM_EXIT_DEBUG:
+        e->kind = step && kv->run->debug.arch.dr6 & DR6_BS ? EXIT_LIMIT : EXIT_DEBUG;
+        e->code = kv->run->debug.arch.dr6;
+        return true;
+    case KVM_EXIT_FAIL_ENTRY:
+        *e = fail_entry(kv->run);
+        return true;
+    case KVM_EXIT_INTERNAL_ERROR:
+        *e = internal_error(v, kv);
+        return true;
+    default:
+        e->kind = EXIT_INTERNAL_ERROR;
+        e->code = kv->run->exit_reason;
+        g_snprintf(e->msg, sizeof(e->msg), "KVM left with exit reason %u, which was not asked for",
+                   kv->run->exit_reason);
+        return true;
+    }
+}
+
+static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step)
+{
+    for (;;) {
+        Exit e = {0};
+        set_immediate_exit(kv, 0);
+        uint32_t req = atomic_load(&v->request);
+        if (req & VREQ_EXIT_MASK)
+            return (Exit){.kind = EXIT_KICK};
+        if (!inject(v, kv, req))
+            return system_error("KVM_NMI or KVM_INTERRUPT");
+        uint64_t cr8 = v->vm->bus->tpr_get(v);
+        kv->run->cr8 = cr8;
+        kv->incomplete = false;
+        int r = ioctl(kv->fd, KVM_RUN, 0);
+        v->exits++;
+        sync_tpr(v, cr8);
+        if (r < 0) {
+            if (errno == EINTR || errno == EAGAIN)
+                continue;
+            return system_error("KVM_RUN");
+        }
+        if (log_on(LOG_KVM))
+            log_line("cpu %d kvm exit %u", v->id, kv->run->exit_reason);
+        if (handle_exit(v, kv, step, &e))
+            return e;
+    }
+}
+
+Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
+{
+    KvmVcpu *kv = kvm_of(v);
+    bool step = limit && limit->max_insns == 1;
+
+    install_handler();
+    if (!set_stepping(kv, step))
+        return system_error("KVM_SET_GUEST_DEBUG");
+    kv->thread = pthread_self();
+    atomic_store(&kv->in_run, true);
+    Exit e = run_loop(v, kv, step);
+    atomic_store(&kv->in_run, false);
+    /* Host stepping must not be seen in the state that is exported. */
+    if (step && !set_stepping(kv, false))
+        return system_error("KVM_SET_GUEST_DEBUG");
+    return e;
+}
+
+const Engine engine_kvm = {
+    .name = "kvm",
+    .id = ENGINE_KVM,
+    .is_software = false,
+    .vm_init = kvm_vm_init,
+    .vm_free = kvm_vm_free,
+    .vcpu_init = kvm_vcpu_init,
+    .vcpu_free = kvm_vcpu_free,
+    .run = kvm_run_vcpu,
+    .kick = kvm_kick,
+    .drain = kvm_drain,
+    .export_state = kvm_export,
+    .import_state = kvm_import,
+    .map_changed = kvm_slots_sync,
+    /* Nothing to drop beyond what the import has dropped: see put_sregs() in state.c. */
+    .enter = NULL,
+};

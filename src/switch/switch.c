@@ -184,7 +184,6 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
                        switch_step_name[r.step]);
     }
     if (l) {
-        l->drained = ok || r.step > STEP_DRAIN;
         l->stats.n_notes = MIN_OF(notes.n, SWITCH_NOTES_MAX);
         record(&l->stats, &r, to, ok, why_not);
     }

@@ -73,7 +73,7 @@ static const struct {
 static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
 {
     r[0] = r[1] = r[2] = r[3] = 0;
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL))
+    if (leaf <= (uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL))
         __cpuid_count(leaf, sub, r[0], r[1], r[2], r[3]);
 }
 

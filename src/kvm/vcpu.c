@@ -298,11 +298,25 @@ static Exit fail_entry(const struct kvm_run *run)
     return e;
 }
 
+/* An instruction that came out for I/O is not always reported as a step when KVM completes it. */
+static void finish_step(Vcpu *v, Exit *e)
+{
+    g_autoptr(GError) err = NULL;
+    e->kind = EXIT_LIMIT;
+    if (!kvm_drain(v, &err)) {
+        e->kind = EXIT_INTERNAL_ERROR;
+        g_strlcpy(e->msg, err->message, sizeof(e->msg));
+    }
+}
+
 /* Handles the exit in kv->run. True: *e is what run() returns. */
 static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
 {
-    if (kvm_io_exit(v))
-        return false;
+    if (kvm_io_exit(v)) {
+        if (step)
+            finish_step(v, e);
+        return step;
+    }
     switch (kv->run->exit_reason) {
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:

@@ -52,6 +52,46 @@ static Fault deliver_real(CpuState *s, Tcg *t, const Event *e)
     return FAULT_NONE;
 }
 
+/* SDM vol. 3, 21.3.3: the bitmap is the 32 bytes below the I/O permission map. */
+Fault vm86_redirect(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool *redirected)
+{
+    enum { TSS_IOMAP = 102 };
+    const Segment *tr = &s->seg[TR];
+    uint64_t map, byte, entry, flags = flags_get(s, t);
+    *redirected = false;
+    if (!(tr->attr & 8) || tr->limit < TSS_IOMAP + 1)
+        return raise_gp0(t);
+    Fault f = mem_read_mode(s, t, tr->base + TSS_IOMAP, 2, MMU_KERNEL, &map);
+    if (f)
+        return f;
+    uint64_t at = map - 32 + vector / 8;
+    if (map < 32 || at > tr->limit)
+        return raise_gp0(t);
+    f = mem_read_mode(s, t, tr->base + at, 1, MMU_KERNEL, &byte);
+    if (f || (byte >> (vector & 7) & 1))
+        return f;
+    *redirected = true;
+    bool virtual = iopl(s) < 3;
+    uint64_t pushed = flags;
+    if (virtual)
+        pushed = (flags & ~(uint64_t)FL_IF) | FL_IOPL | (flags & FL_VIF ? FL_IF : 0);
+    Stack k = stack_current(s, t);
+    f = mem_read_mode(s, t, vector * 4u, 4, t->mmu_mode, &entry);
+    if (!f)
+        f = stk_push(s, t, &k, 2, pushed);
+    if (!f)
+        f = stk_push(s, t, &k, 2, s->seg[CS].selector);
+    if (!f)
+        f = stk_push(s, t, &k, 2, next_rip);
+    if (f)
+        return f;
+    stack_set(s, t, k.sp);
+    load_segment_real(s, CS, (uint16_t)(entry >> 16));
+    s->rip = entry & 0xffff;
+    flags_set(s, t, flags & ~(uint64_t)(FL_TF | FL_RF | FL_NT | (virtual ? FL_VIF : FL_IF)));
+    return FAULT_JUMP;
+}
+
 /* ---- gates ---- */
 
 static inline Fault raise_idt(Tcg *t, uint8_t vector, const Event *e)
@@ -293,7 +333,15 @@ static bool deliver_chain(CpuState *s, Tcg *t, enum ExcClass first)
 
 bool deliver_exception(CpuState *s, Tcg *t)
 {
-    return deliver_chain(s, t, BENIGN);
+    return !s->ev.triple_fault && deliver_chain(s, t, BENIGN);
+}
+
+Fault deliver_in_new_task(CpuState *s, Tcg *t)
+{
+    if (deliver_exception(s, t))
+        return FAULT_JUMP;
+    s->ev.triple_fault = true;
+    return FAULT_EXC;
 }
 
 bool deliver_interrupt(CpuState *s, Tcg *t, uint8_t vector, bool nmi)
@@ -319,11 +367,7 @@ Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bo
     t->ext = icebp;
     Fault f = deliver_event(s, t, &e, &committed);
     t->ext = 0;
-    if (f == FAULT_EXC && committed) {
-        /* The new task's own fault: its RIP, not this instruction's. */
-        if (!deliver_exception(s, t))
-            s->ev.triple_fault = true;
-        return FAULT_JUMP;
-    }
+    if (f == FAULT_EXC && committed)
+        return deliver_in_new_task(s, t);
     return f ? f : FAULT_JUMP;
 }

@@ -140,6 +140,15 @@ Fault check_target(CpuState *s, Tcg *t, const Desc *d, uint64_t rip);
 /* RFLAGS bits that POPF and IRET may change at this privilege. */
 uint64_t popf_mask(const CpuState *s, const Tcg *t, unsigned opsize);
 
+/* ---- except.c ---- */
+/* Delivers t->exc, a fault of a task just switched to, from inside the instruction that switched:
+ * s->rip is the new task's already. FAULT_JUMP; or FAULT_EXC with s->ev.triple_fault set, which
+ * deliver_exception() turns into the shutdown it is. */
+Fault deliver_in_new_task(CpuState *s, Tcg *t);
+/* INT n in vm86 with CR4.VME: delivers through the 8086 vector table when the TSS's redirection
+ * bitmap says so (*redirected, FAULT_JUMP). */
+Fault vm86_redirect(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool *redirected);
+
 /* ---- task.c ---- */
 /* As task_switch(), but *committed tells whether a FAULT_EXC belongs to the new task already. */
 Fault task_switch_raw(CpuState *s, Tcg *t, uint16_t sel, enum TaskReason why, bool has_err,
@@ -149,11 +158,26 @@ Fault task_switch_raw(CpuState *s, Tcg *t, uint16_t sel, enum TaskReason why, bo
 /* May this privilege use the ports? #GP(0) if not. */
 Fault io_allowed(CpuState *s, Tcg *t, uint16_t port, unsigned size);
 
+/* ---- operands ---- */
+/* A word from register or memory. */
+static inline Fault read_ew(CpuState *s, Tcg *t, const Insn *i, uint16_t *v)
+{
+    gva_t lin;
+    if (!(i->flags & IF_MEM)) {
+        *v = (uint16_t)s->gpr[i->rm];
+        return FAULT_NONE;
+    }
+    Fault f = ea_lin(s, t, i, 2, ACC_READ, &lin);
+    return f ? f : ld16(s, t, lin, v);
+}
+/* SGDT, SIDT, SLDT, STR, SMSW outside CPL 0. */
+static inline Fault umip_check(CpuState *s, Tcg *t)
+{
+    return (s->cr4 & CR4_UMIP) && t->cpl ? raise_gp0(t) : FAULT_NONE;
+}
+
 /* ---- msr.c ---- */
 bool msr_read(CpuState *s, Tcg *t, uint32_t index, uint64_t *v);
 bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v); /* false: #GP(0) */
-
-/* ---- smm.c ---- */
-Fault smm_leave(CpuState *s, Tcg *t);
 
 #endif

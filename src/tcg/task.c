@@ -231,8 +231,5 @@ Fault task_switch(CpuState *s, Tcg *t, uint16_t tss_sel, enum TaskReason why, bo
     Fault f = task_switch_raw(s, t, tss_sel, why, has_err, err, next_rip, &committed);
     if (f == FAULT_EXC && !committed)
         return f;
-    /* A fault of the new task: delivered there, because the caller's RIP is the old task's. */
-    if (f == FAULT_EXC && !deliver_exception(s, t))
-        s->ev.triple_fault = true;
-    return FAULT_JUMP;
+    return f == FAULT_EXC ? deliver_in_new_task(s, t) : FAULT_JUMP;
 }

@@ -1,4 +1,4 @@
-/* Flag bits, decimal adjustment, BOUND, INTO, NOP and the defined-invalid opcodes. */
+/* Flag bits, decimal adjustment, BOUND, NOP and the defined-invalid opcodes. */
 #include "tcg/exec.h"
 
 DEF_EXEC(nop)
@@ -129,7 +129,6 @@ DEF_EXEC(aad)
     return FAULT_NONE;
 }
 
-/* ---- BOUND, INTO ---- */
 DEF_EXEC(bound)
 {
     gva_t lin;
@@ -146,13 +145,6 @@ DEF_EXEC(bound)
     int64_t l = size == 2 ? (int16_t)lo : (int32_t)lo, h = size == 2 ? (int16_t)hi : (int32_t)hi;
     return v < l || v > h ? raise_exc(t, VEC_BR) : FAULT_NONE;
 }
-DEF_EXEC(into)
-{
-    if (!(t->cc & CC_OF))
-        return FAULT_NONE;
-    return software_interrupt(s, t, VEC_OF, insn_next_rip(s, t, i), false);
-}
-
 /* MOVNTI is a store; its hint has nothing to act on here. Prefetches do not even look at their
  * address. */
 DEF_EXEC(movnti)

@@ -1,0 +1,370 @@
+/*
+ * Integer instructions of the software engine, held against the processor this runs on.
+ *
+ * For each row of ops.def that can be run in user mode, instructions are made at random and run
+ * twice from the same registers and memory: by engine_interp and natively. All registers, all
+ * arithmetic flags (undefined ones too) and all of memory must agree.
+ */
+#include <stdio.h>
+#include "tcg/tcg.h"
+#include "tcg_guest.h"
+
+#define ROUNDS   200    /* instructions a row */
+#define WINDOW   0x3000 /* bytes of G_DATA that operands lie in */
+#define STACK_AT (G_DATA + 0x2800)
+
+/* ---- running on the bare processor: all 16 registers and the flags are the guest's ---- */
+typedef struct NativeRegs {
+    uint64_t gpr[16], rflags, code, save_rsp, back;
+} NativeRegs;
+NativeRegs native_regs;
+void native_run(void);
+void native_back(void);
+__asm__(".text\n.globl native_run, native_back\n"
+        "native_run:\n"
+        "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp, native_regs+144(%rip)\n"
+        "push native_regs+128(%rip)\npopfq\n"
+        "mov native_regs+0(%rip), %rax\nmov native_regs+8(%rip), %rcx\n"
+        "mov native_regs+16(%rip), %rdx\nmov native_regs+24(%rip), %rbx\n"
+        "mov native_regs+32(%rip), %rsp\nmov native_regs+40(%rip), %rbp\n"
+        "mov native_regs+48(%rip), %rsi\nmov native_regs+56(%rip), %rdi\n"
+        "mov native_regs+64(%rip), %r8\nmov native_regs+72(%rip), %r9\n"
+        "mov native_regs+80(%rip), %r10\nmov native_regs+88(%rip), %r11\n"
+        "mov native_regs+96(%rip), %r12\nmov native_regs+104(%rip), %r13\n"
+        "mov native_regs+112(%rip), %r14\nmov native_regs+120(%rip), %r15\n"
+        "jmp *native_regs+136(%rip)\n"
+        "native_back:\n"
+        "mov %rax, native_regs+0(%rip)\nmov %rcx, native_regs+8(%rip)\n"
+        "mov %rdx, native_regs+16(%rip)\nmov %rbx, native_regs+24(%rip)\n"
+        "mov %rsp, native_regs+32(%rip)\nmov %rbp, native_regs+40(%rip)\n"
+        "mov %rsi, native_regs+48(%rip)\nmov %rdi, native_regs+56(%rip)\n"
+        "mov %r8, native_regs+64(%rip)\nmov %r9, native_regs+72(%rip)\n"
+        "mov %r10, native_regs+80(%rip)\nmov %r11, native_regs+88(%rip)\n"
+        "mov %r12, native_regs+96(%rip)\nmov %r13, native_regs+104(%rip)\n"
+        "mov %r14, native_regs+112(%rip)\nmov %r15, native_regs+120(%rip)\n"
+        "mov native_regs+144(%rip), %rsp\n"
+        "pushfq\npop native_regs+128(%rip)\ncld\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
+
+static uint64_t seed = 0x9e3779b97f4a7c15;
+static uint64_t rnd(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return seed;
+}
+/* Values with edges in them. */
+static uint64_t rnd_value(void)
+{
+    static const uint64_t edge[] = {0,      1,          ~0ull,      0x80,       0x7f,       0x8000,
+                                    0x7fff, 0x80000000, 0x7fffffff, 1ull << 63, ~0ull >> 1, 0xff,
+                                    0xffff, 0xffffffff, 2,          63,         64,         31};
+    return rnd() & 1 ? rnd() >> (rnd() & 63) : edge[rnd() % ARRAY_LEN(edge)] + (rnd() & 3) - 1;
+}
+
+/* ---- which rows, and how to encode them ---- */
+static bool starts(const char *s, const char *with)
+{
+    return strncmp(s, with, strlen(with)) == 0;
+}
+static uint8_t op_class(const OpRow *r, unsigned k)
+{
+    static const uint8_t cls[O_N] = {
+#define OPERAND(name, c, bytes) [O_##name] = OC_##c,
+#include "tcg/operands.def"
+#undef OPERAND
+    };
+    return cls[r->op[k]];
+}
+
+/* The rows that end up in handlers of the integer files and may be run in user mode. */
+static bool row_wanted(const OpRow *r)
+{
+    static const char *const names[] = {
+        "add",    "or",     "adc",   "sbb",       "and",       "sub",   "xor",   "cmp",   "test",
+        "not",    "neg",    "mul",   "imul",      "div",       "idiv",  "inc",   "dec",   "rol",
+        "ror",    "rcl",    "rcr",   "shl",       "shr",       "sar",   "shld",  "shrd",  "mov",
+        "lea",    "movzx",  "movsx", "movsxd",    "xchg",      "pause", "cmov",  "set",   "bswap",
+        "movnti", "xlatb",  "cbw",   "cwd",       "push",      "pop",   "enter", "leave", "movs",
+        "cmps",   "stos",   "lods",  "scas",      "bt",        "bts",   "btr",   "btc",   "tzcnt",
+        "bsf",    "lzcnt",  "bsr",   "popcnt",    "crc32",     "movbe", "adcx",  "adox",  "andn",
+        "blsr",   "blsmsk", "blsi",  "bzhi",      "pext",      "pdep",  "mulx",  "bextr", "shlx",
+        "sarx",   "shrx",   "rorx",  "cmpxchg",   "xadd",      "cmc",   "clc",   "stc",   "cld",
+        "sahf",   "lahf",   "nop",   "cmpxchg8b", "cmpxchg16b"};
+    if ((r->attr & (A_I64 | A_CPL0 | A_FPU | A_MMX | A_SSE | A_AVX | A_END)) ||
+        (r->feature < FEAT_N && !cpuid_has(&guest.cpuid, r->feature)))
+        return false;
+    for (unsigned k = 0; k < 4; k++)
+        if (op_class(r, k) == OC_SREG || op_class(r, k) == OC_CREG || op_class(r, k) == OC_DREG ||
+            op_class(r, k) == OC_MOFFS)
+            return false;
+    for (unsigned k = 0; k < ARRAY_LEN(names); k++) {
+        if (starts(names[k], "cmov") && starts(r->name, "cmov"))
+            return true;
+        if (strcmp(names[k], "set") == 0 && starts(r->name, "set"))
+            return true;
+        if (strcmp(r->name, names[k]) == 0)
+            return true;
+    }
+    return false;
+}
+
+typedef struct Made {
+    uint8_t bytes[15];
+    unsigned len;
+    bool mem, rep;
+    uint8_t vvvv;
+} Made;
+
+static bool row_has_modrm(const OpRow *r)
+{
+    if (r->modrm)
+        return true;
+    for (unsigned k = 0; k < 4; k++)
+        if (op_class(r, k) == OC_RM || op_class(r, k) == OC_REG || op_class(r, k) == OC_MEM)
+            return true;
+    return false;
+}
+
+/* One random instruction of a row. Memory operands: [rbx + disp8], [r12 + r13 * n + disp32]. RSP is
+ * not a destination. */
+static Made make(const OpRow *r)
+{
+    Made m = {0};
+    uint8_t *p = m.bytes, rex = rnd() & 1 ? 0x40 | (rnd() & 0xf) : 0;
+    bool p66 = (rnd() & 3) == 0, vex = r->map >= MAP_VEX0F, must_mem = r->modrm & X_MEM;
+    if (r->attr & A_W1)
+        rex |= 0x48;
+    if (r->attr & A_W0)
+        rex &= ~8;
+    bool is_string = r->attr & A_REP;
+    for (unsigned k = 0; k < 4; k++)
+        must_mem |= op_class(r, k) == OC_MEM;
+    m.mem = row_has_modrm(r) && (must_mem || (!(r->modrm & X_REG) && (rnd() & 1)));
+    unsigned form = rnd() & 1; /* of memory operand */
+    unsigned reg = r->modrm & 8 ? r->modrm & 7 : rnd() & 7, rm = rnd() & 7;
+    if (m.mem) { /* registers come from rex, which must name the right ones */
+        rex = (uint8_t)(form ? 0x43 | (rex & 0xc) : (rex & 0xe) | (rex ? 0x40 : 0));
+        rm = form ? 4 : 3;
+        if (!form)
+            rex &= ~3;
+    }
+    if (!(rex & 4) && reg == 4 && !(r->modrm & 8))
+        reg = 6;
+    if (!m.mem && !(rex & 1) && rm == 4)
+        rm = 6;
+    if (!vex) {
+        if (is_string && (rnd() & 1)) {
+            *p++ = rnd() & 1 ? 0xf3 : 0xf2;
+            m.rep = true;
+        }
+        if (r->pfx == PFX_66 || (p66 && r->pfx != PFX_NP))
+            *p++ = 0x66;
+        if (r->pfx == PFX_F3)
+            *p++ = 0xf3;
+        if (r->pfx == PFX_F2)
+            *p++ = 0xf2;
+        if ((r->attr & A_LOCK) && m.mem && (rnd() & 1))
+            *p++ = 0xf0;
+        if (rex)
+            *p++ = rex;
+        if (r->map != MAP_1B)
+            *p++ = 0x0f;
+        if (r->map == MAP_0F38)
+            *p++ = 0x38;
+        if (r->map == MAP_0F3A)
+            *p++ = 0x3a;
+    } else {
+        static const uint8_t pp[] = {[PFX_NP] = 0, [PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
+        m.vvvv = r->attr & A_NOV ? 0 : rnd() & 15;
+        if (m.vvvv == 4)
+            m.vvvv = 5;
+        *p++ = 0xc4;
+        *p++ = (uint8_t)((~rex & 7) << 5 | (r->map - MAP_VEX0F + 1));
+        *p++ = (uint8_t)((rex & 8) << 4 | (~m.vvvv & 15) << 3 | pp[r->pfx]);
+    }
+    bool opreg = false;
+    for (unsigned k = 0; k < 4; k++)
+        opreg |= op_class(r, k) == OC_OPREG;
+    unsigned z = opreg ? rnd() & 7 : 0;
+    *p++ = (uint8_t)(r->opcode + (z == 4 ? 5 : z));
+    if (row_has_modrm(r)) {
+        if (!m.mem) {
+            *p++ = (uint8_t)(0xc0 | reg << 3 | rm);
+        } else if (!form) {
+            *p++ = (uint8_t)(0x40 | reg << 3 | rm);
+            *p++ = (uint8_t)(rnd() & 0x70);
+        } else {
+            *p++ = (uint8_t)(0x80 | reg << 3 | 4);
+            *p++ = (uint8_t)((rnd() & 0xc0) | 5 << 3 | 4);
+            uint32_t disp = rnd() & 0xff0;
+            memcpy(p, &disp, 4);
+            p += 4;
+        }
+    }
+    /* Immediates: as many bytes as any row takes; what is not used is overwritten by the jump. */
+    for (unsigned k = 0; k < 8; k++)
+        p[k] = (uint8_t)rnd_value();
+    m.len = (unsigned)(p - m.bytes);
+    return m;
+}
+
+static void describe(const Made *m, const OpRow *r)
+{
+    fprintf(stderr, "%s:", r->name);
+    for (unsigned k = 0; k < m->len; k++)
+        fprintf(stderr, " %02x", m->bytes[k]);
+    fprintf(stderr, "\n");
+}
+
+/* Runs one instruction both ways; false when they differ. */
+static bool try_one(const OpRow *r, unsigned *ran)
+{
+    static uint8_t before[WINDOW], after[WINDOW];
+    Made m = make(r);
+    Insn i;
+    uint8_t all[15];
+    uint8_t features[FEAT_N];
+    for (unsigned k = 0; k < FEAT_N; k++)
+        features[k] = cpuid_has(&guest.cpuid, k);
+    memcpy(all, m.bytes, 15);
+    if (decode(&i, all, 15, DM_CODE64 | DM_PROT, features) != DECODE_OK)
+        return true;
+    /* The random prefix may have made another row of it. */
+    if (&op_rows[i.row] != r)
+        return true;
+    m.len = i.len;
+    bool bits = starts(r->name, "bt") && m.mem;
+    if (strcmp(r->name, "enter") == 0 && (i.imm2 & 31) > 20)
+        return true;
+
+    /* Registers, then those that addresses are made of. */
+    CpuState *s = &guest.v.st;
+    for (unsigned k = 0; k < 16; k++)
+        s->gpr[k] = rnd_value();
+    if (bits && !(r->modrm & 8))
+        s->gpr[i.reg] = (uint64_t)(int64_t)((int)(rnd() & 0xfff) - 0x800);
+    if (bits && i.opsize == 2 && (rnd() & 1))
+        s->gpr[i.reg] |= rnd() << 16;
+    s->gpr[RSP] = STACK_AT - (rnd() & 0x1f8);
+    s->gpr[RBP] = strcmp(r->name, "enter") && strcmp(r->name, "leave") ? s->gpr[RBP] : STACK_AT;
+    if (m.mem) {
+        s->gpr[RBX] = G_DATA + 0x800;
+        s->gpr[R12] = G_DATA + 0x200;
+        s->gpr[R13] = (rnd() & 0x1f) << 4;
+        if (strcmp(r->name, "lea") != 0 && (rnd() & 1) && !starts(r->name, "cmpxchg16b"))
+            s->gpr[RBX] += rnd() & 7, s->gpr[R12] += rnd() & 7;
+        if ((starts(r->name, "cmpxchg")) && (rnd() & 1)) {
+            uint64_t at = s->gpr[i.base] + (i.index == GPR_ZERO ? 0 : s->gpr[i.index] << i.scale) +
+                          (uint64_t)i.disp;
+            memcpy(&s->gpr[RAX], gp(at), 8);
+            memcpy(&s->gpr[RDX], gp(at + (i.opsize == 8 ? 8 : 4)), 8);
+        }
+    }
+    if (r->attr & A_REP) {
+        s->gpr[RSI] = G_DATA + 0x400 + (rnd() & 0x1ff);
+        s->gpr[RDI] = G_DATA + 0xc00 + (rnd() & 0x1ff);
+        if ((rnd() & 3) == 0)
+            s->gpr[RDI] = s->gpr[RSI] + (rnd() & 15);
+        s->gpr[RCX] = rnd() & 0x3f;
+    }
+    if (strcmp(r->name, "xlatb") == 0)
+        s->gpr[RBX] = G_DATA;
+    s->rflags = FL_FIXED | (rnd() & FL_ARITH) | ((r->attr & A_REP) && (rnd() & 1) ? FL_DF : 0);
+    for (unsigned k = 0; k < WINDOW; k += 8) {
+        uint64_t v = (r->attr & A_REP) && (rnd() & 7) ? 0x4141414141414141 : rnd();
+        memcpy(before + k, &v, 8);
+    }
+    if ((r->attr & A_REP) && (rnd() & 1))
+        s->gpr[RAX] = 0x4141414141414141;
+
+    memcpy(&native_regs, s->gpr, 16 * 8);
+    native_regs.rflags = s->rflags | FL_IF;
+    native_regs.code = G_CODE;
+    native_regs.back = (uint64_t)native_back;
+    /* The instruction, then JMP [RIP + 0]. */
+    memcpy(gp(G_CODE), m.bytes, m.len);
+    memcpy((uint8_t *)gp(G_CODE) + m.len, "\xff\x25\0\0\0\0", 6);
+    memcpy((uint8_t *)gp(G_CODE) + m.len + 6, &native_regs.back, 8);
+
+    /* The engine first: what faults there is not tried on silicon. */
+    memcpy(gp(G_DATA), before, WINDOW);
+    s->rip = G_CODE;
+    engine_interp.enter(&guest.v);
+    uint64_t count = guest.v.insns;
+    Exit x = guest_run(2);
+    CpuState mine = *s;
+    bool faulted = x.kind != EXIT_LIMIT || guest.v.insns - count != 2;
+    memcpy(after, gp(G_DATA), WINDOW);
+    guest_long_mode();
+    if (faulted)
+        return true;
+
+    memcpy(gp(G_DATA), before, WINDOW);
+    native_run();
+    (*ran)++;
+    uint64_t flags = FL_ARITH | FL_DF;
+    /* Undefined flags that silicon gives otherwise for an immediate than for CL, and otherwise from
+     * one generation to the next: the engine does not follow. */
+    if (starts(r->name, "ro") || strcmp(r->name, "lzcnt") == 0 || strcmp(r->name, "tzcnt") == 0)
+        flags &= ~(uint64_t)r->fl_undef;
+    bool same = memcmp(native_regs.gpr, mine.gpr, 16 * 8) == 0 &&
+                ((native_regs.rflags ^ mine.rflags) & flags) == 0 &&
+                memcmp(after, gp(G_DATA), WINDOW) == 0;
+    if (!same) {
+        describe(&m, r);
+        for (unsigned k = 0; k < 16; k++)
+            if (native_regs.gpr[k] != mine.gpr[k])
+                fprintf(stderr,
+                        "  r%u: engine %016" G_GINT64_MODIFIER "x silicon %016" //
+                        G_GINT64_MODIFIER "x\n",
+                        k, mine.gpr[k], native_regs.gpr[k]);
+        uint64_t diff = (native_regs.rflags ^ mine.rflags) & flags;
+        if (diff)
+            fprintf(stderr, "  flags that differ: %#x%s\n", (unsigned)diff,
+                    diff & ~r->fl_undef ? "" : " (all undefined)");
+        if (memcmp(after, gp(G_DATA), WINDOW) != 0)
+            fprintf(stderr, "  memory differs\n");
+    }
+    return same;
+}
+
+START_TEST(against_silicon)
+{
+    unsigned bad = 0, rows = 0, total = 0;
+    for (unsigned n = 0; n < op_rows_n; n++) {
+        const OpRow *r = &op_rows[n];
+        if (!row_wanted(r))
+            continue;
+        unsigned ran = 0, wrong = 0;
+        for (unsigned k = 0; k < ROUNDS && wrong < 3; k++)
+            wrong += !try_one(r, &ran);
+        if (ran == 0)
+            fprintf(stderr, "row %u %s %02x /%x: never ran\n", n, r->name, r->opcode, r->modrm);
+        ck_assert_uint_gt(ran, 0);
+        bad += wrong;
+        total += ran;
+        rows++;
+    }
+    printf("%u rows, %u instructions compared\n", rows, total);
+    ck_assert_uint_gt(rows, 250);
+    ck_assert_uint_eq(bad, 0);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tc = tcase_create("exec_int");
+    tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, against_silicon);
+    Suite *suite = suite_create("exec_int");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

@@ -1,10 +1,10 @@
 /*
  * VM-entry checks in software: what the processor asks of a guest's state before it enters it.
  *
- * SDM vol. 3, 26.3.1 "Checks on the guest state area" (section numbers as in the volume where VMX
- * is chapters 23-33), for an "unrestricted guest" as KVM uses it, plus the few conditions that
- * VMRUN (AMD APM vol. 2, 15.5.1) or KVM's own ioctls add. A state that passes is one that hardware
- * of either maker enters; one that does not is refused here by name, on any machine.
+ * SDM vol. 3, 26.3.1 "Checks on the guest state area" (section numbers of the editions in which
+ * VM entries are chapter 26), for an "unrestricted guest" as KVM uses it, plus the few conditions
+ * that VMRUN (AMD APM vol. 2, 15.5.1) or KVM's own ioctls add. A state that passes is one that
+ * hardware of either maker enters; one that does not is refused here by name, on any machine.
  *
  * Canonical states only: apply the rules first. Pure, no allocation unless a check fails.
  */

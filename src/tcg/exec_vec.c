@@ -1,0 +1,221 @@
+/* Handlers of the rows that run as native thunks (vec.h), and of those with implicit operands. */
+#include "tcg/exec.h"
+#include "tcg/vec.h"
+
+enum { MXCSR_FLAGS = 0x3f, MXCSR_MASKS = 0x1f80, MXCSR_FTZ = 1 << 15, MXCSR_MASK_SHIFT = 7 };
+enum { MX_IE = 1, MX_DE = 2, MX_ZE = 4, MX_OE = 8, MX_UE = 16, MX_PE = 32 };
+
+typedef struct Slots {
+    void *reg, *rm, *vvvv, *is4, *xmm0;
+} Slots;
+
+static inline void run(const VecThunk *th, VecCtx *c, const Slots *p)
+{
+    th->fn(p->reg, p->rm, p->vvvv, c, p->is4, p->xmm0);
+}
+
+/*
+ * Which exceptions the instruction raises, when the guest has some unmasked (SDM vol. 1, 11.5.2 and
+ * 11.5.3). The thunk has run with all masked. Masked, underflow is told only when the result is
+ * inexact too; unmasked, being tiny is enough. Flush-to-zero brings that out: a second run with
+ * FTZ set flags every tiny result.
+ */
+static Fault fp_unmasked(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const Slots *p,
+                         uint32_t flags)
+{
+    uint32_t unmasked = ~(s->fpu.mxcsr >> MXCSR_MASK_SHIFT) & MXCSR_FLAGS;
+    const uint32_t pre = MX_IE | MX_DE | MX_ZE;
+
+    if ((unmasked & MX_UE) && !(flags & unmasked & pre)) {
+        c->mxcsr_in |= MXCSR_FTZ;
+        uint8_t result[sizeof(c->out)], mem[sizeof(c->buf)];
+        memcpy(result, c->out, sizeof(result));
+        memcpy(mem, c->buf, sizeof(mem));
+        run(th, c, p);
+        flags |= c->mxcsr_out & MX_UE;
+        memcpy(c->out, result, sizeof(result));
+        memcpy(c->buf, mem, sizeof(mem));
+    }
+    if (flags & unmasked & pre)
+        flags &= pre; /* no result was computed: nothing is said about it */
+    s->fpu.mxcsr |= flags;
+    if (!(flags & unmasked))
+        return FAULT_NONE;
+    return s->cr4 & CR4_OSXMMEXCPT ? raise_exc(t, VEC_XM) : raise_ud(t);
+}
+
+static Fault run_fp(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const Slots *p)
+{
+    uint32_t mxcsr = s->fpu.mxcsr;
+    c->mxcsr_in = (mxcsr & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS;
+    run(th, c, p);
+    uint32_t flags = c->mxcsr_out & MXCSR_FLAGS;
+    if (unlikely((mxcsr & MXCSR_MASKS) != MXCSR_MASKS))
+        return fp_unmasked(s, t, th, c, p, flags);
+    s->fpu.mxcsr |= flags;
+    return FAULT_NONE;
+}
+
+/* A result that waited in VecCtx.out. */
+static void commit_out(CpuState *s, const Insn *i, const VecThunk *th, VecCtx *c, const Slots *p)
+{
+    if (th->dest_class == VC_GPR) {
+        memcpy(&s->gpr[th->dest == VD_REG ? i->reg : i->rm], c->out, 8);
+        return;
+    }
+    memcpy(th->dest == VD_REG ? p->reg : p->rm, c->out, th->out_size);
+}
+
+static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
+{
+    const VecThunk *th = i->aux;
+    VecCtx *c = t->vec;
+    gva_t lin = 0;
+    Fault f = vec_check(s, t, th->attr);
+    if (unlikely(f))
+        return f;
+    Slots p = {
+        .reg = (uint8_t *)s + th->reg_base + ((size_t)i->reg << th->reg_shift),
+        .rm = c->buf,
+        .vvvv = &s->fpu.v[i->vvvv],
+        .is4 = &s->fpu.v[i->imm >> 4 & (t->code64 ? 15 : 7)],
+        .xmm0 = &s->fpu.v[0],
+    };
+    switch (th->mem) {
+    case VM_NONE:
+        p.rm = (uint8_t *)s + th->rm_base + ((size_t)i->rm << th->rm_shift);
+        break;
+    case VM_READ:
+        f = vec_ea(s, t, i, th->attr, th->mem_size, ACC_READ, &lin);
+        if (unlikely(f))
+            return f;
+        void *host = tlb_hit(t, t->mmu_mode, lin, th->mem_size, ACC_READ);
+        if (likely(host != NULL))
+            p.rm = host;
+        else if ((f = mem_read_bytes(s, t, lin, c->buf, th->mem_size)))
+            return f;
+        break;
+    default:
+        f = vec_ea(s, t, i, th->attr, th->mem_size, ACC_WRITE, &lin);
+        if (unlikely(f))
+            return f;
+    }
+
+    if (th->attr & A_FP) {
+        f = run_fp(s, t, th, c, &p);
+        if (unlikely(f))
+            return f;
+    } else {
+        run(th, c, &p);
+    }
+
+    if (th->mem == VM_WRITE) {
+        f = mem_write_bytes(s, t, lin, c->buf, th->mem_size);
+        if (unlikely(f))
+            return f;
+    }
+    if (th->out_size)
+        commit_out(s, i, th, c, &p);
+    if (th->flags_out)
+        t->cc = c->cc;
+    if (th->attr & A_MMX) {
+        mmx_enter(s);
+        if (th->dest_class == VC_MMX)
+            s->fpu.r[th->dest == VD_REG ? i->reg : i->rm].se = 0xffff;
+    }
+    return FAULT_NONE;
+}
+const ExecSet exec_vec = EXEC_ONE(vec_fn);
+
+/* PCMPxSTRx: lengths in (E)AX and (E)DX, index out in ECX or mask in XMM0. */
+static Fault vec_str_fn(CpuState *s, Tcg *t, const Insn *i)
+{
+    const VecThunk *th = i->aux;
+    VecCtx *c = t->vec;
+    c->rax = s->gpr[RAX];
+    c->rdx = s->gpr[RDX];
+    Fault f = vec_fn(s, t, i);
+    if (!f && !th->xmm0_out)
+        s->gpr[RCX] = (uint32_t)c->rcx;
+    return f;
+}
+const ExecSet exec_vec_str = EXEC_ONE(vec_str_fn);
+
+/* ---- MXCSR ---- */
+DEF_EXEC(ldmxcsr)
+{
+    gva_t lin;
+    uint32_t v;
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (!f)
+        f = ea_lin(s, t, i, 4, ACC_READ, &lin);
+    if (!f)
+        f = ld32(s, t, lin, &v);
+    if (f)
+        return f;
+    uint32_t mask = s->fpu.mxcsr_mask ? s->fpu.mxcsr_mask : 0xffbf;
+    if (v & ~mask)
+        return raise_gp0(t);
+    s->fpu.mxcsr = v;
+    return FAULT_NONE;
+}
+DEF_EXEC(stmxcsr)
+{
+    gva_t lin;
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (!f)
+        f = ea_lin(s, t, i, 4, ACC_WRITE, &lin);
+    return f ? f : st32(s, t, lin, s->fpu.mxcsr);
+}
+
+DEF_EXEC(emms)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (f)
+        return f;
+    s->fpu.fsw &= (uint16_t)~FSW_TOP;
+    s->fpu.ftw = 0;
+    return FAULT_NONE;
+}
+
+/*
+ * MASKMOVQ, MASKMOVDQU: the bytes whose mask bit is set go to DS:rDI, or another segment's, byte
+ * by byte. All bytes that will be written are probed first; the others are not touched at all.
+ */
+static Fault maskmov(CpuState *s, Tcg *t, const Insn *i, const uint8_t *data, const uint8_t *mask,
+                     unsigned n)
+{
+    uint64_t di = s->gpr[RDI], am = size_mask(i->asize);
+    gva_t lin[16];
+    for (unsigned k = 0; k < n; k++) {
+        if (!(mask[k] & 0x80))
+            continue;
+        Fault f = seg_lin(s, t, i->seg, (di + k) & am, 1, ACC_WRITE, &lin[k]);
+        if (!f)
+            f = mem_probe_write(s, t, lin[k], 1);
+        if (f)
+            return f;
+    }
+    for (unsigned k = 0; k < n; k++) {
+        if (!(mask[k] & 0x80))
+            continue;
+        Fault f = st8(s, t, lin[k], data[k]);
+        if (f)
+            return f;
+    }
+    return FAULT_NONE;
+}
+DEF_EXEC(maskmovq)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (!f)
+        f = maskmov(s, t, i, s->fpu.r[i->reg].b, s->fpu.r[i->rm].b, 8);
+    if (!f)
+        mmx_enter(s);
+    return f;
+}
+DEF_EXEC(maskmovdqu)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    return f ? f : maskmov(s, t, i, s->fpu.v[i->reg].b, s->fpu.v[i->rm].b, 16);
+}

@@ -1,0 +1,116 @@
+/* The cache of native thunks (vec.h), and the checks before vector and x87 instructions. */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "tcg/vec.h"
+
+/*
+ * Room for every form there is: some 1100 rows with a register and a memory form, of which about
+ * 130 take an immediate; twice that for VEX.L. Pages are only backed once used.
+ */
+enum { CODE_SIZE = 32 << 20 };
+
+bool vec_init(Tcg *t, GError **err)
+{
+    VecCtx *c = aligned_alloc(64, sizeof(VecCtx));
+    memset(c, 0, sizeof(*c));
+    c->mxcsr_host = __builtin_ia32_stmxcsr();
+    c->code_size = CODE_SIZE;
+
+    /* Never writable and executable at once: two views of one memfd. */
+    int fd = memfd_create("tandem-thunks", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0)
+        goto fail;
+    c->code_rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (c->code_rw == MAP_FAILED)
+        goto fail;
+    c->code_rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (c->code_rx == MAP_FAILED) {
+        int e = errno;
+        munmap(c->code_rw, CODE_SIZE);
+        errno = e;
+        goto fail;
+    }
+    close(fd);
+    c->thunks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
+    t->vec = c;
+    return true;
+
+fail:
+    g_set_error(err, G_FILE_ERROR, (gint)g_file_error_from_errno(errno),
+                "executable memory for vector instructions: %s", g_strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    free(c);
+    return false;
+}
+
+void vec_free(Tcg *t)
+{
+    VecCtx *c = t->vec;
+    if (!c)
+        return;
+    g_hash_table_destroy(c->thunks);
+    munmap(c->code_rw, c->code_size);
+    munmap((void *)c->code_rx, c->code_size);
+    free(c);
+    t->vec = NULL;
+}
+
+/* Everything that makes one thunk differ from another. */
+static uint64_t thunk_key(const Insn *i)
+{
+    uint64_t imm = (uint64_t)i->imm & 0xff;
+    for (unsigned k = 0; k < 4; k++)
+        if (op_rows[i->row].op[k] == O_Lx)
+            imm &= 15;
+    return i->row | imm << 16 | (uint64_t) !!(i->flags & IF_MEM) << 24 |
+           (uint64_t) !!i->rexw << 25 | (uint64_t)i->vexl << 26 |
+           (uint64_t) !!(i->flags & IF_CODE64) << 27;
+}
+
+bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes G_GNUC_UNUSED)
+{
+    const OpRow *row = &op_rows[i->row];
+    if (row->exec != &exec_vec && row->exec != &exec_vec_str)
+        return true; /* a handler in C */
+    VecCtx *c = t->vec;
+    uint64_t key = thunk_key(i);
+    VecThunk *th = g_hash_table_lookup(c->thunks, &key);
+    if (!th) {
+        if (c->code_used + VEC_THUNK_MAX > c->code_size)
+            return false;
+        th = g_new0(VecThunk, 1);
+        th->key = key;
+        vec_describe(i, th);
+        unsigned len = vec_emit(c->code_rw + c->code_used, i, th);
+        th->fn = (VecFn *)(uintptr_t)(c->code_rx + c->code_used);
+        c->code_used += (len + 15) & ~15u;
+        g_hash_table_insert(c->thunks, &th->key, th);
+    }
+    i->aux = th;
+    return true;
+}
+
+Fault x87_pending(CpuState *s, Tcg *t)
+{
+    if (likely(!(s->fpu.fsw & FSW_ES)))
+        return FAULT_NONE;
+    if (s->cr0 & CR0_NE)
+        return raise_exc(t, VEC_MF);
+    return raise_unsupported(t, "x87 exception with CR0.NE = 0 (FERR# to IRQ 13), FSW %#x",
+                             s->fpu.fsw);
+}
+
+Fault vec_check_slow(CpuState *s, Tcg *t, uint32_t attr)
+{
+    if (attr & A_AVX) {
+        if (!(s->cr4 & CR4_OSXSAVE) || (s->xcr0 & 6) != 6)
+            return raise_ud(t);
+    } else if ((s->cr0 & CR0_EM) || ((attr & A_SSE) && !(s->cr4 & CR4_OSFXSR))) {
+        return raise_ud(t);
+    }
+    if (s->cr0 & CR0_TS)
+        return raise_exc(t, VEC_NM);
+    return attr & A_MMX ? x87_pending(s, t) : FAULT_NONE;
+}

@@ -1,0 +1,97 @@
+/*
+ * Vector instructions run as themselves. Guest and host have the same ISA, so no instruction of
+ * MMX, SSE or AVX has its meaning written down here: for each distinct form (row, immediate, W, L,
+ * register or memory) the engine makes a native thunk once and calls it ever after.
+ *
+ * Example: `paddb xmm7, [rbx]` becomes
+ *
+ *     movups xmm1, [rdi]        ; ModRM.reg's slot, &fpu.v[7]
+ *     paddb  xmm1, [rsi]        ; the operand's host address, or a copy of it
+ *     movups [rdi], xmm1
+ *     ret
+ *
+ * and serves every PADDB with a memory operand, whatever its registers. An instruction that can
+ * raise SIMD floating-point exceptions runs with the guest's MXCSR, all exceptions masked, and its
+ * result waits in VecCtx.out until vec_finish_fp() has looked at the flags.
+ */
+#ifndef TANDEM_TCG_VEC_H
+#define TANDEM_TCG_VEC_H
+
+#include "tcg/tcg.h"
+
+/* Thunks address this by 8-bit displacements from RCX: offsets are fixed in vec_thunk.c. */
+typedef struct VecCtx {
+    uint32_t mxcsr_in, mxcsr_out, mxcsr_host;
+    uint16_t cc;            /* flags an instruction left, LAHF/SETO form */
+    uint64_t rax, rdx, rcx; /* PCMPxSTRx: in, in, out */
+    _Alignas(
+        64) uint8_t out[64]; /* general register results, and vector results not yet committed */
+    _Alignas(64) uint8_t buf[64]; /* copy of the memory operand */
+    _Alignas(64) uint8_t fx[512]; /* x87 state an instruction runs on: x87.h */
+    GHashTable *thunks;           /* uint64_t key -> VecThunk */
+    uint8_t *code_rw;             /* one memfd, mapped twice: written here, */
+    const uint8_t *code_rx;       /* run there */
+    size_t code_used, code_size;
+} VecCtx;
+
+/* reg, rm (or memory), vvvv, context, is4, XMM0: slots in CpuState. */
+typedef void VecFn(void *reg, void *rm, void *vvvv, VecCtx *c, void *is4, void *xmm0);
+
+enum VecMem { VM_NONE, VM_READ, VM_WRITE };
+enum VecDest { VD_NONE, VD_REG, VD_RM, VD_VVVV };
+enum VecClass { VC_NONE, VC_VEC, VC_MMX, VC_GPR };
+
+typedef struct VecThunk {
+    uint64_t key;
+    VecFn *fn;
+    uint32_t attr; /* of the row */
+    uint8_t mem_size;
+    uint8_t mem;        /* enum VecMem */
+    uint8_t dest;       /* enum VecDest: which operand is written, when not memory */
+    uint8_t dest_class; /* enum VecClass */
+    uint8_t out_size;   /* bytes to commit from VecCtx.out; 0: the thunk has stored its result */
+    bool flags_out, is_string, xmm0_out, is_vex;
+    uint8_t reg_shift, rm_shift; /* slot = base + number << shift */
+    uint32_t reg_base, rm_base;  /* offsets in CpuState */
+} VecThunk;
+
+/* What the row's operands make of this instruction, without its code. */
+void vec_describe(const Insn *i, VecThunk *th);
+/* Writes the code of a thunk, at most VEC_THUNK_MAX bytes; returns its length. */
+enum { VEC_THUNK_MAX = 128 };
+unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th);
+
+extern const ExecSet exec_vec, exec_vec_str;
+
+/* ---- checks before a vector or x87 instruction (SDM vol. 3, 2.5 and 14) ---- */
+/* A pending unmasked x87 exception: #MF, or what CR0.NE = 0 makes of it. */
+Fault x87_pending(CpuState *s, Tcg *t);
+Fault vec_check_slow(CpuState *s, Tcg *t, uint32_t attr);
+
+enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_TOP = 0x3800 };
+
+static inline Fault vec_check(CpuState *s, Tcg *t, uint32_t attr)
+{
+    if (likely(!(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR) && !(attr & (A_AVX | A_MMX))))
+        return FAULT_NONE;
+    return vec_check_slow(s, t, attr);
+}
+
+/* The x87 side of an MMX instruction: TOP 0, all registers valid (SDM vol. 1, 9.5.1). */
+static inline void mmx_enter(CpuState *s)
+{
+    s->fpu.fsw &= (uint16_t)~FSW_TOP;
+    s->fpu.ftw = 0xff;
+}
+
+/* Address of i's memory operand, after the alignment check of legacy SSE. */
+static inline Fault vec_ea(CpuState *s, Tcg *t, const Insn *i, uint32_t attr, unsigned size,
+                           enum Access a, gva_t *lin)
+{
+    Fault f = ea_lin(s, t, i, size, a, lin);
+    if (likely(!f) && (attr & A_ALIGN16) && unlikely(*lin & 15))
+        return raise_gp0(t);
+    return f;
+}
+
+#endif

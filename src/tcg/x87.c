@@ -1,0 +1,165 @@
+/* x87 instructions that compute, load and store: see x87.h for how. */
+#include "tcg/exec.h"
+#include "tcg/x87.h"
+
+enum { FX_FCW = 0, FX_FSW = 2, FX_FTW = 4, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_MXCSR = 24 };
+enum { FX_ST = 32 };
+/* Exceptions that, unmasked, keep an instruction from storing its result; precision does not. */
+enum { FSW_NO_RESULT = 0x1f };
+
+void x87_init(FpuState *f)
+{
+    f->fcw = 0x37f;
+    f->fsw = 0;
+    f->ftw = 0;
+    f->fop = 0;
+    f->fip = f->fdp = 0;
+}
+
+uint16_t x87_full_tags(const FpuState *f)
+{
+    uint16_t tags = 0;
+    for (unsigned k = 0; k < 8; k++) {
+        unsigned exp = f->r[k].se & 0x7fff, tag;
+        if (!(f->ftw >> k & 1))
+            tag = 3;
+        else if (exp == 0)
+            tag = f->r[k].mant ? 2 : 1;
+        else
+            tag = exp == 0x7fff || !(f->r[k].mant >> 63) ? 2 : 0;
+        tags |= (uint16_t)(tag << (2 * k));
+    }
+    return tags;
+}
+
+/* ---- between FpuState and the image ---- */
+
+/* FIP, FDP and FOP go in as 0, so that what the instruction makes of them shows. */
+static void image_fill(const FpuState *f, uint8_t *fx)
+{
+    unsigned top = f->fsw >> FPU_TOP_SHIFT & 7;
+    static const uint32_t mxcsr = 0x1f80;
+    memset(fx, 0, FX_ST);
+    memcpy(fx + FX_FCW, &f->fcw, 2);
+    memcpy(fx + FX_FSW, &f->fsw, 2);
+    fx[FX_FTW] = f->ftw;
+    memcpy(fx + FX_MXCSR, &mxcsr, 4);
+    for (unsigned k = 0; k < 8; k++)
+        memcpy(fx + FX_ST + 16 * k, f->r[(top + k) & 7].b, 16);
+}
+
+static uint16_t image_fsw(const uint8_t *fx)
+{
+    uint16_t fsw;
+    memcpy(&fsw, fx + FX_FSW, 2);
+    return fsw;
+}
+
+/* A far pointer as FpuState keeps it. */
+static uint64_t far_pointer(const Tcg *t, uint16_t sel, uint64_t off)
+{
+    return t->code64 ? off : (uint64_t)sel << 32 | (uint32_t)off;
+}
+
+static void commit(CpuState *s, Tcg *t, const Insn *i, const uint8_t *fx)
+{
+    FpuState *f = &s->fpu;
+    uint64_t fip, fdp;
+    uint16_t fop;
+    f->fsw = image_fsw(fx);
+    f->ftw = fx[FX_FTW];
+    unsigned top = f->fsw >> FPU_TOP_SHIFT & 7;
+    for (unsigned k = 0; k < 8; k++)
+        memcpy(f->r[(top + k) & 7].b, fx + FX_ST + 16 * k, 10);
+
+    memcpy(&fip, fx + FX_FIP, 8);
+    memcpy(&fdp, fx + FX_FDP, 8);
+    memcpy(&fop, fx + FX_FOP, 2);
+    if (fip)
+        f->fip = far_pointer(t, s->seg[CS].selector, insn_rip(t, i));
+    if (fdp && (i->flags & IF_MEM))
+        f->fdp = far_pointer(t, s->seg[i->seg].selector, ea_offset(s, i));
+    if (fop)
+        f->fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
+}
+
+static const uint8_t *code_of(const Insn *i)
+{
+    unsigned opcode = op_rows[i->row].opcode & 7;
+    return i->flags & IF_MEM ? x87_mem_code[opcode][i->modrm >> 3 & 7]
+                             : x87_reg_code[opcode][i->modrm & 63];
+}
+
+static unsigned operand_bytes(const Insn *i)
+{
+    switch (op_rows[i->row].op[0]) {
+    case O_Mw:
+        return 2;
+    case O_Md:
+        return 4;
+    case O_Mq:
+        return 8;
+    default:
+        return 10; /* O_Mt */
+    }
+}
+
+/* ---- handlers ---- */
+
+/* Register forms, and those that read memory. */
+static Fault x87_reg(EXEC_ARGS)
+{
+    const OpRow *row = &op_rows[i->row];
+    VecCtx *c = t->vec;
+    Fault f = x87_check(s, t, row->attr);
+    if (f)
+        return f;
+    uint16_t cc = t->cc;
+    image_fill(&s->fpu, c->fx);
+    x87_enter(c->fx, c->buf, code_of(i), &cc);
+    commit(s, t, i, c->fx);
+    if (row->fl_written)
+        t->cc = cc;
+    return FAULT_NONE;
+}
+static Fault x87_mem(EXEC_ARGS)
+{
+    gva_t lin;
+    VecCtx *c = t->vec;
+    unsigned size = operand_bytes(i);
+    Fault f = x87_check(s, t, op_rows[i->row].attr);
+    if (!f)
+        f = ea_lin(s, t, i, size, ACC_READ, &lin);
+    if (!f)
+        f = mem_read_bytes(s, t, lin, c->buf, size);
+    if (f)
+        return f;
+    uint16_t cc = 0;
+    image_fill(&s->fpu, c->fx);
+    x87_enter(c->fx, c->buf, code_of(i), &cc);
+    commit(s, t, i, c->fx);
+    return FAULT_NONE;
+}
+const ExecSet exec_x87 = EXEC_RM(x87_reg, x87_mem);
+
+/* Those that write memory. An unmasked exception other than precision leaves it alone (SDM vol. 1,
+ * 8.5); since none was pending before, the summary bit tells that this instruction raised one. */
+DEF_EXEC(x87_store)
+{
+    gva_t lin;
+    VecCtx *c = t->vec;
+    unsigned size = operand_bytes(i);
+    Fault f = x87_check(s, t, op_rows[i->row].attr);
+    if (!f)
+        f = ea_lin(s, t, i, size, ACC_WRITE, &lin);
+    if (f)
+        return f;
+    uint16_t cc = 0;
+    image_fill(&s->fpu, c->fx);
+    x87_enter(c->fx, c->buf, code_of(i), &cc);
+    if (!(image_fsw(c->fx) & ~s->fpu.fcw & FSW_NO_RESULT))
+        f = mem_write_bytes(s, t, lin, c->buf, size);
+    if (!f)
+        commit(s, t, i, c->fx);
+    return f;
+}

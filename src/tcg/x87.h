@@ -1,0 +1,41 @@
+/*
+ * x87 instructions run as themselves too, each on the guest's whole x87 state: FXRSTOR, the
+ * instruction with the guest's own control word, FXSAVE. Unmasked exceptions need no care: the x87
+ * reports one only at the next waiting instruction, and what comes next is FXSAVE, which does not
+ * wait. So stack faults, denormals, C1 and results are the silicon's.
+ */
+#ifndef TANDEM_TCG_X87_H
+#define TANDEM_TCG_X87_H
+
+#include "tcg/tcg.h"
+#include "tcg/vec.h"
+
+/* x87_thunk.S: `code` on the state in image (512 bytes, FXSAVE64 form), its memory operand at mem,
+ * the arithmetic flags (LAHF/SETO form) in *cc. Leaves the host's x87 as after FNINIT. */
+void x87_enter(uint8_t image[512], void *mem, const uint8_t *code, uint16_t *cc);
+/* The 512 register forms by opcode - D8 and ModRM - C0; the memory forms by opcode - D8 and
+ * ModRM.reg. Each is the instruction and RET; those that no row names are never called. */
+extern const uint8_t x87_reg_code[8][64][4], x87_mem_code[8][8][4];
+
+/* ES and B follow the flags and masks. */
+static inline void x87_update_es(FpuState *f)
+{
+    f->fsw &= 0x7f7f;
+    if (f->fsw & ~f->fcw & 0x3f)
+        f->fsw |= FSW_ES | FSW_B;
+}
+
+/* CR0.EM or TS: #NM; then a pending exception unless the row has A_NOWAIT. */
+static inline Fault x87_check(CpuState *s, Tcg *t, uint32_t attr)
+{
+    if (unlikely(s->cr0 & (CR0_EM | CR0_TS)))
+        return raise_exc(t, VEC_NM);
+    return attr & A_NOWAIT ? FAULT_NONE : x87_pending(s, t);
+}
+
+/* FNINIT (SDM vol. 2): the data registers keep their bytes. */
+void x87_init(FpuState *);
+/* The two-bit tags of FSTENV, from the abridged ones and the registers' contents. */
+uint16_t x87_full_tags(const FpuState *);
+
+#endif

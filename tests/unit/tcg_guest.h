@@ -116,9 +116,8 @@ static void guest_setup(void)
     g->irq = -1;
     g->mem.slot[0] = (RamSlot){.gpa = G_RAM, .size = G_SIZE, .host = g->ram, .fd = -1};
     g->mem.n = 1;
-    g->bus = (VcpuBus){.irq_ack = guest_irq_ack,
-                       .mmio_read = guest_mmio_read,
-                       .mmio_write = guest_mmio_write};
+    g->bus = (VcpuBus){
+        .irq_ack = guest_irq_ack, .mmio_read = guest_mmio_read, .mmio_write = guest_mmio_write};
     g_assert(cpuid_build(&g->cpuid, "max", NULL, 1, 2000000, NULL));
     g->vcpus[0] = &g->v;
     g->v.vm = &g->vm;

@@ -1,0 +1,498 @@
+/*
+ * The run loop and the block cache: faults at the precise instruction, changed code, traps,
+ * interrupts, limits.
+ */
+#include <stdio.h>
+#include <unistd.h>
+#include "tcg_guest.h"
+
+#define HANDLERS (G_RAM + 0x10000) /* 16 bytes a vector: HLT */
+#define ST       (&guest.v.st)
+
+static void put(uint64_t at, const void *bytes, size_t n)
+{
+    memcpy(gp(at), bytes, n);
+}
+/* Code at G_CODE, fresh long mode, exceptions end in HLT at their handler. */
+#define CODE(...) start((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+
+static void idt64(void)
+{
+    put64(G_GDT + 8, 0x00af9b000000ffffull);
+    put64(G_GDT + 16, 0x00cf93000000ffffull);
+    ST->gdt = (DescTable){G_GDT, 0x17};
+    for (unsigned v = 0; v < 256; v++) {
+        uint64_t h = HANDLERS + v * 16;
+        put64(G_IDT + v * 16, (h & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (h >> 16 & 0xffff) << 48);
+        put64(G_IDT + v * 16 + 8, h >> 32);
+        put(h, "\xf4", 1);
+    }
+    ST->idt = (DescTable){G_IDT, 0xfff};
+}
+
+static void start(const uint8_t *code, size_t n)
+{
+    guest_long_mode();
+    idt64();
+    put(G_CODE, code, n);
+    guest.v.insns = 0;
+    engine_interp.enter(&guest.v);
+}
+
+static uint64_t stack64(unsigned n)
+{
+    uint64_t v;
+    memcpy(&v, gp(ST->gpr[RSP] + 8 * n), 8);
+    return v;
+}
+
+/* Runs to the handler's HLT and checks what it was given. error -1: none. */
+static void expect(int vector, uint64_t rip, int64_t error)
+{
+    Exit x = guest_run(10000);
+    ck_assert_int_eq(x.kind, EXIT_HLT);
+    ck_assert_int_eq((ST->rip - 1 - HANDLERS) / 16, vector);
+    unsigned at = 0;
+    if (error >= 0)
+        ck_assert_uint_eq(stack64(at++), (uint64_t)error);
+    ck_assert_uint_eq(stack64(at), rip);
+    ck_assert_int_eq((int64_t)ST->gpr[RSP] + 8 * (at + 5), G_STACK);
+}
+
+/* ---- counting ---- */
+START_TEST(limit_is_exact)
+{
+    /* mov ecx,5; L: inc eax; test al,1; jz +2; inc ebx; nop; dec ecx; jnz L; hlt */
+    static const uint8_t code[] = {0xb9, 5,    0,    0,    0,    0xff, 0xc0, 0xa8, 1,   0x74,
+                                   2,    0xff, 0xc3, 0x90, 0xff, 0xc9, 0x75, 0xf3, 0xf4};
+    uint64_t rip[60], rbx[60], n = 0;
+    start(code, sizeof(code));
+    for (;; n++) {
+        rip[n] = ST->rip;
+        rbx[n] = ST->gpr[RBX];
+        if (guest_run(1).kind == EXIT_HLT)
+            break;
+        ck_assert_uint_eq(guest.v.insns, n + 1);
+    }
+    ck_assert_uint_eq(n + 1, guest.v.insns);
+    ck_assert_uint_eq(ST->gpr[RBX], 3);
+    for (uint64_t k = 1; k <= n; k++) {
+        start(code, sizeof(code));
+        ck_assert_int_eq(guest_run(k).kind, EXIT_LIMIT);
+        ck_assert_uint_eq(guest.v.insns, k);
+        ck_assert_uint_eq(ST->rip, rip[k]);
+        ck_assert_uint_eq(ST->gpr[RBX], rbx[k]);
+    }
+}
+END_TEST
+
+/* ---- code that changes ---- */
+START_TEST(changes_next_instruction)
+{
+    /* mov byte [rip + 1], 7; mov al, 1 (becomes mov al, 7); hlt - twice, through a jump */
+    CODE(0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xf4);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX] & 0xff, 7);
+    ck_assert_uint_eq(guest.v.insns, 3);
+}
+END_TEST
+
+START_TEST(changes_earlier_block)
+{
+    /* L: mov al, 1; add bl, al; inc byte [rip - 10] (the immediate); dec ecx; jnz L; hlt */
+    CODE(0xb0, 1, 0x00, 0xc3, 0xfe, 0x05, 0xf7, 0xff, 0xff, 0xff, 0xff, 0xc9, 0x75, 0xf2, 0xf4);
+    ST->gpr[RCX] = 10;
+    ST->gpr[RBX] = 0;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RBX] & 0xff, 55);
+}
+END_TEST
+
+/* Locked and string writes reach code too, and so do writes through another linear address. */
+START_TEST(changes_by_other_means)
+{
+    /* lock inc byte [rip + 1]; mov al, 1; hlt */
+    CODE(0xf0, 0xfe, 0x05, 1, 0, 0, 0, 0xb0, 1, 0xf4);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX] & 0xff, 2);
+
+    /* lea rdi, [rip + 6]; mov ecx, 3 ...: rep stosb over "mov al, imm; hlt" */
+    CODE(0xf3, 0xaa, 0x90, 0x90, 0xb3, 1, 0xf4);
+    ST->gpr[RDI] = G_CODE + 2;
+    ST->gpr[RCX] = 3;
+    ST->gpr[RAX] = 0xf4;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->rip, G_CODE + 3);
+
+    /* mov byte [rdi], 9; mov al, 1; hlt, with rdi a second mapping of the page */
+    CODE(0xc6, 0x07, 9, 0xb0, 1, 0xf4);
+    put64(G_PT + 8 * 0x180, G_CODE | 7);
+    ST->gpr[RDI] = G_RAM + 0x180000 + 4;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX] & 0xff, 9);
+}
+END_TEST
+
+/* What was written behind the engine's back is seen after enter(). */
+START_TEST(distrusts_after_enter)
+{
+    CODE(0xb0, 1, 0xf4);
+    for (unsigned k = 1; k < 5; k++) {
+        put(G_CODE + 1, &k, 1);
+        ST->rip = G_CODE;
+        ST->run_state = RUN_RUNNING;
+        engine_interp.enter(&guest.v);
+        ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+        ck_assert_uint_eq(ST->gpr[RAX] & 0xff, k);
+    }
+}
+END_TEST
+
+/* An instruction across a page: each half can change, and be mapped elsewhere. */
+START_TEST(page_crossing)
+{
+    /* mov eax, imm32 with two immediate bytes on the second page; hlt */
+    static const uint8_t code[] = {0xb8, 0x11, 0x22, 0x33, 0x44, 0xf4};
+    CODE(0x90);
+    put(G_CODE + 0x1000 - 3, code, sizeof(code));
+    ST->rip = G_CODE + 0x1000 - 3;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX], 0x44332211);
+
+    /* mov byte [rip + x], 0x55 then back to it: second page changes */
+    CODE(0xc6, 0x05, 0xf9, 0x0f, 0, 0, 0x55, 0xe9, 0xf1, 0x0f, 0, 0);
+    put(G_CODE + 0x1000 - 3, code, sizeof(code));
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX], 0x44552211);
+
+    /* The second page is another one now. */
+    CODE(0x90);
+    put(G_CODE + 0x1000 - 3, code, sizeof(code));
+    put(G_CODE + 0x2000, "\x77\x88\xf4", 3);
+    ST->rip = G_CODE + 0x1000 - 3;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    put64(G_PT + 8 * 0x101, (G_CODE + 0x2000) | 7);
+    ST->rip = G_CODE + 0x1000 - 3;
+    ST->run_state = RUN_RUNNING;
+    engine_interp.import_state(&guest.v, GROUPS_ALL, NULL);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX], 0x88772211);
+}
+END_TEST
+
+/* ---- fetch faults ---- */
+START_TEST(fetch_faults_are_precise)
+{
+    /* Page after the code is not there: two instructions run, the third crosses. */
+    CODE(0x90);
+    put64(G_PT + 8 * 0x101, 0);
+    put(G_CODE + 0x1000 - 4, "\xff\xc0\x90\xb8", 4); /* inc eax; nop; mov eax, ... */
+    ST->rip = G_CODE + 0x1000 - 4;
+    ST->gpr[RAX] = 0;
+    expect(VEC_PF, G_CODE + 0x1000 - 1, 0x10);
+    ck_assert_uint_eq(ST->cr2, G_CODE + 0x1000);
+    ck_assert_uint_eq(ST->gpr[RAX], 1);
+
+    /* A jump to it faults at the target. */
+    CODE(0xe9, 0xfb, 0x0f, 0, 0);
+    put64(G_PT + 8 * 0x101, 0);
+    engine_interp.enter(&guest.v);
+    expect(VEC_PF, G_CODE + 0x1000, 0x10);
+    ck_assert_uint_eq(ST->cr2, G_CODE + 0x1000);
+
+    /* Not executable. */
+    CODE(0xe9, 0xfb, 0x0f, 0, 0);
+    put64(G_PT + 8 * 0x101, (G_CODE + 0x1000) | 7 | BIT(63));
+    engine_interp.enter(&guest.v);
+    expect(VEC_PF, G_CODE + 0x1000, 0x11);
+
+    /* Sixteen bytes of prefixes; LOCK where it may not be; a canonical hole. */
+    CODE(0x90, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+         0x66, 0x90);
+    expect(VEC_GP, G_CODE + 1, 0);
+    CODE(0x90, 0xf0, 0x01, 0xc8);
+    expect(VEC_UD, G_CODE + 1, -1);
+    CODE(0x90, 0xff, 0xd0);
+    ST->gpr[RAX] = 1ull << 47;
+    expect(VEC_GP, G_CODE + 1, 0);
+}
+END_TEST
+
+START_TEST(data_faults)
+{
+    CODE(0x90, 0xf7, 0xf3); /* div ebx */
+    ST->gpr[RBX] = 0;
+    expect(VEC_DE, G_CODE + 1, -1);
+    CODE(0x48, 0xf7, 0xfb); /* idiv rbx: -2^127 / -1 */
+    ST->gpr[RBX] = ~0ull;
+    ST->gpr[RDX] = 1ull << 63;
+    ST->gpr[RAX] = 0;
+    expect(VEC_DE, G_CODE, -1);
+    CODE(0xf6, 0xfb); /* idiv bl: 0x4000 / 0x80 = -128 fits, 0x4000 / 0x7f does not */
+    ST->gpr[RBX] = 0x80;
+    ST->gpr[RAX] = 0x4000;
+    ck_assert_int_eq(guest_run(1).kind, EXIT_LIMIT);
+    ck_assert_uint_eq(ST->gpr[RAX] & 0xffff, 0x80);
+    CODE(0xf6, 0xfb);
+    ST->gpr[RBX] = 0x7f;
+    ST->gpr[RAX] = 0x4000;
+    expect(VEC_DE, G_CODE, -1);
+    /* add [rdi], eax: nothing is committed when the page is not there */
+    CODE(0x90, 0x01, 0x07);
+    ST->gpr[RDI] = G_RAM + G_SIZE;
+    ST->rflags |= FL_CF;
+    expect(VEC_PF, G_CODE + 1, 2);
+    ck_assert_uint_eq(ST->cr2, G_RAM + G_SIZE);
+    /* Not canonical: #SS with RBP as base, #GP otherwise. */
+    CODE(0x8b, 0x45, 0);
+    ST->gpr[RBP] = 1ull << 60;
+    expect(VEC_SS, G_CODE, 0);
+    CODE(0x8b, 0x03);
+    ST->gpr[RBX] = 1ull << 60;
+    expect(VEC_GP, G_CODE, 0);
+}
+END_TEST
+
+/* REP MOVS stops at the faulting element with its registers there. */
+START_TEST(rep_fault)
+{
+    CODE(0xf3, 0xa4);
+    ST->gpr[RSI] = G_DATA;
+    ST->gpr[RDI] = G_CODE + 0x1000 - 100;
+    ST->gpr[RCX] = 1000;
+    put64(G_PT + 8 * 0x101, 0);
+    expect(VEC_PF, G_CODE, 2);
+    ck_assert_uint_eq(ST->gpr[RCX], 900);
+    ck_assert_uint_eq(ST->gpr[RDI], G_CODE + 0x1000);
+    ck_assert_uint_eq(ST->gpr[RSI], G_DATA + 100);
+}
+END_TEST
+
+/* ---- CS limit, IP wrap ---- */
+START_TEST(code_limits)
+{
+    guest_flat32();
+    ST->seg[CS].limit = G_CODE + 3;
+    ST->seg[CS].attr &= ~(uint32_t)SEG_G;
+    put(G_CODE, "\x90\x90\x90\xb8\x01\x02\x03\x04\xf4", 9);
+    ST->gpr[RAX] = 0;
+    engine_interp.enter(&guest.v);
+    Exit x = guest_run(100); /* no IDT: #GP becomes a triple fault */
+    ck_assert_int_eq(x.kind, EXIT_SHUTDOWN);
+    ck_assert_uint_eq(ST->rip, G_CODE + 3);
+    ck_assert_uint_eq(guest.v.insns, 3);
+    /* With one byte less even "mov eax" cannot begin. */
+    guest_flat32();
+    ST->seg[CS].limit = G_CODE + 7;
+    guest.v.insns = 0;
+    engine_interp.enter(&guest.v);
+    x = guest_run(4);
+    ck_assert_int_eq(x.kind, EXIT_LIMIT);
+    ck_assert_uint_eq(ST->gpr[RAX], 0x04030201);
+    x = guest_run(1);
+    ck_assert_int_eq(x.kind, EXIT_SHUTDOWN);
+}
+END_TEST
+
+/* Real mode: near jumps wrap at 64 KiB, LOOP with CX, 16-bit CALL and RET. */
+START_TEST(real_mode)
+{
+    guest_flat32();
+    ST->cr0 = CR0_ET;
+    for (unsigned k = 0; k < 6; k++) {
+        ST->seg[k] = (Segment){.base = G_RAM + 0x100000, .limit = 0xffff, .attr = 0x93};
+    }
+    ST->seg[CS].attr = 0x9b;
+    ST->gpr[RSP] = 0xffff8000;
+    ST->gpr[RCX] = 0xabcd0003;
+    ST->gpr[RAX] = 0;
+    /* 0000: L: call 0x100; loop L; jmp 0xfff0 (backwards) */
+    put(G_CODE, "\xe8\xfd\x00\xe2\xfb\xe9\xe8\xff", 8);
+    put(G_CODE + 0x100, "\x40\xc3", 2);      /* inc ax; ret */
+    put(G_CODE + 0xfff0, "\xe9\x0d\x00", 3); /* jmp 0x0000 + 0 ... = fff3 + 0d = 0 */
+    ST->rip = 0;
+    engine_interp.enter(&guest.v);
+    ck_assert_int_eq(guest_run(4 * 3 + 1).kind, EXIT_LIMIT);
+    ck_assert_uint_eq(ST->rip, 0xfff0);
+    ck_assert_uint_eq(ST->gpr[RAX], 3);
+    ck_assert_uint_eq(ST->gpr[RCX], 0xabcd0000);
+    ck_assert_uint_eq(ST->gpr[RSP], 0xffff8000);
+    ck_assert_int_eq(guest_run(1).kind, EXIT_LIMIT);
+    ck_assert_uint_eq(ST->rip, 0);
+}
+END_TEST
+
+/* ---- traps ---- */
+START_TEST(single_step_trap)
+{
+    CODE(0x90, 0xff, 0xc0, 0x90);
+    ST->rflags |= FL_TF;
+    expect(VEC_DB, G_CODE + 1, -1);
+    ck_assert_uint_eq(ST->dr6 & DR6_BS, DR6_BS);
+    ck_assert_uint_eq(stack64(2) & FL_TF, FL_TF);
+
+    /* MOV SS keeps the trap off until after the next instruction. */
+    CODE(0x8e, 0xd0, 0xff, 0xc3, 0x90);
+    ST->gpr[RAX] = 16;
+    ST->gpr[RBX] = 0;
+    ST->rflags |= FL_TF;
+    expect(VEC_DB, G_CODE + 4, -1);
+    ck_assert_uint_eq(ST->gpr[RBX], 1);
+
+    /* A REP is stepped by iteration. */
+    CODE(0xf3, 0xaa, 0x90);
+    ST->gpr[RDI] = G_DATA;
+    ST->gpr[RCX] = 3;
+    ST->rflags |= FL_TF;
+    expect(VEC_DB, G_CODE, -1);
+    ck_assert_uint_eq(ST->gpr[RCX], 2);
+}
+END_TEST
+
+START_TEST(breakpoints)
+{
+    CODE(0x90, 0x90, 0xff, 0xc0, 0xf4);
+    ST->dr[1] = G_CODE + 2;
+    ST->dr7 = DR7_FIXED1 | 1 << 2;
+    ST->gpr[RAX] = 0;
+    expect(VEC_DB, G_CODE + 2, -1);
+    ck_assert_uint_eq(ST->dr6 & 0xf, 2);
+    ck_assert_uint_eq(ST->gpr[RAX], 0);
+    /* RF lets it pass, once. */
+    ST->rip = G_CODE + 2;
+    ST->run_state = RUN_RUNNING;
+    ST->rflags |= FL_RF;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX], 1);
+    ck_assert_uint_eq(ST->rflags & FL_RF, 0);
+    ck_assert_uint_eq(ST->rip, G_CODE + 5);
+
+    /* Data: after the write, RIP past it. */
+    CODE(0xc7, 0x07, 1, 0, 0, 0, 0x90);
+    ST->gpr[RDI] = G_DATA;
+    ST->dr[0] = G_DATA + 3;
+    ST->dr7 = DR7_FIXED1 | 1 | 1 << 16;
+    expect(VEC_DB, G_CODE + 6, -1);
+    ck_assert_uint_eq(ST->dr6 & 0xf, 1);
+}
+END_TEST
+
+/* ---- interrupts ---- */
+START_TEST(interrupts)
+{
+    CODE(0xeb, 0xfe);
+    ST->rflags |= FL_IF;
+    guest.irq = 0x40;
+    vcpu_request(&guest.v, VREQ_INTR);
+    expect(0x40, G_CODE, -1);
+    ck_assert_uint_eq(ST->rflags & FL_IF, 0);
+
+    /* Not while IF is clear; after STI one instruction more. */
+    CODE(0x90, 0xfb, 0xff, 0xc0, 0xeb, 0xfe);
+    ST->gpr[RAX] = 0;
+    guest.irq = 0x41;
+    vcpu_request(&guest.v, VREQ_INTR);
+    expect(0x41, G_CODE + 4, -1);
+    ck_assert_uint_eq(ST->gpr[RAX], 1);
+
+    /* The shadow is part of the state between runs. */
+    CODE(0x90, 0xfb, 0x90, 0xeb, 0xfe);
+    ck_assert_int_eq(guest_run(2).kind, EXIT_LIMIT);
+    ck_assert(ST->ev.shadow_sti);
+    guest.irq = 0x42;
+    vcpu_request(&guest.v, VREQ_INTR);
+    expect(0x42, G_CODE + 3, -1);
+
+    /* NMI, and none inside it. */
+    CODE(0xeb, 0xfe);
+    vcpu_request(&guest.v, VREQ_NMI);
+    expect(VEC_NMI, G_CODE, -1);
+    ck_assert(ST->ev.nmi.masked);
+
+    /* What an exchange of engines brought along. */
+    CODE(0xeb, 0xfe);
+    ST->ev.interrupt.injected = true;
+    ST->ev.interrupt.nr = 0x77;
+    expect(0x77, G_CODE, -1);
+    CODE(0xeb, 0xfe);
+    ST->ev.exception.injected = ST->ev.exception.has_error = true;
+    ST->ev.exception.nr = VEC_PF;
+    ST->ev.exception.error = 6;
+    expect(VEC_PF, G_CODE, 6);
+    ck_assert(!ST->ev.exception.injected);
+}
+END_TEST
+
+START_TEST(halt)
+{
+    CODE(0xfb, 0xf4, 0xff, 0xc0, 0xeb, 0xfe);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_int_eq(ST->run_state, RUN_HALTED);
+    ck_assert_uint_eq(ST->rip, G_CODE + 2);
+    guest.irq = 0x50;
+    vcpu_request(&guest.v, VREQ_INTR);
+    expect(0x50, G_CODE + 2, -1);
+}
+END_TEST
+
+/* ---- kicks ---- */
+static void *kicker(void *p G_GNUC_UNUSED)
+{
+    usleep(20000);
+    vcpu_request(&guest.v, VREQ_WORK);
+    return NULL;
+}
+START_TEST(kick)
+{
+    /* While it runs, and before it does. */
+    CODE(0xeb, 0xfe);
+    pthread_t th;
+    pthread_create(&th, NULL, kicker, NULL);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_KICK);
+    pthread_join(th, NULL);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_KICK);
+    vcpu_request_clear(&guest.v, VREQ_WORK);
+
+    /* A long REP. */
+    CODE(0xf3, 0xaa, 0xf4);
+    ST->gpr[RDI] = G_DATA;
+    ST->gpr[RCX] = 0x1f0000;
+    vcpu_request(&guest.v, VREQ_WORK);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_KICK);
+    ck_assert_uint_eq(ST->rip, G_CODE);
+    vcpu_request_clear(&guest.v, VREQ_WORK);
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RDI], G_DATA + 0x1f0000);
+    ck_assert_uint_eq(ST->gpr[RCX], 0);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tc = tcase_create("interp");
+    tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, limit_is_exact);
+    tcase_add_test(tc, changes_next_instruction);
+    tcase_add_test(tc, changes_earlier_block);
+    tcase_add_test(tc, changes_by_other_means);
+    tcase_add_test(tc, distrusts_after_enter);
+    tcase_add_test(tc, page_crossing);
+    tcase_add_test(tc, fetch_faults_are_precise);
+    tcase_add_test(tc, data_faults);
+    tcase_add_test(tc, rep_fault);
+    tcase_add_test(tc, code_limits);
+    tcase_add_test(tc, real_mode);
+    tcase_add_test(tc, single_step_trap);
+    tcase_add_test(tc, breakpoints);
+    tcase_add_test(tc, interrupts);
+    tcase_add_test(tc, halt);
+    tcase_add_test(tc, kick);
+    Suite *suite = suite_create("interp");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

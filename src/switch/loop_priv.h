@@ -42,5 +42,7 @@ bool switch_normalise(Vcpu *, enum RuleDirection, RuleNotes *, GError **);
 bool switch_check(const Vcpu *, GError **);
 /* Engine to v->st, keeping the run state that userspace holds. `where` is not touched. */
 bool switch_export(Vcpu *, GError **);
+/* v->st to engine `to`, which must hold its mode: refused if it turns out not to. */
+bool switch_import(Vcpu *, const Engine *to, GError **);
 
 #endif

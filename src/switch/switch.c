@@ -50,6 +50,68 @@ bool switch_check(const Vcpu *v, GError **err)
     return vmentry_check(&v->st, v->vm->cpuid, err);
 }
 
+/*
+ * A KVM without hardware behind it may take a state in and quietly leave its mode out (paging
+ * outside long mode, virtual-8086 mode). So the first state of each mode that goes into an engine
+ * is asked back for what makes the mode; from then on the engine is known to hold it.
+ */
+enum Mode { MODE_REAL, MODE_VM86, MODE_PROTECTED, MODE_PAGED, MODE_PAE, MODE_LONG };
+static const char *const mode_name[] = {
+    [MODE_REAL] = "real mode",           [MODE_VM86] = "virtual-8086 mode",
+    [MODE_PROTECTED] = "protected mode", [MODE_PAGED] = "32-bit paging",
+    [MODE_PAE] = "PAE paging",           [MODE_LONG] = "long mode",
+};
+static _Atomic uint32_t modes_held[ENGINE_N];
+
+static enum Mode mode_of(const CpuState *s)
+{
+    if (!(s->cr0 & CR0_PE))
+        return MODE_REAL;
+    if (s->efer & EFER_LMA)
+        return MODE_LONG;
+    if (s->rflags & FL_VM)
+        return MODE_VM86;
+    if (!(s->cr0 & CR0_PG))
+        return MODE_PROTECTED;
+    return s->cr4 & CR4_PAE ? MODE_PAE : MODE_PAGED;
+}
+
+static bool mode_came_back(Vcpu *v, const Engine *to, enum Mode m, GError **err)
+{
+    static const char *const names[] = {"CR0", "CR4", "EFER", "RFLAGS"};
+    CpuState in = v->st;
+    if (!to->export_state(v, GRP_REGS | GRP_SREGS, err))
+        return false;
+    const uint64_t went[] = {in.cr0, in.cr4, in.efer, in.rflags};
+    const uint64_t came[] = {v->st.cr0, v->st.cr4, v->st.efer, v->st.rflags};
+    v->st = in;
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+        if (went[i] != came[i]) {
+            g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                        "%s does not hold %s on this host: %s went in as %#" G_GINT64_MODIFIER
+                        "x and came back as %#" G_GINT64_MODIFIER "x",
+                        to->name, mode_name[m], names[i], went[i], came[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool switch_import(Vcpu *v, const Engine *to, GError **err)
+{
+    if (!to->import_state(v, GROUPS_ALL, err))
+        return false;
+    if (to->is_software)
+        return true;
+    enum Mode m = mode_of(&v->st);
+    if (likely(atomic_load_explicit(&modes_held[to->id], memory_order_relaxed) & BIT(m)))
+        return true;
+    if (!mode_came_back(v, to, m, err))
+        return false;
+    atomic_fetch_or(&modes_held[to->id], (uint32_t)BIT(m));
+    return true;
+}
+
 typedef struct Verify {
     char text[160];
     unsigned n;
@@ -118,7 +180,7 @@ static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *importe
         return false;
     mark(r);
     *imported = true;
-    if (!to->import_state(v, GROUPS_ALL, err))
+    if (!switch_import(v, to, err))
         return false;
     if (unlikely(switch_verify) && !verify_import(v, to, err))
         return false;

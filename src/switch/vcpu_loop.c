@@ -66,7 +66,7 @@ static bool bring_in(Vcpu *v, GError **err)
     if (!v->engine->is_software &&
         (!switch_normalise(v, RULE_TO_KVM, NULL, err) || !switch_check(v, err)))
         return false;
-    if (!v->engine->import_state(v, GROUPS_ALL, err))
+    if (!switch_import(v, v->engine, err))
         return false;
     v->where = ST_IN_ENGINE;
     return true;

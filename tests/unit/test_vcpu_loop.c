@@ -17,7 +17,7 @@ typedef struct Fake {
     sem_t kicked;
     _Atomic bool hlt, shutdown, internal_error, bad_kick; /* the next run() does this */
     _Atomic unsigned runs, nmis, intrs, kicks, drains, exports, imports, enters;
-    _Atomic bool fail_drain, fail_export, fail_import, lossy;
+    _Atomic bool fail_drain, fail_export, fail_import, lossy, drops_vm;
     _Atomic bool in_run;
     CpuState own; /* of "hard" */
 } Fake;
@@ -143,6 +143,8 @@ static bool hard_import(Vcpu *v, unsigned groups, GError **err)
     fake.own = v->st;
     if (fake.lossy)
         fake.own.seg[TR].attr ^= SEG_TSS_BUSY;
+    if (fake.drops_vm)
+        fake.own.rflags &= ~(uint64_t)FL_VM;
     return true;
 }
 
@@ -686,6 +688,16 @@ static void all_features(Vcpu *v, void *opaque)
     vm.cpuid = NULL;
 }
 
+static void enter_vm86(Vcpu *v, void *opaque)
+{
+    ck_assert(vcpu_sync_state(v, NULL));
+    v->st.cr0 = CR0_ET | CR0_PE;
+    v->st.rflags |= FL_VM;
+    v->st.cpl = 3;
+    for (unsigned i = ES; i <= GS; i++)
+        v->st.seg[i] = (Segment){.limit = 0xffff, .attr = 0xf3};
+}
+
 static const struct {
     const Engine *from;
     _Atomic bool *flag; /* of fake, or NULL */
@@ -701,6 +713,7 @@ static const struct {
     {&soft, NULL, break_cs, "'cs-present'", "check:"},
     {&soft, &fake.fail_import, NULL, "import fails", "import:"},
     {&hard, &fake.fail_import, NULL, "import fails", "import:"},
+    {&soft, &fake.drops_vm, enter_vm86, "hard does not hold virtual-8086 mode", "import:"},
     {&soft, &fake.lossy, NULL, "TR went in as", "import:", .verify = true},
     {&hard, &fake.lossy, NULL, "TR went in as", "import:", .verify = true, .forced = true},
 };

@@ -1,0 +1,124 @@
+/*
+ * The switch between the real engines, without running a guest: random states of every mode go from
+ * the software engine to KVM and back, read back and compared on the way in. This host's KVM may
+ * run anything or nothing; it must hold what it is given.
+ */
+#include "kvm_fixture.h"
+#include "switch/switch.h"
+#include "vmstate/rules.h"
+#include "vmstate/state.h"
+
+static void setup(void)
+{
+    GError *err = NULL;
+    fx_setup();
+    engine_interp.vm_init(&fx.vm, &err);
+    fx_fail(err);
+    engine_interp.vcpu_init(&fx.v, &err);
+    fx_fail(err);
+    fx.v.engine = &engine_interp;
+    switch_verify = true;
+}
+
+static void teardown(void)
+{
+    switch_verify = false;
+    engine_interp.vcpu_free(&fx.v);
+    engine_interp.vm_free(&fx.vm);
+    fx_teardown();
+}
+
+static void complain(const VmstateField *f, const char *a, const char *b, void *opaque)
+{
+    printf("%s: %s became %s\n", f->name, a, b);
+}
+
+static void to_engine(const Engine *e, uint64_t seed)
+{
+    GError *err = NULL;
+    if (!vcpu_switch(&fx.v, e, SWITCH_TEST, &err))
+        ck_abort_msg("seed %u: %s", (unsigned)seed, err->message);
+}
+
+/* A KVM without hardware behind it may lack whole modes: then it must be refused as that. */
+static bool to_kvm(uint64_t seed)
+{
+    g_autoptr(GError) err = NULL;
+    if (vcpu_switch(&fx.v, &engine_kvm, SWITCH_TEST, &err))
+        return true;
+    ck_assert_msg(strstr(err->message, "does not hold virtual-8086 mode") ||
+                      strstr(err->message, "does not hold 32-bit paging") ||
+                      strstr(err->message, "does not hold PAE paging"),
+                  "seed %u: %s", (unsigned)seed, err->message);
+    return false;
+}
+
+/* What the fixture's devices hold, and not the state. */
+static void fit(CpuState *s)
+{
+    s->tsc_offset = 0;
+    s->msr.tsc_deadline = fx.tsc_deadline;
+    s->msr.apic_base = fx.apic_base;
+    fx.tpr = (uint8_t)s->cr8;
+}
+
+START_TEST(random_states_survive_the_round_trip)
+{
+    static CpuState before;
+    unsigned held = 0;
+    for (uint64_t seed = 0; seed < 400; seed++) {
+        vmstate_randomise(&before, seed);
+        fit(&before);
+        fx.v.st = before;
+        fx.v.where = ST_CANONICAL;
+        if (!to_kvm(seed)) {
+            ck_assert(!memcmp(&before, &fx.v.st, sizeof(before)));
+            continue;
+        }
+        held++;
+        ck_assert(fx.v.where == ST_IN_ENGINE);
+        to_engine(&engine_interp, seed);
+        unsigned n = vmstate_diff(&before, &fx.v.st, GROUPS_ALL, complain, NULL);
+        ck_assert_msg(!n, "seed %u: %u fields changed", (unsigned)seed, n);
+    }
+    ck_assert_uint_gt(held, 100);
+}
+END_TEST
+
+/* KVM's own idea of a refusal: the vCPU stays, and its state is what it was. */
+START_TEST(what_kvm_refuses_stays)
+{
+    static CpuState before;
+    GError *err = NULL;
+    vmstate_randomise(&before, 3);
+    fit(&before);
+    before.xcr0 = 3;
+    before.fpu.mxcsr_mask = 0xffffffff;
+    before.fpu.mxcsr = 0x80001f80; /* passes our check with that mask, not KVM's */
+    fx.v.st = before;
+    fx.v.where = ST_CANONICAL;
+    ck_assert(!vcpu_switch(&fx.v, &engine_kvm, SWITCH_TEST, &err));
+    ck_assert_ptr_eq(fx.v.engine, &engine_interp);
+    ck_assert_msg(strstr(err->message, "stays in interp: import:") != NULL, "%s", err->message);
+    g_error_free(err);
+    ck_assert(!memcmp(&before, &fx.v.st, sizeof(before)));
+}
+END_TEST
+
+int main(void)
+{
+    if (!fx_have_kvm())
+        return 77;
+    Suite *s = suite_create("switch_engines");
+    TCase *c = tcase_create("switch");
+    tcase_add_checked_fixture(c, setup, teardown);
+    tcase_add_test(c, random_states_survive_the_round_trip);
+    tcase_add_test(c, what_kvm_refuses_stays);
+    tcase_set_timeout(c, 120);
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failures = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failures ? 1 : 0;
+}

@@ -27,6 +27,8 @@ typedef struct MachineConfig {
     uint64_t ram_bytes;
     unsigned smp;
     const char *kernel, *initrd, *append, *bios;
+    const void *bios_image; /* instead of bios: bytes, a multiple of 64 KiB */
+    size_t bios_image_size;
     CharDev *serial[MACHINE_SERIALS];
     CharDev *debugcon;
     const char *const *devices; /* -device arguments, NULL-terminated; may be NULL */

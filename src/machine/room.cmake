@@ -3,7 +3,7 @@ set(dsdt ${CMAKE_BINARY_DIR}/gen/dsdt)
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/gen)
 add_custom_command(
   OUTPUT ${dsdt}.hex
-  COMMAND ${IASL} -vs -we -p ${dsdt} -tc ${CMAKE_CURRENT_LIST_DIR}/dsdt.asl > ${dsdt}.log || (cat ${dsdt}.log && false)
+  COMMAND sh -c "'${IASL}' -vs -we -p '${dsdt}' -tc '${CMAKE_CURRENT_LIST_DIR}/dsdt.asl' >'${dsdt}.log' || { cat '${dsdt}.log'; exit 1; }"
   DEPENDS ${CMAKE_CURRENT_LIST_DIR}/dsdt.asl
   COMMENT "Compiling dsdt.asl"
   VERBATIM)

@@ -1,0 +1,174 @@
+/* 82093AA. A redirection entry keeps the remote IRR bit set from delivery to EOI for level
+ * interrupts. */
+#include "devices/ioapic.h"
+
+#define IOAPIC_BASE 0xfec00000ull
+
+enum {
+    RTE_VECTOR = 0xff,
+    RTE_LOGICAL = 1 << 11,
+    RTE_REMOTE_IRR = 1 << 14,
+    RTE_LEVEL = 1 << 15,
+    RTE_MASKED = 1 << 16,
+    RTE_READ_ONLY = 1 << 12 | RTE_REMOTE_IRR,
+};
+
+typedef struct Ioapic {
+    Device dev;
+    Lapic *const *lapics;
+    unsigned n_lapics;
+    uint32_t lines; /* as driven */
+    uint32_t edges; /* seen while masked: delivered when unmasked, as the 82093AA's successors do */
+    uint64_t rte[IOAPIC_PINS];
+    uint8_t select, id;
+    IoRegion *region;
+} Ioapic;
+
+static void service(Ioapic *a, unsigned pin)
+{
+    uint64_t rte = a->rte[pin];
+    uint32_t bit = 1u << pin;
+    if (rte & RTE_MASKED)
+        return;
+    if (rte & RTE_LEVEL) {
+        if (!(a->lines & bit) || (rte & RTE_REMOTE_IRR))
+            return;
+        a->rte[pin] |= RTE_REMOTE_IRR;
+    } else {
+        if (!(a->edges & bit))
+            return;
+        a->edges &= ~bit;
+    }
+    apic_bus_deliver(a->lapics, a->n_lapics, (uint8_t)(rte >> 56), rte & RTE_LOGICAL, rte >> 8 & 7,
+                     rte & RTE_VECTOR, rte & RTE_LEVEL);
+}
+
+void ioapic_connect(Device *dev, Lapic *const lapics[], unsigned n)
+{
+    ((Ioapic *)dev)->lapics = lapics;
+    ((Ioapic *)dev)->n_lapics = n;
+}
+
+void ioapic_set_irq(void *dev, int pin, bool level)
+{
+    Ioapic *a = dev;
+    uint32_t bit = 1u << pin;
+    bool was = a->lines & bit;
+    if (was == level)
+        return;
+    a->lines ^= bit;
+    if (level) {
+        a->edges |= bit;
+        service(a, (unsigned)pin);
+    } else {
+        a->edges &= ~bit;
+    }
+}
+
+void ioapic_eoi(void *dev, uint8_t vector)
+{
+    Ioapic *a = dev;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
+        if ((a->rte[i] & RTE_REMOTE_IRR) && (a->rte[i] & RTE_VECTOR) == vector) {
+            a->rte[i] &= ~(uint64_t)RTE_REMOTE_IRR;
+            service(a, i);
+        }
+    }
+}
+
+static void write_rte(Ioapic *a, unsigned pin, bool high, uint32_t v)
+{
+    uint64_t *rte = &a->rte[pin];
+    if (high)
+        *rte = (*rte & 0xffffffffull) | (uint64_t)(v & 0xff000000) << 32;
+    else
+        *rte = (*rte & 0xffffffff00000000ull) | (v & 0x1ffff & ~RTE_READ_ONLY) |
+               (*rte & RTE_READ_ONLY);
+    if (!(*rte &
+          RTE_LEVEL)) /* switching to edge clears remote IRR: how Linux ends stuck interrupts */
+        *rte &= ~(uint64_t)RTE_REMOTE_IRR;
+    service(a, pin);
+}
+
+static uint32_t read_register(Ioapic *a)
+{
+    switch (a->select) {
+    case 0:
+    case 2:
+        return (uint32_t)a->id << 24;
+    case 1:
+        return 0x20 | (IOAPIC_PINS - 1) << 16;
+    }
+    unsigned pin = (a->select - 0x10u) >> 1;
+    if (a->select < 0x10 || pin >= IOAPIC_PINS)
+        return 0;
+    return (uint32_t)(a->select & 1 ? a->rte[pin] >> 32 : a->rte[pin]);
+}
+
+static uint64_t page_read(void *opaque, uint64_t offset, unsigned size)
+{
+    Ioapic *a = opaque;
+    return offset == 0 ? a->select : offset == 0x10 ? read_register(a) : 0;
+}
+
+static void page_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    Ioapic *a = opaque;
+    if (offset == 0) {
+        a->select = (uint8_t)value;
+    } else if (offset == 0x40) {
+        ioapic_eoi(a, (uint8_t)value);
+    } else if (offset == 0x10) {
+        unsigned pin = (a->select - 0x10u) >> 1;
+        if (a->select == 0)
+            a->id = value >> 24 & 0xf;
+        else if (a->select >= 0x10 && pin < IOAPIC_PINS)
+            write_rte(a, pin, a->select & 1, (uint32_t)value);
+    }
+}
+
+static const IoOps page_ops = {.read = page_read, .write = page_write, .min = 4, .max = 4};
+
+static bool realize(Device *dev, GHashTable *props, GError **err)
+{
+    ((Ioapic *)dev)->region =
+        io_map(dev->board->mmio, IOAPIC_BASE, 0x1000, &page_ops, dev, "ioapic");
+    return true;
+}
+
+static void unrealize(Device *dev)
+{
+    io_unmap(dev->board->mmio, ((Ioapic *)dev)->region);
+}
+
+static void reset(Device *dev)
+{
+    Ioapic *a = (Ioapic *)dev;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++)
+        a->rte[i] = RTE_MASKED;
+    a->edges = 0;
+    a->select = a->id = 0;
+}
+
+static void describe(Device *dev, GString *out)
+{
+    Ioapic *a = (Ioapic *)dev;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
+        if (!(a->rte[i] & RTE_MASKED))
+            g_string_append_printf(
+                out, "ioapic pin %2u: vector %02x %s %s dest %02x%s\n", i,
+                (unsigned)(a->rte[i] & RTE_VECTOR), a->rte[i] & RTE_LEVEL ? "level" : "edge",
+                a->rte[i] & RTE_LOGICAL ? "logical" : "physical", (unsigned)(a->rte[i] >> 56),
+                a->rte[i] & RTE_REMOTE_IRR ? " remote-irr" : "");
+    }
+}
+
+const DeviceClass device_ioapic = {
+    .name = "ioapic",
+    .help = "I/O APIC",
+    .size = sizeof(Ioapic),
+    .realize = realize,
+    .unrealize = unrealize,
+    .reset = reset,
+    .describe = describe,
+};

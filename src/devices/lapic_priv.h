@@ -1,0 +1,70 @@
+/* struct Lapic, for the three files that make it up. */
+#ifndef TANDEM_DEVICES_LAPIC_PRIV_H
+#define TANDEM_DEVICES_LAPIC_PRIV_H
+
+#include "devices/lapic.h"
+
+#define LAPICS_MAX 255
+
+enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI, LVT_N };
+#define LVT_MASKED (1u << 16)
+
+enum Delivery {
+    DELIVER_FIXED = 0,
+    DELIVER_LOWEST = 1,
+    DELIVER_SMI = 2,
+    DELIVER_NMI = 4,
+    DELIVER_INIT = 5,
+    DELIVER_SIPI = 6,
+    DELIVER_EXTINT = 7,
+};
+
+enum {
+    ESR_SEND_ILLEGAL = 1 << 5,
+    ESR_RECV_ILLEGAL = 1 << 6,
+    ESR_ILLEGAL_REGISTER = 1 << 7,
+    SVR_NO_EOI_BROADCAST = 1 << 12,
+    APIC_BASE_BSP = 1 << 8,
+    APIC_BASE_X2APIC = 1 << 10,
+    APIC_BASE_ENABLE = 1 << 11,
+};
+
+struct Lapic {
+    Board *board;
+    LapicCpu cpu;
+    uint32_t id; /* x2APIC id, fixed */
+    uint8_t xapic_id, ldr, dfr, tpr;
+    bool x2apic, lint0, intr_level;
+    uint64_t base; /* IA32_APIC_BASE */
+    uint32_t svr, esr, esr_next;
+    uint64_t icr;
+    uint32_t irr[8], isr[8], tmr[8];
+    uint32_t lvt[LVT_N];
+    /* Timer: the count runs down from timer_initial since timer_start_ns, one step per `period` ns.
+     */
+    Timer *timer;
+    uint32_t timer_initial, timer_divide;
+    uint64_t timer_start_ns, tsc_deadline;
+    IoRegion *page;
+};
+
+bool lapic_enabled(const Lapic *);
+void lapic_update(Lapic *);
+void lapic_set_irr(Lapic *, uint8_t vector, bool level);
+void lapic_error(Lapic *, uint32_t esr_bit);
+void lapic_local(Lapic *, unsigned lvt_entry); /* the source of an LVT entry fires */
+
+uint32_t lapic_timer_current(const Lapic *);
+void lapic_timer_write_initial(Lapic *, uint32_t);
+void lapic_timer_write_divide(Lapic *, uint32_t);
+void lapic_timer_write_deadline(Lapic *, uint64_t tsc);
+void lapic_timer_lvt_written(Lapic *, uint32_t old);
+void lapic_timer_reset(Lapic *);
+void lapic_timer_expired(void *lapic);
+
+void lapic_bus_init(Lapic *const lapics[], unsigned n);
+void lapic_send(Lapic *, uint32_t dest); /* what l->icr says */
+uint32_t lapic_x2_ldr(const Lapic *);
+void lapic_eoi_broadcast(uint8_t vector);
+
+#endif

@@ -1,0 +1,154 @@
+/* Which engines this machine has, and which one the vCPUs start in. */
+#include <string.h>
+
+#include "base/log.h"
+#include "kvm/kvm.h"
+#include "machine/machine_priv.h"
+
+static const Engine *const engines[ENGINE_N] = {
+    [ENGINE_KVM] = &engine_kvm,
+    [ENGINE_INTERP] = &engine_interp,
+};
+
+/* The names of -accel and of the monitor's switch command. "tcg" is the software engine, whichever
+ * is best. */
+static int engine_id(const char *name)
+{
+    if (!strcmp(name, "kvm"))
+        return ENGINE_KVM;
+    if (!strcmp(name, "tcg") || !strcmp(name, "interp"))
+        return ENGINE_INTERP;
+    return -1;
+}
+
+/* KVM without VMX or SVM below it is a software back end: it runs some guests and not others. */
+static bool host_has_vmx_or_svm(void)
+{
+    g_autofree char *text = NULL;
+    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL))
+        return true;
+    const char *flags = strstr(text, "\nflags");
+    const char *end = flags ? strchr(flags + 1, '\n') : NULL;
+    g_autofree char *line =
+        flags ? g_strndup(flags, end ? (gsize)(end - flags) : strlen(flags)) : NULL;
+    return line && (strstr(line, " vmx ") || strstr(line, " svm "));
+}
+
+static bool choose_first(Machine *m, GError **err)
+{
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
+    if (!strcmp(accel, "auto")) {
+        bool kvm = m->engine[ENGINE_KVM] && host_has_vmx_or_svm();
+        m->first = m->engine[kvm ? ENGINE_KVM : ENGINE_INTERP];
+        if (kvm)
+            g_strlcpy(m->accel_reason, "auto: /dev/kvm works and the host CPU has VMX or SVM",
+                      sizeof(m->accel_reason));
+        else if (m->engine[ENGINE_KVM])
+            g_strlcpy(m->accel_reason,
+                      "auto: the host CPU shows neither VMX nor SVM, so its KVM may lack "
+                      "instructions and "
+                      "modes; 'switch kvm' tries it",
+                      sizeof(m->accel_reason));
+        else
+            g_snprintf(m->accel_reason, sizeof(m->accel_reason), "auto: no usable KVM: %s",
+                       m->engine_error[ENGINE_KVM]->message);
+        return true;
+    }
+    g_auto(GStrv) list = g_strsplit(accel, ":", -1);
+    g_autoptr(GString) why = g_string_new(NULL);
+    for (char **name = list; *name; name++) {
+        int id = engine_id(*name);
+        if (id < 0) {
+            g_set_error(
+                err, TANDEM_ERROR, ERR_USAGE,
+                "-accel %s: no accelerator '%s'; there are kvm, tcg, interp, a list such as "
+                "kvm:tcg, and auto",
+                accel, *name);
+            return false;
+        }
+        if (m->engine[id]) {
+            if (!m->first) {
+                m->first = m->engine[id];
+                g_snprintf(m->accel_reason, sizeof(m->accel_reason), "asked for with -accel %s%s%s",
+                           accel, why->len ? "; " : "", why->str);
+            }
+        } else {
+            g_string_append_printf(why, "%s%s: %s", why->len ? "; " : "", *name,
+                                   m->engine_error[id]->message);
+        }
+    }
+    if (m->first)
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED, "-accel %s: %s", accel, why->str);
+    return false;
+}
+
+bool accel_init(Machine *m, GError **err)
+{
+    CpuidTable kvm_cpuid;
+    /* A software-only run must not depend on KVM in any way. */
+    bool want_kvm = !(m->cfg.accel && !strcmp(m->cfg.accel, "interp"));
+    bool kvm = false;
+
+    if (want_kvm)
+        kvm = kvm_available(&m->engine_error[ENGINE_KVM]) &&
+              kvm_supported_cpuid(&kvm_cpuid, &m->engine_error[ENGINE_KVM]);
+    else
+        m->engine_error[ENGINE_KVM] =
+            g_error_new(TANDEM_ERROR, ERR_UNSUPPORTED,
+                        "the machine was started with -accel interp, which leaves KVM out; -accel "
+                        "tcg or auto keep it");
+    if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
+                     m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
+        return false;
+    m->vm.cpuid = &m->cpuid;
+    for (unsigned e = 0; e < ENGINE_N; e++) {
+        if (e == ENGINE_KVM && !kvm)
+            continue;
+        if (!engines[e]->vm_init || engines[e]->vm_init(&m->vm, &m->engine_error[e]))
+            m->engine[e] = engines[e];
+    }
+    return choose_first(m, err);
+}
+
+void accel_free(Machine *m)
+{
+    for (unsigned e = 0; e < ENGINE_N; e++) {
+        if (m->engine[e] && m->engine[e]->vm_free)
+            m->engine[e]->vm_free(&m->vm);
+        m->engine[e] = NULL;
+        g_clear_error(&m->engine_error[e]);
+    }
+}
+
+const Engine *machine_engine(Machine *m, const char *name, GError **err)
+{
+    int id = engine_id(name);
+    if (id < 0) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "no engine '%s'; there are kvm, tcg and interp",
+                    name);
+        return NULL;
+    }
+    if (!m->engine[id])
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED, "%s cannot run this machine: %s", name,
+                    m->engine_error[id] ? m->engine_error[id]->message : "unknown reason");
+    return m->engine[id];
+}
+
+void machine_describe_accel(Machine *m, GString *out)
+{
+    g_string_append_printf(out, "started in %s (%s)\n", m->first->name, m->accel_reason);
+    for (unsigned e = 0; e < ENGINE_N; e++) {
+        if (m->engine[e])
+            g_string_append_printf(out, "%-7s available\n", engines[e]->name);
+        else
+            g_string_append_printf(out, "%-7s not available: %s\n", engines[e]->name,
+                                   m->engine_error[e] ? m->engine_error[e]->message
+                                                      : "unknown reason");
+    }
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        g_string_append_printf(out, "cpu %u: %s\n", i, m->vcpus[i]->engine->name);
+    g_string_append_printf(out, "cpu model %s, tsc %" G_GUINT64_FORMAT " kHz%s\n", m->cpuid.model,
+                           clock_tsc_khz(m->vm.clock),
+                           m->vm.tsc_offset_fixed ? ", not offset (this KVM cannot)" : "");
+}

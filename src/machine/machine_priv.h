@@ -1,0 +1,86 @@
+/* Machine's inside, shared by the files of this room only. */
+#ifndef TANDEM_MACHINE_MACHINE_PRIV_H
+#define TANDEM_MACHINE_MACHINE_PRIV_H
+
+#include "devices/lapic.h"
+#include "machine/machine.h"
+
+/* PC memory map: RAM below 4 GiB ends here, the rest continues at 4 GiB (as QEMU's pc). */
+#define PC_LOW_RAM_MAX  0xc0000000ull
+#define PC_HIGH_RAM     0x100000000ull
+#define PC_ROM_SHADOW   0xc0000ull
+#define PC_SHADOW_BLOCK 0x4000ull
+
+typedef struct RamBlock {
+    int fd;
+    uint8_t *host;
+    uint64_t size;
+} RamBlock;
+
+/* Devices that pc.c made, for wiring and for the requests that reach them from outside. */
+typedef struct Pc {
+    Device *pic, *pit, *rtc, *hpet, *ioapic, *i8042, *i440fx, *piix3, *pm, *port92, *fw_cfg,
+        *debugcon;
+    Device *serial[MACHINE_SERIALS];
+    GPtrArray *user; /* -device */
+    Lapic *lapic[MACHINE_MAX_CPUS];
+    LapicCpu lapic_cpu[MACHINE_MAX_CPUS];
+    bool lapics_made;
+} Pc;
+
+struct Machine {
+    MachineConfig cfg;
+    pthread_mutex_t lock;
+    VmCommon vm;
+    MemMap mem;
+    Board board;
+    RamBlock ram, bios;
+    CpuidTable cpuid;
+    Vcpu *vcpus[MACHINE_MAX_CPUS];
+    Pc pc;
+    CpuState boot_state; /* of vCPU 0 when a kernel is loaded directly */
+    bool direct_boot;
+    gpa_t rsdp;
+
+    const Engine *engine[ENGINE_N]; /* initialised for this machine, or NULL */
+    GError *engine_error[ENGINE_N]; /* why not */
+    const Engine *first;            /* the one the vCPUs start in */
+    char accel_reason[256];
+    unsigned vcpus_started;
+
+    enum RunStatus status;
+    GMainLoop *loop;
+    int exit_status;
+    bool ended;
+    int timer_fd;
+    GSource *timer_source;
+    _Atomic bool reset_pending, poweroff_pending;
+    pthread_mutex_t remap_lock;
+};
+
+/* memory.c */
+bool memory_init(Machine *, GError **);
+void memory_free(Machine *);
+/* Makes the map anew from RAM, BIOS and the host bridge's PAM registers; vCPUs at boundaries. */
+void memory_map_build(Machine *);
+/* Board.remap: does that before the calling vCPU's next instruction. */
+void memory_remap(void *machine);
+
+/* vcpu_bus.c */
+extern const VcpuBus machine_bus;
+/* Lock held: VREQ_INTR as the interrupt controllers say for this vCPU. */
+void machine_update_intr(Vcpu *);
+
+/* pc.c */
+bool pc_init(Machine *, GError **);
+void pc_free(Machine *);
+void pc_reset(Machine *); /* lock held */
+/* Loads -kernel (again after a reset: the guest may have overwritten it) and the tables it needs.
+ */
+bool pc_load(Machine *, GError **);
+
+/* accel.c */
+bool accel_init(Machine *, GError **);
+void accel_free(Machine *);
+
+#endif

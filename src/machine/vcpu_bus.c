@@ -1,0 +1,121 @@
+/* The bus an engine sees: ports, memory-mapped devices and interrupt acknowledge, under the machine
+ * lock. */
+#include "base/log.h"
+#include "devices/i8259.h"
+#include "machine/machine_priv.h"
+#include "switch/vcpu_loop.h"
+
+static uint64_t mmio_read(Vcpu *v, gpa_t gpa, unsigned size)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    lapic_set_current(v->apic);
+    uint64_t value = io_read(m->board.mmio, gpa, size);
+    machine_unlock(m);
+    if (log_on(LOG_MMIO))
+        log_line("cpu %d mmio read  %#" G_GINT64_MODIFIER "x/%u -> %#" G_GINT64_MODIFIER "x", v->id,
+                 gpa, size, value);
+    return value;
+}
+
+static void mmio_write(Vcpu *v, gpa_t gpa, unsigned size, uint64_t value)
+{
+    Machine *m = v->machine;
+    if (log_on(LOG_MMIO))
+        log_line("cpu %d mmio write %#" G_GINT64_MODIFIER "x/%u <- %#" G_GINT64_MODIFIER "x", v->id,
+                 gpa, size, value);
+    machine_lock(m);
+    lapic_set_current(v->apic);
+    io_write(m->board.mmio, gpa, size, value);
+    machine_unlock(m);
+}
+
+static uint32_t pio_read(Vcpu *v, uint16_t port, unsigned size)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    uint32_t value = (uint32_t)io_read(m->board.pio, port, size);
+    machine_unlock(m);
+    if (log_on(LOG_PIO))
+        log_line("cpu %d in  %#x/%u -> %#x", v->id, port, size, value);
+    return value;
+}
+
+static void pio_write(Vcpu *v, uint16_t port, unsigned size, uint32_t value)
+{
+    Machine *m = v->machine;
+    if (log_on(LOG_PIO))
+        log_line("cpu %d out %#x/%u <- %#x", v->id, port, size, value);
+    machine_lock(m);
+    io_write(m->board.pio, port, size, value);
+    machine_unlock(m);
+}
+
+void machine_update_intr(Vcpu *v)
+{
+    if (lapic_pending(v->apic) >= 0)
+        vcpu_request(v, VREQ_INTR);
+    else
+        vcpu_request_clear(v, VREQ_INTR);
+}
+
+static int irq_ack(Vcpu *v)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    int vector = lapic_ack(v->apic);
+    if (vector == LAPIC_EXTINT)
+        vector = i8259_ack(m->pc.pic);
+    machine_update_intr(v);
+    machine_unlock(m);
+    if (log_on(LOG_IRQ))
+        log_line("cpu %d acknowledges vector %d", v->id, vector);
+    return vector;
+}
+
+static bool apic_msr_read(Vcpu *v, uint32_t msr, uint64_t *value)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    bool ok = lapic_msr_read(v->apic, msr, value);
+    machine_unlock(m);
+    return ok;
+}
+
+static bool apic_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    bool ok = lapic_msr_write(v->apic, msr, value);
+    machine_update_intr(v);
+    machine_unlock(m);
+    return ok;
+}
+
+static uint8_t tpr_get(Vcpu *v)
+{
+    machine_lock(v->machine);
+    uint8_t cr8 = lapic_get_cr8(v->apic);
+    machine_unlock(v->machine);
+    return cr8;
+}
+
+static void tpr_set(Vcpu *v, uint8_t cr8)
+{
+    machine_lock(v->machine);
+    lapic_set_cr8(v->apic, cr8);
+    machine_update_intr(v);
+    machine_unlock(v->machine);
+}
+
+const VcpuBus machine_bus = {
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .pio_read = pio_read,
+    .pio_write = pio_write,
+    .irq_ack = irq_ack,
+    .apic_msr_read = apic_msr_read,
+    .apic_msr_write = apic_msr_write,
+    .tpr_get = tpr_get,
+    .tpr_set = tpr_set,
+};

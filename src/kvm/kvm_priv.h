@@ -54,7 +54,7 @@ enum KvmCap {
 
 /* How a guest's TSC can be offset from the host's, found out by effect. */
 enum TscMode {
-    TSC_ATTR, /* the vCPU attribute: exact */
+    TSC_ATTR, /* the vCPU attribute */
     TSC_MSR,  /* writing IA32_TSC: to within the time of the write */
     TSC_FIXED /* not at all: the guest sees the host's */
 };
@@ -65,6 +65,9 @@ typedef struct KvmHost {
     size_t run_size;
     int cap[CAP_N]; /* KVM_CHECK_EXTENSION's answers */
     enum TscMode tsc;
+    /* What is set is what is read back. Not with TSC_MSR, nor where the host's own TSC is unstable:
+     * KVM then moves the offset at each entry to follow its clock. */
+    bool tsc_exact;
     bool tsc_deadline; /* a guest's write of IA32_TSC_DEADLINE exits */
 } KvmHost;
 
@@ -128,6 +131,7 @@ typedef struct KvmVm {
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
     bool msrs_known;
+    bool sysenter32; /* KVM keeps 32 bits of SYSENTER_ESP and EIP, as for AMD's processors */
 } KvmVm;
 
 typedef struct KvmState {

@@ -34,6 +34,7 @@ _Static_assert(ARRAY_LEN(kvm_msr_rows) <= MSR_ROWS_MAX, "MSR_ROWS_MAX");
 enum {
     APIC_BASE = 0x1b,
     FEATURE_CONTROL = 0x3a,
+    SYSENTER_ESP = 0x175,
     TSC_DEADLINE = 0x6e0,
     X2APIC_FIRST = 0x800,
     X2APIC_LAST = 0x8ff
@@ -96,6 +97,17 @@ static bool moves(const KvmVcpu *kv, uint32_t index)
            kvm_one_msr(kv->fd, KVM_SET_MSRS, index, &value);
 }
 
+/* AMD has no SYSENTER in long mode, and KVM gives a guest of that vendor the low halves alone. */
+static bool halves_sysenter(const KvmVcpu *kv)
+{
+    uint64_t old = 0, value = 0xffff800000001000ull;
+    bool half = kvm_one_msr(kv->fd, KVM_GET_MSRS, SYSENTER_ESP, &old) &&
+                kvm_one_msr(kv->fd, KVM_SET_MSRS, SYSENTER_ESP, &value) &&
+                kvm_one_msr(kv->fd, KVM_GET_MSRS, SYSENTER_ESP, &value) && value == 0x1000;
+    kvm_one_msr(kv->fd, KVM_SET_MSRS, SYSENTER_ESP, &old);
+    return half;
+}
+
 bool kvm_find_msrs(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
@@ -112,6 +124,7 @@ bool kvm_find_msrs(Vcpu *v, GError **err)
                 (never_listed(row) || listed(list, row->index)) && moves(kv, row->index))
                 kvm->msr[kvm->n_msrs++] = (uint8_t)i;
         }
+        kvm->sysenter32 = ok && halves_sysenter(kv);
         kvm->msrs_known = ok;
         g_free(list);
     }

@@ -156,6 +156,18 @@ static bool takes_effect(Probe *p, bool (*set)(Probe *, uint64_t))
     return true;
 }
 
+/* Is an offset read back as it was set, after the guest has run? */
+static bool is_exact(Probe *p)
+{
+    uint64_t want = 5 * FAR_APART + 12345, got = 0;
+    struct kvm_device_attr a = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&got};
+    bool deadline;
+    uint64_t offset;
+    return set_attr(p, want) && probe_run(p, &offset, &deadline, NULL) &&
+           ioctl(p->vcpu, KVM_GET_DEVICE_ATTR, &a) == 0 && got == want;
+}
+
 bool kvm_probe_guest(KvmHost *h, GError **err)
 {
     Probe p = {.vm = -1, .vcpu = -1, .run = MAP_FAILED, .mem = MAP_FAILED};
@@ -166,6 +178,7 @@ bool kvm_probe_guest(KvmHost *h, GError **err)
         h->tsc = takes_effect(&p, set_attr)  ? TSC_ATTR
                  : takes_effect(&p, set_msr) ? TSC_MSR
                                              : TSC_FIXED;
+        h->tsc_exact = h->tsc == TSC_ATTR && is_exact(&p);
         if (h->tsc == TSC_FIXED && !near(offset, 0)) {
             g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
                         "this host's KVM shows guests a TSC that is not the host's and cannot be "

@@ -78,6 +78,10 @@ void kvm_state_to_cpu(const KvmState *k, CpuState *s, unsigned groups)
             s->ev.exception.payload = 0;
         if (!s->ev.interrupt.injected)
             memset(&s->ev.interrupt, 0, sizeof(s->ev.interrupt));
+        /* SVM has one shadow where VMX has two, and KVM reports it as both. The stronger one is
+         * right for either: it ends as soon. Both at once is a state that VMX refuses. */
+        if (s->ev.shadow_mov_ss)
+            s->ev.shadow_sti = false;
         if (!(k->events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT))
             s->ev.triple_fault = false;
         s->ev.soft_len = 0;
@@ -271,11 +275,11 @@ static bool get_tsc(Vcpu *v, GError **err)
     }
     if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr : tsc_msr)(kv, false, &offset))
         return kvm_error(err, "reading the TSC offset");
-    if (kv->vm->host->tsc == TSC_MSR) {
-        /* The reading is off by the time it takes; only the guest's own write moves it further
-         * than that. Keeping the value we set keeps switches from adding up to a drift. */
+    if (!kv->vm->host->tsc_exact) {
+        /* KVM's value is off by what its reading or following takes; the guest's own writes move it
+         * further than that. Keeping the value we set keeps switches from adding up to a drift. */
         int64_t moved = (int64_t)(offset - kv->tsc_offset);
-        int64_t slack = (int64_t)clock_host_tsc_khz() / 10; /* 100 us */
+        int64_t slack = (int64_t)clock_host_tsc_khz() * 10; /* 10 ms */
         if (moved > -slack && moved < slack)
             offset = kv->tsc_offset;
     }
@@ -306,8 +310,14 @@ static bool get_msrs(Vcpu *v, GError **err)
                     kvm_msr_rows[kvm->msr[n]].name);
         return false;
     }
-    for (unsigned i = 0; i < kvm->n_msrs; i++)
-        *msr_home(&v->st, &kvm_msr_rows[kvm->msr[i]]) = kv->msrs->entries[i].data;
+    for (unsigned i = 0; i < kvm->n_msrs; i++) {
+        const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
+        uint64_t *home = msr_home(&v->st, row), value = kv->msrs->entries[i].data;
+        /* The upper half that KVM does not keep is still here, unless the guest wrote anew. */
+        bool half = kvm->sysenter32 && (row->index == 0x175 || row->index == 0x176);
+        if (!half || (uint32_t)*home != value)
+            *home = value;
+    }
     for (unsigned i = 0; i < kvm_msr_rows_n; i++) {
         uint64_t value;
         if (kvm_msr_rows[i].policy == MSRP_APIC && !kvm_msr_rows[i].is_const &&

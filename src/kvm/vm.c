@@ -144,7 +144,7 @@ bool kvm_supported_cpuid(CpuidTable *out, GError **err)
 
 void kvm_describe(GString *out)
 {
-    static const char *const tsc[] = {"offset exactly, by attribute", "offset by writing IA32_TSC",
+    static const char *const tsc[] = {"offset by attribute", "offset by writing IA32_TSC",
                                       "cannot be offset"};
     g_autoptr(GError) err = NULL;
     const KvmHost *h = kvm_host(&err);
@@ -154,7 +154,10 @@ void kvm_describe(GString *out)
     }
     for (unsigned i = 0; i < CAP_N; i++)
         g_string_append_printf(out, "%s: %d\n", caps[i].name, h->cap[i]);
-    g_string_append_printf(out, "guest TSC: %s\n", tsc[h->tsc]);
+    g_string_append_printf(out, "guest TSC: %s%s\n", tsc[h->tsc],
+                           h->tsc != TSC_FIXED && !h->tsc_exact
+                               ? ", not exactly (the host's TSC is unstable, or the kernel old)"
+                               : "");
     g_string_append_printf(out, "IA32_TSC_DEADLINE: %s\n",
                            h->tsc_deadline ? "exits to userspace" : "is swallowed, not offered");
 }

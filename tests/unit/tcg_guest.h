@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include "cpu/vcpu.h"
 
-#define G_RAM   0x80000000ull
+#define G_RAM   0x60000000ull /* below the shadow of the address sanitizer */
 #define G_SIZE  0x400000ull
 #define G_PML4  G_RAM
 #define G_PDPT  (G_RAM + 0x1000)

@@ -182,7 +182,8 @@ static void halted(VcpuLoop *l)
         report_gerror(l, "HLT: ", err);
         return;
     }
-    v->st.run_state = RUN_HALTED;
+    if (v->st.run_state == RUN_RUNNING)
+        v->st.run_state = RUN_HALTED;
 }
 
 /* ---- running ---- */

@@ -3,6 +3,9 @@
  *
  * Order of work at each boundary: queued work (pause, switch, register reads), INIT/SIPI/SMI, wait
  * while halted or paused, then engine->run().
+ *
+ * Who waits here (vcpu_run_on(), vcpu_pause()) must not be waited for by that vCPU's thread: no
+ * machine lock, and between vCPU threads an order (the machine's remap lock is one).
  */
 #ifndef TANDEM_SWITCH_VCPU_LOOP_H
 #define TANDEM_SWITCH_VCPU_LOOP_H
@@ -15,7 +18,8 @@ typedef struct LoopHooks {
     void (*error)(Vcpu *,
                   const Exit *); /* INTERNAL_ERROR, FAIL_ENTRY: vCPU is paused by the loop */
     void (*debug)(Vcpu *, const Exit *);
-    bool (*init)(Vcpu *); /* INIT arrived: the local APIC's part; may be NULL */
+    bool (*init)(
+        Vcpu *); /* INIT arrived: the local APIC's part; false: it is ignored. May be NULL */
 } LoopHooks;
 
 bool vcpu_loop_start(Vcpu *, const LoopHooks *, GError **); /* creates the thread; starts paused */

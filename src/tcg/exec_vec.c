@@ -103,8 +103,11 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
 
     if (th->attr & A_FP) {
         f = run_fp(s, t, th, c, &p);
-        if (unlikely(f))
+        if (unlikely(f)) {
+            if (th->attr & A_MMX)
+                mmx_enter(s); /* the processor does, before it looks at the numbers */
             return f;
+        }
     } else {
         run(th, c, &p);
     }

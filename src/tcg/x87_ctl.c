@@ -174,6 +174,10 @@ static void env_in(FpuState *f, const Tcg *t, const Insn *i, const uint8_t *p)
         f->fop = get16(p, 18) & 0x7ff;
         f->fdp = get32(p, 20) | (uint64_t)get16(p, 24) << 32;
     }
+    if (t->code64) { /* selectors are not kept in 64-bit mode */
+        f->fip = (uint32_t)f->fip;
+        f->fdp = (uint32_t)f->fdp;
+    }
 }
 
 DEF_EXEC(fnstenv)

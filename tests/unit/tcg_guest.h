@@ -95,7 +95,7 @@ static void guest_long_mode(void)
 }
 
 /* Protected mode without paging, flat 32-bit segments. */
-static void guest_flat32(void)
+static G_GNUC_UNUSED void guest_flat32(void)
 {
     guest_long_mode();
     CpuState *s = &guest.v.st;
@@ -136,7 +136,7 @@ static void guest_teardown(void)
     munmap(guest.ram, G_SIZE);
 }
 
-static Exit guest_run(uint64_t max_insns)
+static G_GNUC_UNUSED Exit guest_run(uint64_t max_insns)
 {
     RunLimit limit = {max_insns};
     return engine_interp.run(&guest.v, &limit);

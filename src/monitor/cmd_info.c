@@ -1,0 +1,215 @@
+/* info: what can be seen of the machine. */
+#include <string.h>
+#include <unistd.h>
+
+#include "kvm/kvm.h"
+#include "monitor/monitor_priv.h"
+#include "switch/vcpu_loop.h"
+#include "vmstate/rules.h"
+#include "vmstate/state.h"
+
+#define X64 "%016" G_GINT64_MODIFIER "x"
+
+Vcpu *monitor_vcpu(MonState *mon)
+{
+    return machine_vm(mon->m)->vcpu[mon->cpu];
+}
+
+typedef struct StateWork {
+    void (*fn)(Vcpu *, void *);
+    void *opaque;
+    GError *err;
+} StateWork;
+
+static void state_work(Vcpu *v, void *opaque)
+{
+    StateWork *w = opaque;
+    if (vcpu_sync_state(v, &w->err))
+        w->fn(v, w->opaque);
+}
+
+bool monitor_with_state(Vcpu *v, void (*fn)(Vcpu *, void *), void *opaque, GString *out)
+{
+    StateWork w = {fn, opaque, NULL};
+    vcpu_run_on(v, state_work, &w);
+    if (!w.err)
+        return true;
+    g_string_append_printf(out, "Error: cpu %d: %s\n", v->id, w.err->message);
+    g_error_free(w.err);
+    return false;
+}
+
+void info_version(MonCall *c)
+{
+    g_string_append(c->out, TANDEM_VERSION "\n");
+}
+
+void info_name(MonCall *c)
+{
+    const char *name = machine_config(c->m)->name;
+    if (name)
+        g_string_append_printf(c->out, "%s\n", name);
+}
+
+void info_status(MonCall *c)
+{
+    g_string_append_printf(c->out, "VM status: %s\n", run_status_name(machine_status(c->m)));
+}
+
+void info_accel(MonCall *c)
+{
+    machine_describe_accel(c->m, c->out);
+}
+
+void info_kvm(MonCall *c)
+{
+    bool there = machine_vm(c->m)->kvm != NULL;
+    g_string_append_printf(c->out, "kvm support: %s\n", there ? "enabled" : "not in this machine");
+    if (there)
+        kvm_describe(c->out);
+}
+
+void info_chardev(MonCall *c)
+{
+    const MachineConfig *cfg = machine_config(c->m);
+    for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+        g_string_append_printf(c->out, "serial%u: %s\n", i, chardev_describe(cfg->serial[i]));
+    g_string_append_printf(c->out, "debugcon: %s\n", chardev_describe(cfg->debugcon));
+}
+
+typedef struct CpuLine {
+    uint64_t rip;
+    enum RunState run;
+    const char *engine;
+    uint64_t insns, exits;
+    pid_t tid;
+} CpuLine;
+
+static void cpu_line(Vcpu *v, void *opaque)
+{
+    *(CpuLine *)opaque =
+        (CpuLine){v->st.rip, v->st.run_state, v->engine->name, v->insns, v->exits, gettid()};
+}
+
+void info_cpus(MonCall *c)
+{
+    static const char *const run[] = {
+        [RUN_RUNNING] = "",
+        [RUN_HALTED] = " (halted)",
+        [RUN_WAIT_SIPI] = " (waits for SIPI)",
+        [RUN_INIT_RECEIVED] = " (INIT received)",
+        [RUN_STOPPED] = " (stopped)",
+    };
+    VmCommon *vm = machine_vm(c->m);
+    for (unsigned i = 0; i < vm->n_vcpus; i++) {
+        CpuLine l;
+        if (monitor_with_state(vm->vcpu[i], cpu_line, &l, c->out))
+            g_string_append_printf(c->out,
+                                   "%c CPU #%u: pc=0x" X64
+                                   "%s engine=%s thread_id=%d insns=%" G_GUINT64_FORMAT
+                                   " exits=%" G_GUINT64_FORMAT "\n",
+                                   i == c->mon->cpu ? '*' : ' ', i, l.rip, run[l.run], l.engine,
+                                   (int)l.tid, l.insns, l.exits);
+    }
+}
+
+static void dump(Vcpu *v, void *opaque)
+{
+    vmstate_dump(&v->st, opaque);
+}
+
+void info_registers(MonCall *c)
+{
+    VmCommon *vm = machine_vm(c->m);
+    bool all = c->has[0];
+    if (all && strcmp(c->word[0], "-a") != 0) {
+        g_string_append_printf(c->out, "registers: '%s' is not -a\n", c->word[0]);
+        return;
+    }
+    for (unsigned i = 0; i < vm->n_vcpus; i++) {
+        if (!all && i != c->mon->cpu)
+            continue;
+        g_string_append_printf(c->out, "\nCPU#%u\n", i);
+        monitor_with_state(vm->vcpu[i], dump, c->out, c->out);
+    }
+}
+
+void info_mtree(MonCall *c)
+{
+    VmCommon *vm = machine_vm(c->m);
+    Board *b = machine_board(c->m);
+    machine_lock(c->m);
+    g_string_append(c->out, "memory:\n");
+    for (unsigned i = 0; i < vm->mem->n; i++) {
+        const RamSlot *s = &vm->mem->slot[i];
+        g_string_append_printf(c->out, "  " X64 "-" X64 " %s @%#" G_GINT64_MODIFIER "x\n", s->gpa,
+                               s->gpa + s->size - 1, s->readonly ? "rom" : "ram", s->fd_offset);
+    }
+    g_string_append(c->out, "memory-mapped devices:\n");
+    io_describe(b->mmio, c->out);
+    g_string_append(c->out, "I/O ports:\n");
+    io_describe(b->pio, c->out);
+    machine_unlock(c->m);
+}
+
+void info_rules(MonCall *c)
+{
+    RuleInfo r;
+    for (unsigned i = 0; rule_info(i, &r); i++)
+        g_string_append_printf(c->out, "%-3s %-8s %-18s %s\n", r.enabled ? "on" : "off",
+                               r.direction == RULE_TO_KVM    ? "to kvm"
+                               : r.direction == RULE_TO_SOFT ? "to soft"
+                                                             : "both",
+                               r.name, r.reason);
+}
+
+/* ---- info switch ---- */
+
+static void copy_stats(Vcpu *v, void *opaque)
+{
+    const SwitchStats *s = vcpu_switch_stats(v);
+    if (s)
+        memcpy(opaque, s, sizeof(*s));
+}
+
+static void latency_row(GString *out, const char *name, uint64_t last, const LatencyHist *h)
+{
+    g_string_append_printf(out, "  %-10s %9.1f %9.1f %9.1f %9.1f\n", name, (double)last / 1000,
+                           (double)latency_percentile(h, 50) / 1000,
+                           (double)latency_percentile(h, 99) / 1000, (double)h->max_ns / 1000);
+}
+
+static void describe_stats(GString *out, unsigned cpu, const char *engine, const SwitchStats *s)
+{
+    g_string_append_printf(
+        out, "cpu %u: in %s; switches to kvm %" G_GUINT64_FORMAT ", to interp %" G_GUINT64_FORMAT,
+        cpu, engine, s->to[ENGINE_KVM], s->to[ENGINE_INTERP]);
+    if (s->failed)
+        g_string_append_printf(out, ", refused %" G_GUINT64_FORMAT " (last: %s)", s->failed,
+                               s->last_error);
+    g_string_append_c(out, '\n');
+    if (!s->total.count)
+        return;
+    g_string_append_printf(out, "  %-10s %9s %9s %9s %9s\n", "us", "last", "p50", "p99", "max");
+    for (unsigned i = 0; i < STEP_N; i++)
+        latency_row(out, switch_step_name[i], s->last_ns[i], &s->step[i]);
+    latency_row(out, "total", s->last_total_ns, &s->total);
+    if (!s->n_notes)
+        g_string_append(out, "  no rule changed anything in the last switch\n");
+    else
+        g_string_append(out, "  rules that changed something in the last switch:\n");
+    for (unsigned i = 0; i < s->n_notes; i++)
+        g_string_append_printf(out, "    %-18s %s -> %s\n", s->note[i].rule, s->note[i].before,
+                               s->note[i].after);
+}
+
+void info_switch(MonCall *c)
+{
+    VmCommon *vm = machine_vm(c->m);
+    g_autofree SwitchStats *s = g_new(SwitchStats, 1);
+    for (unsigned i = 0; i < vm->n_vcpus; i++) {
+        memset(s, 0, sizeof(*s));
+        vcpu_run_on(vm->vcpu[i], copy_stats, s);
+        describe_stats(c->out, i, vm->vcpu[i]->engine->name, s);
+    }
+}

@@ -1,0 +1,266 @@
+/* x and xp: memory as numbers, characters or instructions. */
+#include <string.h>
+
+#include <capstone/capstone.h>
+
+#include "monitor/monitor_priv.h"
+#include "tcg/tcg.h"
+#include "vmstate/state.h"
+
+#define X64       "%016" G_GINT64_MODIFIER "x"
+#define COUNT_MAX 65536
+#define INSN_MAX  15
+
+/* ---- arguments ---- */
+
+typedef struct RegWork {
+    const VmstateField *field;
+    uint64_t value;
+} RegWork;
+
+static void read_reg(Vcpu *v, void *opaque)
+{
+    RegWork *w = opaque;
+    const uint8_t *p = (const uint8_t *)&v->st + w->field->offset;
+    static const uint8_t size[] = {[VMSTATE_U8] = 1,
+                                   [VMSTATE_U16] = 2,
+                                   [VMSTATE_U32] = 4,
+                                   [VMSTATE_U64] = 8,
+                                   [VMSTATE_BOOL] = 1};
+    if (w->field->type == VMSTATE_SEGMENT) {
+        Segment s;
+        memcpy(&s, p, sizeof(s));
+        w->value = s.base;
+    } else if (w->field->type == VMSTATE_TABLE) {
+        DescTable t;
+        memcpy(&t, p, sizeof(t));
+        w->value = t.base;
+    } else {
+        w->value = 0;
+        memcpy(&w->value, p, size[w->field->type]);
+    }
+}
+
+static bool reg(MonState *mon, const char *name, uint64_t *value, GString *why)
+{
+    g_autofree char *upper = g_ascii_strup(name, -1);
+    const char *field = !strcmp(upper, "PC") ? "RIP" : !strcmp(upper, "SP") ? "RSP" : upper;
+    RegWork w = {.field = vmstate_field(field)};
+    if (!w.field || w.field->type > VMSTATE_TABLE) {
+        g_string_append_printf(why, "there is no register $%s with a number in it", name);
+        return false;
+    }
+    if (!mon->m || !monitor_with_state(monitor_vcpu(mon), read_reg, &w, why))
+        return false;
+    *value = w.value;
+    return true;
+}
+
+bool monitor_expression(MonState *mon, const char *text, uint64_t *value, GString *why)
+{
+    bool minus = false;
+    *value = 0;
+    for (const char *p = text;;) {
+        uint64_t term;
+        p += strspn(p, " ");
+        size_t len = strcspn(p, " +-");
+        g_autofree char *word = g_strndup(p, len);
+        if (*word == '$') {
+            if (!reg(mon, word + 1, &term, why))
+                return false;
+        } else {
+            char *end;
+            term = g_ascii_strtoull(word, &end, 0);
+            if (end == word || *end) {
+                g_string_append_printf(why, "'%s' is not an address", *word ? word : text);
+                return false;
+            }
+        }
+        *value = minus ? *value - term : *value + term;
+        p += len;
+        p += strspn(p, " ");
+        if (!*p)
+            return true;
+        if (*p != '+' && *p != '-') {
+            g_string_append_printf(why, "'%s' is not an address", text);
+            return false;
+        }
+        minus = *p++ == '-';
+    }
+}
+
+bool monitor_format(const char *text, MonFormat *f, GString *why)
+{
+    const char *p = text + 1;
+    char *end;
+    f->count = 1;
+    if (g_ascii_isdigit(*p)) {
+        uint64_t n = g_ascii_strtoull(p, &end, 10);
+        if (!n || n > COUNT_MAX) {
+            g_string_append_printf(why, "%s: from 1 to %u items are possible", text, COUNT_MAX);
+            return false;
+        }
+        f->count = (unsigned)n;
+        p = end;
+    }
+    for (; *p; p++) {
+        static const char sizes[] = "bhwg";
+        const char *s = strchr(sizes, *p);
+        if (s) {
+            f->size = 1u << (s - sizes);
+        } else if (strchr("xduoci", *p)) {
+            f->format = *p;
+            if (*p == 'c')
+                f->size = 1;
+        } else {
+            g_string_append_printf(
+                why, "%s: '%c' is neither a format (x d u o c i) nor a size (b h w g)", text, *p);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- reading ---- */
+
+typedef struct Dump {
+    MonCall *c;
+    bool physical;
+    uint64_t addr;
+} Dump;
+
+/* As many of len bytes as can be read. Only RAM and ROM: a device would notice. */
+static size_t fetch(Vcpu *v, const Dump *d, uint64_t addr, uint8_t *buf, size_t len)
+{
+    size_t done = 0;
+    while (done < len) {
+        gpa_t gpa = addr + done;
+        size_t n = MIN_OF(len - done, 4096 - (size_t)(gpa & 4095));
+        if (!d->physical && !mmu_debug_translate(&v->st, v->vm, addr + done, &gpa))
+            break;
+        if (!memmap_read(v->vm->mem, gpa, buf + done, n))
+            break;
+        done += n;
+    }
+    return done;
+}
+
+static void no_access(const Dump *d, uint64_t addr)
+{
+    g_string_append_printf(d->c->out, "no memory at %s address 0x" X64 "\n",
+                           d->physical ? "physical" : "linear", addr);
+}
+
+static void item(GString *out, const MonFormat *f, uint64_t v)
+{
+    static const uint8_t hex[] = {0, 2, 4, 0, 8, 0, 0, 0, 16},
+                         oct[] = {0, 3, 6, 0, 11, 0, 0, 0, 22},
+                         dec[] = {0, 3, 5, 0, 10, 0, 0, 0, 20};
+    int64_t s = (int64_t)(v << (64 - f->size * 8)) >> (64 - f->size * 8);
+    switch (f->format) {
+    case 'd':
+        g_string_append_printf(out, " %*" G_GINT64_FORMAT, dec[f->size] + 1, s);
+        break;
+    case 'u':
+        g_string_append_printf(out, " %*" G_GUINT64_FORMAT, dec[f->size], v);
+        break;
+    case 'o':
+        g_string_append_printf(out, " 0%0*" G_GINT64_MODIFIER "o", oct[f->size], v);
+        break;
+    case 'c':
+        if (v >= ' ' && v < 0x7f)
+            g_string_append_printf(out, " '%c'", (char)v);
+        else
+            g_string_append_printf(out, " '\\x%02x'", (unsigned)v);
+        break;
+    default:
+        g_string_append_printf(out, " 0x%0*" G_GINT64_MODIFIER "x", hex[f->size], v);
+    }
+}
+
+static void dump_numbers(Vcpu *v, const Dump *d)
+{
+    const MonFormat *f = &d->c->format;
+    GString *out = d->c->out;
+    unsigned per_line = f->format == 'c' ? 8 : 16 / f->size;
+    uint64_t a = d->addr;
+    for (unsigned i = 0; i < f->count; i++, a += f->size) {
+        uint64_t value = 0;
+        bool ok = fetch(v, d, a, (uint8_t *)&value, f->size) == f->size;
+        if (i % per_line == 0 && ok)
+            g_string_append_printf(out, X64 ":", a);
+        if (!ok) {
+            if (i % per_line)
+                g_string_append_c(out, '\n');
+            no_access(d, a);
+            return;
+        }
+        item(out, f, value);
+        if (i % per_line == per_line - 1 || i + 1 == f->count)
+            g_string_append_c(out, '\n');
+    }
+}
+
+static void dump_insns(Vcpu *v, const Dump *d)
+{
+    const CpuState *s = &v->st;
+    GString *out = d->c->out;
+    cs_mode mode = cpu_code64(s) ? CS_MODE_64 : s->seg[CS].attr & SEG_DB ? CS_MODE_32 : CS_MODE_16;
+    csh cs;
+    if (cs_open(CS_ARCH_X86, mode, &cs) != CS_ERR_OK) {
+        g_string_append(out, "Error: capstone cannot be opened\n");
+        return;
+    }
+    uint64_t a = d->addr;
+    for (unsigned i = 0; i < d->c->format.count; i++) {
+        uint8_t buf[INSN_MAX];
+        size_t n = fetch(v, d, a, buf, sizeof(buf));
+        cs_insn *in = NULL;
+        if (!n) {
+            no_access(d, a);
+            break;
+        }
+        size_t got = cs_disasm(cs, buf, n, a, 1, &in);
+        size_t len = got ? in->size : 1;
+        g_string_append_printf(out, "0x" X64 ": ", a);
+        for (size_t b = 0; b < len; b++)
+            g_string_append_printf(out, " %02x", buf[b]);
+        g_string_append_printf(out, "%*s", len < 10 ? (int)(10 - len) * 3 + 1 : 1, "");
+        if (got)
+            g_string_append_printf(out, "%s%s%s\n", in->mnemonic, *in->op_str ? " " : "",
+                                   in->op_str);
+        else
+            g_string_append(out, "(bad)\n");
+        if (got)
+            cs_free(in, got);
+        a += len;
+    }
+    cs_close(&cs);
+}
+
+static void dump_work(Vcpu *v, void *opaque)
+{
+    const Dump *d = opaque;
+    if (d->c->format.format == 'i')
+        dump_insns(v, d);
+    else
+        dump_numbers(v, d);
+}
+
+static void show(MonCall *c, bool physical)
+{
+    Dump d = {c, physical, (uint64_t)c->number[1]};
+    c->mon->last = c->format;
+    c->mon->last.count = 1;
+    monitor_with_state(monitor_vcpu(c->mon), dump_work, &d, c->out);
+}
+
+void cmd_x(MonCall *c)
+{
+    show(c, false);
+}
+
+void cmd_xp(MonCall *c)
+{
+    show(c, true);
+}

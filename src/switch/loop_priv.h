@@ -25,6 +25,7 @@ typedef struct VcpuLoop {
     pthread_cond_t done; /* others wait here: for their work item, or for `parked` */
     WorkItem *head, **tail;
     unsigned pause_count;
+    unsigned due;   /* queued items from before the pause, which run before the vCPU is parked */
     bool in_engine; /* between leaving the lock for run() and taking it again: kick() the engine */
     bool asleep;    /* in wait on `wake` */
     bool parked;    /* at a boundary, drained, and staying until pause_count is 0 */

@@ -2,7 +2,7 @@
  * The vCPU loop. One thread a vCPU; at each boundary it decides, under the loop's lock, what comes
  * next, and leaves the lock to do it:
  *
- *     quit? -> pause? (parked, asleep) -> one work item -> INIT, SIPI, SMI -> halted? (asleep)
+ *     one work item -> quit? -> pause? (parked, asleep) -> INIT, SIPI, SMI -> halted? (asleep)
  *     -> engine->run()
  *
  * Why no wake-up is lost: whoever wants something first publishes it (a queue entry, pause_count,
@@ -225,8 +225,25 @@ static void run_engine(VcpuLoop *l)
     }
 }
 
+/* Takes the next item, or NULL. held: only those that somebody waits for. */
+static WorkItem *next_item(VcpuLoop *l, bool held)
+{
+    for (WorkItem **p = &l->head; *p; p = &(*p)->next) {
+        WorkItem *w = *p;
+        if (held && w->owned)
+            continue;
+        *p = w->next;
+        if (!*p)
+            l->tail = p;
+        return w;
+    }
+    return NULL;
+}
+
 static void run_item(VcpuLoop *l, WorkItem *w)
 {
+    if (w->owned && l->due)
+        l->due--;
     pthread_mutex_unlock(&l->lock);
     w->fn(l->v, w->opaque);
     pthread_mutex_lock(&l->lock);
@@ -259,15 +276,15 @@ static bool step(VcpuLoop *l)
         pthread_mutex_lock(&l->lock);
         return false;
     }
-    if (stopping && !l->parked) {
+    /* A parked vCPU serves those who wait for it and touches nothing else: what was queued from
+     * then on, such as an item that put itself back, runs after the pause. */
+    bool held = stopping && !l->due;
+    if (held && !l->parked) {
         l->parked = true;
         pthread_cond_broadcast(&l->done);
     }
-    if (l->head) {
-        WorkItem *w = l->head;
-        l->head = w->next;
-        if (!l->head)
-            l->tail = &l->head;
+    WorkItem *w = next_item(l, held);
+    if (w) {
         run_item(l, w);
         return false;
     }
@@ -350,6 +367,11 @@ void vcpu_loop_join(Vcpu *v)
     pthread_mutex_unlock(&l->lock);
     pthread_join(v->thread, NULL);
     v->loop = NULL;
+    while (l->head) {
+        WorkItem *w = l->head;
+        l->head = w->next;
+        g_free(w);
+    }
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->wake);
     pthread_cond_destroy(&l->done);
@@ -395,7 +417,11 @@ static void pause_begin(Vcpu *v)
 {
     VcpuLoop *l = v->loop;
     pthread_mutex_lock(&l->lock);
-    l->pause_count++;
+    if (!l->pause_count++) {
+        l->due = 0;
+        for (const WorkItem *w = l->head; w && !l->failed; w = w->next)
+            l->due += w->owned;
+    }
     vcpu_request(v, VREQ_WORK);
     rouse(l);
     pthread_mutex_unlock(&l->lock);

@@ -29,10 +29,12 @@ typedef void VcpuWork(Vcpu *, void *opaque);
 /* Runs fn on the vCPU's thread at an instruction boundary (drained, not inside KVM_RUN) and waits
  * for it. From the vCPU's own thread: runs at once. Any thread; not with the machine lock held. */
 void vcpu_run_on(Vcpu *, VcpuWork *fn, void *opaque);
-/* The same without waiting. */
+/* The same without waiting. On a paused vCPU it runs after the pause; dropped if the vCPU ends. */
 void vcpu_queue(Vcpu *, VcpuWork *fn, void *opaque);
 
-/* Pause: returns when the vCPU is at a boundary and stays there until resumed. Nests. */
+/* Pause: returns when the vCPU is at a boundary, what was queued before has run, and it stays there
+ * until resumed, doing only what vcpu_run_on() asks. Nests. On its own thread it does not wait: the
+ * vCPU stops at its next boundary. */
 void vcpu_pause(Vcpu *);
 void vcpu_resume(Vcpu *);
 /* Pauses all vCPUs of a machine, kicking all before waiting for any. */

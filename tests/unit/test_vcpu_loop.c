@@ -325,11 +325,20 @@ START_TEST(work_that_queues_itself_still_lets_pause)
     stop_requeue = false;
     vcpu_queue(cpu, requeue, NULL);
     WAIT_FOR(requeues > 10);
-    vcpu_pause(cpu);
+    for (unsigned i = 0; i < 1000; i++) {
+        unsigned zero = 0;
+        vcpu_pause(cpu);
+        unsigned n = requeues;
+        vcpu_run_on(cpu, add, &zero);
+        ck_assert_uint_eq(requeues, n); /* parked means parked */
+        vcpu_resume(cpu);
+        WAIT_FOR(requeues != n);
+    }
     stop_requeue = true;
-    vcpu_resume(cpu);
     WAIT_FOR(fake.in_run);
-    end();
+    stop_requeue = false;
+    vcpu_queue(cpu, requeue, NULL);
+    end(); /* and what is still queued then is dropped, not leaked */
 }
 END_TEST
 

@@ -3,6 +3,7 @@
  * loader has run over them, and the ACPICA disassembler's opinion of each where it is installed.
  */
 #include <check.h>
+#include <stdio.h>
 #include <sys/wait.h>
 
 #include "devices/fw_cfg.h"
@@ -146,8 +147,8 @@ START_TEST(in_ram)
     ck_assert_uint_eq(rsdp % 16, 0);
     check_tables(fb.ram + rsdp, row[_i].cpus, row[_i].hpet);
     /* All inside what e820 reserves. */
-    for (gpa_t a = 0x100000; a < acpi_area(FAKE_RAM); a++)
-        ck_assert(!fb.ram[a]);
+    gpa_t end = acpi_area(FAKE_RAM);
+    ck_assert(!fb.ram[0x100000] && !memcmp(fb.ram + 0x100000, fb.ram + 0x100001, end - 0x100001));
 }
 END_TEST
 

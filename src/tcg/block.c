@@ -1,5 +1,6 @@
 /* Making, finding and killing blocks: see block.h. */
 #include <inttypes.h>
+#include <stdlib.h>
 #include "base/log.h"
 #include "tcg/block.h"
 
@@ -43,16 +44,17 @@ static Fault exec_changed(CpuState *s G_GNUC_UNUSED, Tcg *t G_GNUC_UNUSED,
 bool blocks_init(Tcg *t, GError **err)
 {
     BlockCache *c = g_try_new0(BlockCache, 1);
-    uint8_t *arena = g_try_malloc(BLOCK_ARENA);
-    Block *single = g_try_malloc0(sizeof(Block) + sizeof(Insn) + 16);
+    uint8_t *arena = aligned_alloc(64, BLOCK_ARENA);
+    Block *single = aligned_alloc(64, (sizeof(Block) + sizeof(Insn) + 16 + 63) & ~(size_t)63);
     if (!c || !arena || !single) {
         g_free(c);
-        g_free(arena);
-        g_free(single);
+        free(arena);
+        free(single);
         g_set_error(err, TANDEM_ERROR, ERR_FAILED,
                     "no memory for the software engine's block cache (%u MiB)", BLOCK_ARENA >> 20);
         return false;
     }
+    memset(single, 0, sizeof(Block));
     c->arena = arena;
     c->single = single;
     c->gen = GENERATION_START;
@@ -74,8 +76,8 @@ void blocks_free(Tcg *t)
     if (!t->blocks)
         return;
     clear_own_flags(t);
-    g_free(t->blocks->arena);
-    g_free(t->blocks->single);
+    free(t->blocks->arena);
+    free(t->blocks->single);
     g_free(t->blocks);
     t->blocks = NULL;
 }
@@ -94,7 +96,7 @@ static void flush_all(Tcg *t)
 static void *arena_alloc(BlockCache *c, size_t size)
 {
     void *p = c->arena + c->used;
-    c->used += (size + 15) & ~(size_t)15;
+    c->used += (size + 63) & ~(size_t)63;
     return p;
 }
 
@@ -332,6 +334,7 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
     if (*fault)
         return NULL;
     b->n = 1;
+    b->plain = false;
     b->size = (uint16_t)n;
     b->mode = (uint8_t)t->decode_mode;
     b->gen = t->blocks->gen;
@@ -362,7 +365,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
                          Fault *fault)
 {
     BlockCache *c = t->blocks;
-    size_t most = sizeof(Block) + BLOCK_MAX_INSNS * (sizeof(Insn) + 15) + 2 * sizeof(CodePage) + 64;
+    size_t most =
+        sizeof(Block) + BLOCK_MAX_INSNS * (sizeof(Insn) + 15) + 2 * sizeof(CodePage) + 4 * 64;
     if (c->used + most > BLOCK_ARENA)
         flush_all(t);
     watch_page(t, page, host);
@@ -395,13 +399,15 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
         n = 1;
         bytes = alone;
     }
-    b->insn[n - 1].flags |= IF_ENDS;
+    const Insn *last = &b->insn[n - 1];
+    b->plain = !(last->flags & IF_ENDS) || op_rows[last->row].emit == EMIT_BRANCH;
     b->gpa = page + off;
     b->n = (uint16_t)n;
     b->size = (uint16_t)pos;
     b->mode = (uint8_t)t->decode_mode;
     b->gen = c->gen;
     b->page_next[0] = b->page_next[1] = NULL;
+    b->to[0].gen = b->to[1].gen = t->map_gen - 1;
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);

@@ -29,6 +29,15 @@
 #define CODE_FLAGS_PAGES (1u << 20) /* page flags wrap beyond 4 GiB: false alarms, no misses */
 
 typedef struct Block Block;
+
+/* Where a block went last: good while map_gen stays (blocks never move or go without changing it).
+ */
+typedef struct BlockLink {
+    gva_t rip;
+    Block *block;
+    uint64_t gen; /* t->map_gen */
+} BlockLink;
+
 struct Block {
     Block *hash_next;
     Block *page_next[2]; /* in the page record of the first, and of the second page */
@@ -36,8 +45,10 @@ struct Block {
     uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
     uint16_t n, size; /* instructions, bytes */
     uint8_t mode;
-    uint8_t *bytes; /* as decoded */
-    Insn insn[];
+    bool plain;      /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    uint8_t *bytes;  /* as decoded */
+    BlockLink to[2]; /* without, with a jump */
+    Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA (~0ull)
 
@@ -52,14 +63,14 @@ typedef struct CodePage {
 typedef struct JumpEntry {
     uint64_t tag; /* linear address with the mode in bits that a canonical address has no use for */
     Block *block;
-    uint32_t gen; /* t->map_gen */
+    uint64_t gen; /* t->map_gen */
 } JumpEntry;
 
 typedef struct FetchEntry {
     gva_t page;
     gpa_t gpa;
     const uint8_t *host;
-    uint32_t gen;
+    uint64_t gen; /* t->map_gen */
     bool user;
 } FetchEntry;
 

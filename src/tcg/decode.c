@@ -356,6 +356,10 @@ static bool row_immediates(Insn *i, Cursor *c, const OpRow *r)
             i->imm = is_signed ? sign_extend(v, size) : (int64_t)v;
         if (cls == OC_MOFFS)
             i->disp = i->imm;
+        if (cls == OC_REL || cls == OC_RELZ) { /* the target, as RIP-relative operands have it */
+            i->base = GPR_IP;
+            i->disp = i->imm;
+        }
     }
     return true;
 }

@@ -1,18 +1,22 @@
 /* Near branches: Jcc, JMP, CALL, RET, LOOP, JCXZ. All end their block. */
 #include "tcg/exec.h"
 
-/* Relative target. In 64-bit mode the operand size is forced to 64. */
+/* Relative targets. In 64-bit mode, and only there, the operand size is 64. */
 static inline __attribute__((always_inline)) Fault branch64(CpuState *s, Tcg *t, const Insn *i)
 {
-    return jump_to(s, t, t->blk_rip + i->end + (uint64_t)i->imm);
+    uint64_t target = t->blk_rip + (uint64_t)i->disp;
+    if (unlikely((uint64_t)((int64_t)target >> 47) + 1 > 1))
+        return raise_gp0(t);
+    s->rip = target;
+    return FAULT_JUMP;
 }
 static inline __attribute__((always_inline)) Fault branch32(CpuState *s, Tcg *t, const Insn *i)
 {
-    return jump_to(s, t, (uint32_t)(t->blk_rip + i->end + (uint64_t)i->imm));
+    return jump_to(s, t, (uint32_t)(t->blk_rip + (uint64_t)i->disp));
 }
 static inline __attribute__((always_inline)) Fault branch16(CpuState *s, Tcg *t, const Insn *i)
 {
-    return jump_to(s, t, (uint16_t)(t->blk_rip + i->end + (uint64_t)i->imm));
+    return jump_to(s, t, (uint16_t)(t->blk_rip + (uint64_t)i->disp));
 }
 
 #define JCC_SIZE(bits, n, cnd)                                      \
@@ -77,7 +81,7 @@ static bool target_ok(const CpuState *s, const Tcg *t, uint64_t target)
     }                                                                                \
     static Fault call_J_##bits(EXEC_ARGS)                                            \
     {                                                                                \
-        return call_##bits(s, t, i, (T)(t->blk_rip + i->end + (uint64_t)i->imm));    \
+        return call_##bits(s, t, i, (T)(t->blk_rip + (uint64_t)i->disp));            \
     }                                                                                \
     static Fault call_E_r##bits(EXEC_ARGS)                                           \
     {                                                                                \

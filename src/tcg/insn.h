@@ -72,11 +72,11 @@ enum InsnFlags {
 
 struct Insn {
     ExecFn *exec;
-    int64_t imm;   /* immediate, sign-extended; or moffs; far pointer: offset | selector << 32 */
-    void *aux;     /* per-row data: a vector row's native thunk */
-    int64_t disp;  /* sign-extended; for RIP-relative also includes `end` (base is GPR_IP, the
-                      block's RIP) */
-    uint8_t base;  /* enum Gpr incl. GPR_ZERO, GPR_IP */
+    int64_t imm;  /* immediate, sign-extended; or moffs; far pointer: offset | selector << 32 */
+    void *aux;    /* per-row data: a vector row's native thunk */
+    int64_t disp; /* sign-extended; for RIP-relative operands and branch targets also includes `end`
+                     (base is GPR_IP, the block's RIP) */
+    uint8_t base; /* enum Gpr incl. GPR_ZERO, GPR_IP */
     uint8_t index; /* GPR_ZERO when none */
     uint8_t scale; /* 0-3 */
     uint8_t seg;   /* enum Seg of the memory operand, after prefixes; SEG_NONE in 64-bit mode unless
@@ -99,6 +99,7 @@ struct Insn {
                      PFX_NP when none */
     uint8_t rexw; /* REX.W or VEX.W */
     uint8_t vexl; /* VEX.L */
+    uint64_t spare; /* to a cache line */
 };
 
 /* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */

@@ -52,10 +52,12 @@ static void noncanonical_vector(Tcg *t, const Insn *i)
         t->exc.vector = VEC_SS;
 }
 
-/* RIP, instruction count and fault of a block left at instruction i with f (f is not NONE). */
-static Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x)
+/* RIP, instruction count and fault of a block left at instruction i with f. The caller has counted
+ * the instructions before i. */
+static __attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f,
+                                                        Exit *x)
 {
-    uint64_t count = (uint64_t)(i - t->blk->insn);
+    uint64_t count = 0;
     Next next = NEXT_BLOCK;
     switch (f) {
     case FAULT_NONE:
@@ -87,7 +89,6 @@ static Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x)
         next = NEXT_EXIT;
         break;
     }
-    t->v->insns += count;
     t->insns_left -= count;
     return next;
 }
@@ -166,7 +167,7 @@ static inline void enter_block(CpuState *s, Tcg *t, const Block *b)
 }
 
 /* One instruction with all that can happen around it (SDM vol. 3, 6.9 and 17.3). */
-static Next careful_step(CpuState *s, Tcg *t, Exit *x)
+static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
 {
     Next next = NEXT_BLOCK;
     bool tf = s->rflags & FL_TF, rf = s->rflags & FL_RF;
@@ -215,7 +216,7 @@ static Next careful_step(CpuState *s, Tcg *t, Exit *x)
 }
 
 /* What KVM or another engine left half delivered. */
-static Next inject(CpuState *s, Tcg *t, Exit *x)
+static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
 {
     Events *ev = &s->ev;
     if (ev->triple_fault)
@@ -276,7 +277,7 @@ static void flush_request(Tcg *t)
 }
 
 /* Vcpu.request is not 0. */
-static Next requests(CpuState *s, Tcg *t, uint32_t req, Exit *x)
+static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req, Exit *x)
 {
     Vcpu *v = t->v;
     if (req & VREQ_EXIT_MASK) {
@@ -308,6 +309,58 @@ static inline bool be_careful(const CpuState *s, const Tcg *t)
 
 /* ---- the loop ---- */
 
+/*
+ * Runs block after block while nothing but near branches joins them: those change none of what
+ * run_loop() looks at between blocks, Vcpu.request excepted. Returns at a block boundary, or with
+ * *x filled.
+ */
+static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
+{
+    Vcpu *v = t->v;
+    uint64_t left = t->insns_left;
+    for (;;) {
+        const Insn *i = b->insn, *end = i + b->n;
+        if (unlikely(left < b->n)) {
+            if (left == 0)
+                break;
+            end = i + left;
+        }
+        enter_block(s, t, b);
+        Fault f;
+        do {
+            f = i->exec(s, t, i);
+        } while (likely(f == FAULT_NONE) && ++i != end);
+        left -= (uint64_t)(i - b->insn);
+        if (likely(f == FAULT_JUMP)) {
+            left--;
+        } else if (f == FAULT_NONE) {
+            s->rip = insn_next_rip(s, t, i - 1);
+        } else {
+            t->insns_left = left;
+            return leave_block(s, t, i, f, x);
+        }
+        if (unlikely(!b->plain || atomic_load_explicit(&v->request, memory_order_relaxed) != 0))
+            break;
+
+        BlockLink *k = &b->to[f == FAULT_JUMP];
+        if (likely(k->rip == s->rip && k->gen == t->map_gen)) {
+            b = k->block;
+            continue;
+        }
+        gva_t lin = code_lin(s, t);
+        const JumpEntry *j = jump_entry(t, lin);
+        Block *next = j->block;
+        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, next)))
+            break;
+        /* With another CS base the same RIP would be another place. */
+        if (t->decode_mode & (DM_CODE64 | DM_FLAT))
+            *k = (BlockLink){.rip = s->rip, .block = next, .gen = t->map_gen};
+        b = next;
+    }
+    t->insns_left = left;
+    return NEXT_BLOCK;
+}
+
 static Exit run_loop(Vcpu *v, Tcg *t)
 {
     CpuState *s = &v->st;
@@ -320,46 +373,18 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             return x;
         if (unlikely(s->run_state != RUN_RUNNING))
             return (Exit){.kind = EXIT_HLT};
-        if (unlikely(t->limited && t->insns_left == 0))
+        if (unlikely(t->insns_left == 0))
             return (Exit){.kind = EXIT_LIMIT};
+        Next next = NEXT_BLOCK;
         if (unlikely(be_careful(s, t))) {
-            if (careful_step(s, t, &x) == NEXT_EXIT)
-                return x;
-            continue;
+            next = careful_step(s, t, &x);
+        } else {
+            Block *b = find(s, t, code_lin(s, t), &x, &next);
+            if (likely(b != NULL))
+                next = run_chain(s, t, b, &x);
         }
-
-        gva_t lin = code_lin(s, t);
-        const JumpEntry *j = jump_entry(t, lin);
-        Block *b = j->block;
-        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, b))) {
-            Next next = NEXT_BLOCK;
-            b = find(s, t, lin, &x, &next);
-            if (unlikely(!b)) {
-                if (next == NEXT_EXIT)
-                    return x;
-                continue;
-            }
-        }
-        enter_block(s, t, b);
-        const Insn *i = b->insn, *end = i + b->n;
-        if (unlikely(t->limited && t->insns_left < b->n))
-            end = i + t->insns_left;
-        Fault f;
-        do {
-            f = i->exec(s, t, i);
-        } while (likely(f == FAULT_NONE) && ++i != end);
-        if (f == FAULT_JUMP) {
-            uint64_t count = (uint64_t)(i - b->insn) + 1;
-            v->insns += count;
-            t->insns_left -= count;
-        } else if (f == FAULT_NONE) {
-            uint64_t count = (uint64_t)(i - b->insn);
-            s->rip = insn_next_rip(s, t, i - 1);
-            v->insns += count;
-            t->insns_left -= count;
-        } else if (leave_block(s, t, i, f, &x) == NEXT_EXIT) {
+        if (unlikely(next == NEXT_EXIT))
             return x;
-        }
     }
 }
 
@@ -371,9 +396,9 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     s->gpr[GPR_ZERO] = 0;
     t->cc = flags_to_cc(s->rflags);
     t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
-    t->limited = limit && limit->max_insns;
     t->step = limit && limit->max_insns == 1;
-    t->insns_left = t->limited ? limit->max_insns : ~0ull;
+    uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
+    t->insns_left = most;
     t->blk = NULL;
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
@@ -382,6 +407,7 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
         x = run_loop(v, t);
     if (t->inhibit && !s->ev.shadow_mov_ss)
         s->ev.shadow_sti = true;
+    v->insns += most - t->insns_left;
     s->rflags = flags_get(s, t) | FL_FIXED;
     s->gpr[GPR_IP] = 0;
     return x;

@@ -66,7 +66,7 @@ struct Tcg {
     PendingExc exc;
     const struct Block *blk; /* being executed */
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
-    uint64_t insns_left;     /* of RunLimit, when limited */
+    uint64_t insns_left;     /* until RunLimit; counts down from ~0 when there is none */
     bool limited, step;      /* step: of one instruction, or one iteration of a REP */
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
@@ -74,7 +74,7 @@ struct Tcg {
     bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
     /* Changed (++) by every tlb_flush*() and by block.c: where linear addresses led to, and what
      * was decoded there, must be looked up again. */
-    uint32_t map_gen;
+    uint64_t map_gen;
     /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
      * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
     uint64_t trap_dr6;

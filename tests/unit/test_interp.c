@@ -467,6 +467,72 @@ START_TEST(kick)
 }
 END_TEST
 
+/* ---- two vCPUs ---- */
+static Vcpu second;
+static Vcpu *both[2];
+
+static void *second_main(void *p G_GNUC_UNUSED)
+{
+    RunLimit none = {0};
+    while (engine_interp.run(&second, &none).kind == EXIT_KICK &&
+           !(atomic_load(&second.request) & VREQ_WORK)) {
+    }
+    return NULL;
+}
+
+/*
+ * One vCPU rewrites a function, says so in memory and waits for the answer, as patching kernels do;
+ * the other, told, executes a serializing instruction, then calls the function.
+ */
+START_TEST(cross_modifying)
+{
+    /* first: L: inc ecx; mov [r8], cl (the immediate); mov [r9], ecx (the word);
+     *        W: pause; cmp [r10], ecx (the answer); jne W; cmp ecx, 100000; jne L; hlt */
+    static const uint8_t writer[] = {0xff, 0xc1, 0x41, 0x88, 0x08, 0x41, 0x89, 0x09,
+                                     0xf3, 0x90, 0x41, 0x39, 0x0a, 0x75, 0xf9, 0x81,
+                                     0xf9, 0xa0, 0x86, 0x01, 0x00, 0x75, 0xe9, 0xf4};
+    /* second: W: pause; cmp [r9], ebx; je W; mov ebx, [r9]; cpuid's stand-in: mov rax, cr3;
+     *         mov cr3, rax; call f; cmp al, bl; jne bad; mov [r10], ebx; jmp W; bad: hlt */
+    static const uint8_t reader[] = {0xf3, 0x90, 0x41, 0x39, 0x19, 0x74, 0xf9, 0x41, 0x8b, 0x19,
+                                     0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, 0x41, 0xff, 0xd0, 0x38,
+                                     0xd8, 0x75, 0x05, 0x41, 0x89, 0x1a, 0xeb, 0xe4, 0xf4};
+    GError *err = NULL;
+    start(writer, sizeof(writer));
+    put(G_CODE + 0x1000, reader, sizeof(reader));
+    put(G_CODE + 0x2000, "\xb0\x00\xc3", 3); /* f: mov al, imm; ret */
+    memset(&second, 0, sizeof(second));
+    second = (Vcpu){.id = 1, .vm = &guest.vm};
+    second.st = guest.v.st;
+    both[0] = &guest.v;
+    both[1] = &second;
+    guest.vm.vcpu = both;
+    guest.vm.n_vcpus = 2;
+    ck_assert(engine_interp.vcpu_init(&second, &err));
+    for (unsigned k = 0; k < 2; k++) {
+        CpuState *s = &both[k]->st;
+        s->gpr[R8] = G_CODE + 0x2001; /* the immediate */
+        s->gpr[R9] = G_DATA;
+        s->gpr[R10] = G_DATA + 64;
+        s->gpr[RCX] = s->gpr[RBX] = 0;
+    }
+    second.st.gpr[R8] = G_CODE + 0x2000;
+    second.st.gpr[RSP] = G_STACK - 0x1000;
+    second.st.rip = G_CODE + 0x1000;
+    put64(G_DATA, 0);
+    put64(G_DATA + 64, 0);
+    pthread_t th;
+    pthread_create(&th, NULL, second_main, NULL);
+    Exit x = guest_run(2000000000);
+    vcpu_request(&second, VREQ_WORK);
+    pthread_join(th, NULL);
+    engine_interp.vcpu_free(&second);
+    guest.vm.n_vcpus = 1;
+    ck_assert_int_eq(x.kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RCX], 100000);
+    ck_assert_int_eq(second.st.run_state, RUN_RUNNING);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tc = tcase_create("interp");
@@ -488,6 +554,7 @@ int main(void)
     tcase_add_test(tc, interrupts);
     tcase_add_test(tc, halt);
     tcase_add_test(tc, kick);
+    tcase_add_test(tc, cross_modifying);
     Suite *suite = suite_create("interp");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

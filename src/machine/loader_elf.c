@@ -39,22 +39,26 @@ static bool read_header(const Loader *l, Elf *e, GError **err)
     if (k->size < EI_NIDENT || k->size < sizeof(Elf32_Ehdr) ||
         (k->data[EI_CLASS] == ELFCLASS64 && k->size < sizeof(Elf64_Ehdr)))
         return kernel_error(l, err, "truncated: it ends inside its ELF header");
-    uint16_t machine;
+    uint16_t machine, type;
     if (k->data[EI_CLASS] == ELFCLASS64) {
         Elf64_Ehdr h;
         memcpy(&h, k->data, sizeof(h));
         *e = (Elf){true, h.e_entry, h.e_phoff, h.e_phentsize, h.e_phnum};
         machine = h.e_machine;
+        type = h.e_type;
     } else if (k->data[EI_CLASS] == ELFCLASS32) {
         Elf32_Ehdr h;
         memcpy(&h, k->data, sizeof(h));
         *e = (Elf){false, h.e_entry, h.e_phoff, h.e_phentsize, h.e_phnum};
         machine = h.e_machine;
+        type = h.e_type;
     } else {
         return kernel_error(l, err, "ELF of unknown class %u", k->data[EI_CLASS]);
     }
     if (k->data[EI_DATA] != ELFDATA2LSB || (machine != EM_386 && machine != EM_X86_64))
         return kernel_error(l, err, "ELF for another machine (type %u), not x86", machine);
+    if (type != ET_EXEC && type != ET_DYN)
+        return kernel_error(l, err, "not a kernel: an ELF file of type %u is no executable", type);
     if (!e->phnum || e->phnum > MAX_SEGMENTS)
         return kernel_error(l, err, "%u program headers; 1 to %u are supported", e->phnum,
                             MAX_SEGMENTS);
@@ -128,6 +132,8 @@ bool elf_check(const Loader *l, ElfInfo *info, GError **err)
         seg[i] = read_segment(&l->kernel, &e, i);
         if (!check_segment(l, &seg[i], i, err))
             return false;
+        if (seg[i].type == PT_INTERP)
+            return kernel_error(l, err, "not a kernel: an ELF program that wants a dynamic linker");
         if (seg[i].type == PT_NOTE)
             find_pvh(l->kernel.data + seg[i].offset, seg[i].filesz, info);
         if (seg[i].type != PT_LOAD || !seg[i].memsz)

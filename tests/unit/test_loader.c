@@ -405,6 +405,8 @@ static const Bad bad[] = {
     {pvh64, EI_CLASS, 1, 3, "ELF of unknown class 3"},
     {pvh64, EI_DATA, 1, 2, "another machine"},
     {pvh64, 18, 2, EM_AARCH64, "ELF for another machine (type 183)"},
+    {pvh64, 16, 2, ET_REL, "not a kernel: an ELF file of type 1"},
+    {pvh64, P1_64, 4, PT_INTERP, "not a kernel: an ELF program that wants a dynamic linker"},
     {pvh64, 56, 2, 0, "0 program headers"},
     {pvh64, 56, 2, 65, "65 program headers"},
     {pvh64, 54, 2, 8, "program headers of 8 bytes"},

@@ -1,4 +1,6 @@
 /* Small guests in KVM: exits, interrupts, kicks, half-done instructions, stale translations. */
+#include <cpuid.h>
+
 #include "kvm_fixture.h"
 
 /* ---- guests ---- */
@@ -312,8 +314,21 @@ START_TEST(interrupt_carried_over)
 }
 END_TEST
 
+/* QEMU's TCG as the processor below: its SVM now and then wedges the host kernel when an NMI is
+ * injected. */
+static bool on_tcg(void)
+{
+    unsigned r[4];
+    __cpuid(0x40000000, r[0], r[1], r[2], r[3]);
+    return !memcmp(&r[1], "TCGTCGTCGTCG", 12);
+}
+
 START_TEST(nmi)
 {
+    if (on_tcg()) {
+        printf("  nmi: not run on a processor that TCG emulates\n");
+        return;
+    }
     real_mode();
     LOAD(2 * 4, {0x00, 0x20, 0x00, 0x00});
     LOAD(0x2000, {0xfe, 0x06, 0x00, 0x05, 0xcf});

@@ -27,8 +27,9 @@ void vcpu_loop_join(Vcpu *);                                /* asks it to end an
 
 typedef void VcpuWork(Vcpu *, void *opaque);
 /* Runs fn on the vCPU's thread at an instruction boundary (drained, not inside KVM_RUN) and waits
- * for it. From the vCPU's own thread: runs at once. Any thread; not with the machine lock held. Work
- * comes before the guest: who asks again and again without a pause leaves it no time to run. */
+ * for it. From the vCPU's own thread: runs at once. Any thread; not with the machine lock held.
+ * Work comes before the guest: who asks again and again without a pause leaves it no time to run.
+ */
 void vcpu_run_on(Vcpu *, VcpuWork *fn, void *opaque);
 /* The same without waiting. On a paused vCPU it runs after the pause; dropped if the vCPU ends. */
 void vcpu_queue(Vcpu *, VcpuWork *fn, void *opaque);

@@ -376,7 +376,8 @@ static void i8042_reset(Device *dev)
 {
     I8042 *s = i8042(dev);
     s->status = ST_UNLOCKED;
-    s->mode = MODE_KBD_INT | MODE_AUX_INT;
+    /* As firmware leaves it: a kernel may be started without. */
+    s->mode = MODE_KBD_INT | MODE_AUX_INT | MODE_TRANSLATE;
     s->obuf = s->pending = s->last_sent = 0;
     s->ctl = s->kbd = (Queue){0};
     s->release_prefix = false;

@@ -165,11 +165,18 @@ void info_rules(MonCall *c)
 
 /* ---- info switch ---- */
 
+typedef struct StatsCopy {
+    const char *engine;
+    SwitchStats s;
+} StatsCopy;
+
 static void copy_stats(Vcpu *v, void *opaque)
 {
+    StatsCopy *copy = opaque;
     const SwitchStats *s = vcpu_switch_stats(v);
+    copy->engine = v->engine->name;
     if (s)
-        memcpy(opaque, s, sizeof(*s));
+        copy->s = *s;
 }
 
 static void latency_row(GString *out, const char *name, uint64_t last, const LatencyHist *h)
@@ -206,10 +213,9 @@ static void describe_stats(GString *out, unsigned cpu, const char *engine, const
 void info_switch(MonCall *c)
 {
     VmCommon *vm = machine_vm(c->m);
-    g_autofree SwitchStats *s = g_new(SwitchStats, 1);
+    g_autofree StatsCopy *copy = g_new0(StatsCopy, 1);
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
-        memset(s, 0, sizeof(*s));
-        vcpu_run_on(vm->vcpu[i], copy_stats, s);
-        describe_stats(c->out, i, vm->vcpu[i]->engine->name, s);
+        vcpu_run_on(vm->vcpu[i], copy_stats, copy);
+        describe_stats(c->out, i, copy->engine, &copy->s);
     }
 }

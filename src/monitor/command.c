@@ -1,6 +1,7 @@
 /* The command table: parsing, dispatch, help and completion. */
 #include <string.h>
 
+#include "monitor/monitor_docs.h"
 #include "monitor/monitor_priv.h"
 #include "monitor/nearest.h"
 
@@ -122,6 +123,24 @@ void cmd_help(MonCall *c)
         else
             unknown("topic", c->word[1], mon_infos, mon_infos_n, "help info", c->out);
     }
+}
+
+static void docs_of(const MonCommand *rows, unsigned n, bool info,
+                    void (*fn)(const char *, const char *, void *), void *opaque)
+{
+    for (unsigned i = 0; i < n; i++) {
+        g_autoptr(GString) usage = g_string_new(NULL);
+        if (rows[i].alias_of)
+            continue;
+        monitor_usage(&rows[i], info, usage);
+        fn(usage->str, rows[i].help, opaque);
+    }
+}
+
+void monitor_docs(void (*fn)(const char *usage, const char *help, void *opaque), void *opaque)
+{
+    docs_of(mon_commands, mon_commands_n, false, fn, opaque);
+    docs_of(mon_infos, mon_infos_n, true, fn, opaque);
 }
 
 /* ---- arguments ---- */

@@ -1,0 +1,200 @@
+/* Glue: options to machine, character devices, monitors; signals; the end. */
+#include "cli/cli.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <glib-unix.h>
+
+#include "base/log.h"
+#include "cli/options.h"
+#include "cli/pidfile.h"
+#include "demo/demo.h"
+#include "monitor/monitor.h"
+
+#define MONITORS_MAX 8
+
+typedef struct Run {
+    Options *o;
+    Pidfile pidfile;
+    Machine *m;
+    CharDev *monitor_chr[MONITORS_MAX];
+    Monitor *monitor[MONITORS_MAX];
+    unsigned n_chr, n_monitors;
+    int signal; /* the one that ended us, or 0 */
+} Run;
+
+static int complain(GError *err)
+{
+    warn_user("%s", err->message);
+    g_error_free(err);
+    return 1;
+}
+
+/* ---- signals ---- */
+
+static gboolean told_to_end(Run *r, int sig)
+{
+    if (!r->signal)
+        warn_user("ended by %s", strsignal(sig));
+    r->signal = sig;
+    chardev_stop_waiting();
+    if (r->m)
+        machine_request_quit(r->m, 0);
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean on_sigint(gpointer r)
+{
+    return told_to_end(r, SIGINT);
+}
+
+static gboolean on_sigterm(gpointer r)
+{
+    return told_to_end(r, SIGTERM);
+}
+
+static gboolean on_sighup(gpointer r)
+{
+    return told_to_end(r, SIGHUP);
+}
+
+static void on_mux_quit(void *opaque)
+{
+    Run *r = opaque;
+    if (r->m)
+        machine_request_quit(r->m, 0);
+}
+
+/* ---- character devices ---- */
+
+static bool open_one(CharDev **out, const char *option, unsigned n, const char *spec, GError **err)
+{
+    if (!chardev_open(out, spec, err)) {
+        g_prefix_error(err, "-%s %s: ", option, spec);
+        return false;
+    }
+    const char *name = chardev_describe(*out);
+    const char *pty = strstr(name, "pty:");
+    /* The words scripts look for. */
+    if (pty)
+        printf("char device redirected to %s (label %s%u)\n", pty + strlen("pty:"), option, n);
+    fflush(stdout);
+    return true;
+}
+
+static bool open_chardevs(Run *r, GError **err)
+{
+    Options *o = r->o;
+    for (guint i = 0; i < o->serial->len; i++) {
+        if (!open_one(&o->cfg.serial[i], "serial", i, g_ptr_array_index(o->serial, i), err))
+            return false;
+    }
+    if (o->debugcon && !open_one(&o->cfg.debugcon, "debugcon", 0, o->debugcon, err))
+        return false;
+    for (guint i = 0; i < o->monitor->len; i++) {
+        const char *spec = g_ptr_array_index(o->monitor, i);
+        if (r->n_chr == MONITORS_MAX - MACHINE_SERIALS) {
+            g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-monitor %s: %u monitors are enough", spec,
+                        r->n_chr);
+            return false;
+        }
+        if (!open_one(&r->monitor_chr[r->n_chr], "monitor", i, spec, err))
+            return false;
+        if (r->monitor_chr[r->n_chr])
+            r->n_chr++;
+    }
+    return true;
+}
+
+static void make_monitors(Run *r)
+{
+    for (unsigned i = 0; i < MACHINE_SERIALS; i++) {
+        CharDev *cd = r->o->cfg.serial[i];
+        if (chardev_is_mux(cd)) /* the serial port is its first front end */
+            r->monitor[r->n_monitors++] = monitor_new(r->m, cd, 1);
+    }
+    for (unsigned i = 0; i < r->n_chr; i++)
+        r->monitor[r->n_monitors++] = monitor_new(r->m, r->monitor_chr[i], 0);
+}
+
+/* ---- the run ---- */
+
+static bool start(Run *r, GError **err)
+{
+    Options *o = r->o;
+    if (o->pidfile && !pidfile_make(&r->pidfile, o->pidfile, err))
+        return false;
+    if (!open_chardevs(r, err))
+        return false;
+    o->cfg.devices = (const char *const *)o->devices->pdata;
+    r->m = machine_new(&o->cfg, err);
+    if (!r->m)
+        return false;
+    if (!o->nographic && !o->display_given)
+        warn_user("there is no display: running as with -display none; -nographic puts the serial "
+                  "console on this terminal");
+    make_monitors(r);
+    return machine_start(r->m, err);
+}
+
+static void end(Run *r)
+{
+    for (unsigned i = 0; i < r->n_monitors; i++)
+        monitor_free(r->monitor[i]);
+    machine_free(r->m);
+    for (unsigned i = 0; i < r->n_chr; i++)
+        chardev_free(r->monitor_chr[i]);
+    chardev_free(r->o->cfg.debugcon);
+    for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+        chardev_free(r->o->cfg.serial[i]);
+    pidfile_remove(&r->pidfile);
+}
+
+static int run(Options *o)
+{
+    Run r = {.o = o, .pidfile = {.fd = -1}};
+    GError *err = NULL;
+    int status = 1;
+    guint sources[] = {g_unix_signal_add(SIGINT, on_sigint, &r),
+                       g_unix_signal_add(SIGTERM, on_sigterm, &r),
+                       g_unix_signal_add(SIGHUP, on_sighup, &r)};
+    chardev_set_quit_hook(on_mux_quit, &r);
+    if (start(&r, &err))
+        status = r.signal ? 0 : machine_main_loop(r.m);
+    end(&r);
+    chardev_set_quit_hook(NULL, NULL);
+    for (unsigned i = 0; i < ARRAY_LEN(sources); i++)
+        g_source_remove(sources[i]);
+    /* The terminal is itself again: the line starts where it should. */
+    if (err)
+        status = r.signal ? (g_error_free(err), 0) : complain(err);
+    return status;
+}
+
+static bool start_log(const Options *o, GError **err)
+{
+    return (!o->log || log_set(o->log, err)) && (!o->log_file || log_to_file(o->log_file, err));
+}
+
+int cli_main(int argc, char *argv[])
+{
+    Options o;
+    GError *err = NULL;
+    int status = 0;
+    signal(SIGPIPE, SIG_IGN);
+    if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
+        status = complain(err);
+    } else if (o.print) {
+        fputs(o.print->str, stdout);
+        status = fflush(stdout) == 0 ? 0 : 1;
+    } else if (o.demo) {
+        DemoOptions demo = {.accel = o.cfg.accel, .switches = o.switches};
+        status = demo_run(&demo);
+    } else {
+        status = run(&o);
+    }
+    options_clear(&o);
+    return status;
+}

@@ -1,0 +1,337 @@
+/* The monitor: command lines, help, completion and the line editor. What commands do to a machine
+ * is tested with whole guests. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "monitor/lineedit.h"
+#include "monitor/monitor_priv.h"
+#include "monitor/nearest.h"
+
+static char *run(const char *line)
+{
+    MonState mon = {.last = {'x', 4, 1}};
+    GString *out = g_string_new(NULL);
+    monitor_execute(&mon, line, out);
+    return g_string_free(out, FALSE);
+}
+
+/* ---- command lines ---- */
+
+static const struct {
+    const char *line, *want;
+} answers[] = {
+    {"foo", "unknown command: 'foo'; 'help' lists them\n"},
+    {"swich kvm", "unknown command: 'swich'; did you mean 'switch'?\n"},
+    {"system_rest", "did you mean 'system_reset'?"},
+    {"foo/bar", "unknown command: 'foo/bar'"},
+    {"/8x", "unknown command: '/8x'"},
+    {"info foo", "unknown topic: 'foo'"},
+    {"info regs", "did you mean 'registers'?"},
+    {"help foo", "unknown command: 'foo'"},
+    {"help info foo", "unknown topic: 'foo'"},
+    {"switch", "switch: kvm|tcg|interp is missing; usage: switch kvm|tcg|interp [cpu]\n"},
+    {"switch kvm one", "'one' is not a number"},
+    {"switch kvm 1 2", "'2' is too much"},
+    {"stop now", "stop: 'now' is too much; usage: stop\n"},
+    {"cpu", "cpu: index is missing; usage: cpu index\n"},
+    {"cpu 1x", "'1x' is not a number"},
+    {"info status x", "'x' is too much; usage: info status\n"},
+    {"x", "addr is missing; usage: x [/fmt] addr\n"},
+    {"x/8q 0", "'q' is neither a format"},
+    {"x /0x 0", "from 1 to 65536"},
+    {"xp /99999999999999999999x 0", "from 1 to 65536"},
+    {"x zero", "'zero' is not an address"},
+    {"x 1+", "is not an address"},
+    {"x $nothing", "no register $nothing"},
+    {"info version", TANDEM_VERSION "\n"},
+    {"  info   version  ", TANDEM_VERSION "\n"},
+    {"log nonsense", "nonsense"},
+    {"log help", "cpu_reset"},
+    {"help switch", "switch kvm|tcg|interp [cpu]"},
+    {"help q", "quit|q"},
+    {"? info version", "info version"},
+};
+
+START_TEST(answer)
+{
+    g_autofree char *out = run(answers[_i].line);
+    ck_assert_msg(strstr(out, answers[_i].want), "'%s': '%s' lacks '%s'", answers[_i].line, out,
+                  answers[_i].want);
+    ck_assert(g_str_has_suffix(out, "\n"));
+}
+END_TEST
+
+START_TEST(empty_lines)
+{
+    static const char *const line[] = {"", "   ", "\t"};
+    for (unsigned i = 0; i < ARRAY_LEN(line); i++) {
+        g_autofree char *out = run(line[i]);
+        ck_assert_str_eq(out, "");
+    }
+}
+END_TEST
+
+START_TEST(help_covers_each_row)
+{
+    g_autofree char *help = run("help"), *infos = run("help info"), *bare = run("info");
+    ck_assert_str_eq(infos, bare);
+    for (unsigned i = 0; i < mon_commands_n; i++) {
+        const MonCommand *c = &mon_commands[i];
+        const char *text = c->alias_of ? c->name : c->help;
+        ck_assert_msg(strstr(help, text) != NULL, "help lacks %s", c->name);
+        g_autofree char *line = g_strdup_printf("help %s", c->name);
+        g_autofree char *one = run(line);
+        ck_assert_msg(!strstr(one, "unknown"), "%s", one);
+    }
+    for (unsigned i = 0; i < mon_infos_n; i++) {
+        g_autoptr(GString) usage = g_string_new(NULL);
+        monitor_usage(&mon_infos[i], true, usage);
+        ck_assert_msg(strstr(infos, usage->str) && strstr(infos, mon_infos[i].help), "%s",
+                      usage->str);
+    }
+}
+END_TEST
+
+START_TEST(logging)
+{
+    uint32_t old = log_mask;
+    g_autofree char *a = run("log int,mmu");
+    ck_assert_str_eq(a, "");
+    ck_assert_uint_eq(log_mask, 1u << LOG_INT | 1u << LOG_MMU);
+    g_autofree char *b = run("log none");
+    ck_assert_str_eq(b, "");
+    ck_assert_uint_eq(log_mask, 0);
+    log_mask = old;
+}
+END_TEST
+
+START_TEST(expressions)
+{
+    static const struct {
+        const char *text;
+        uint64_t value;
+        bool ok;
+    } row[] = {
+        {"0x100", 0x100, true},
+        {"16", 16, true},
+        {"0x100 + 0x10 - 1", 0x10f, true},
+        {"0-1", ~0ull, true},
+        {"", 0, false},
+        {"+", 0, false},
+        {"0x", 0, false},
+        {"12 34", 0, false},
+        {"0xffffffff81000000", 0xffffffff81000000, true},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        MonState mon = {0};
+        uint64_t value = 0;
+        g_autoptr(GString) why = g_string_new(NULL);
+        bool ok = monitor_expression(&mon, row[i].text, &value, why);
+        ck_assert_msg(ok == row[i].ok && (!ok || value == row[i].value), "'%s': %d %llx %s",
+                      row[i].text, ok, (unsigned long long)value, why->str);
+        ck_assert(ok || why->len);
+    }
+}
+END_TEST
+
+START_TEST(formats)
+{
+    static const struct {
+        const char *text;
+        MonFormat f;
+    } row[] = {
+        {"/8xg", {'x', 8, 8}}, {"/i", {'i', 4, 1}},   {"/4xb", {'x', 1, 4}},
+        {"/c", {'c', 1, 1}},   {"/2dh", {'d', 2, 2}}, {"/w", {'x', 4, 1}},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        MonFormat f = {'x', 4, 7};
+        g_autoptr(GString) why = g_string_new(NULL);
+        ck_assert_msg(monitor_format(row[i].text, &f, why), "%s", why->str);
+        ck_assert_msg(f.format == row[i].f.format && f.size == row[i].f.size &&
+                          f.count == row[i].f.count,
+                      "%s: %c %u %u", row[i].text, f.format, f.size, f.count);
+    }
+}
+END_TEST
+
+/* ---- completion ---- */
+
+START_TEST(completion)
+{
+    static const struct {
+        const char *text, *words;
+    } row[] = {
+        {"sw", "switch"},
+        {"system_", "system_powerdown system_reset"},
+        {"switch ", "kvm tcg interp"},
+        {"switch t", "tcg"},
+        {"switch kvm ", ""},
+        {"info st", "status"},
+        {"info s", "status switch"},
+        {"help sto", "stop"},
+        {"help info v", "version"},
+        {"log n", "none"},
+        {"log ", "none help"},
+        {"zzz", ""},
+        {"zzz a", ""},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
+        g_autoptr(GString) s = g_string_new(NULL);
+        monitor_complete(row[i].text, words);
+        for (guint j = 0; j < words->len; j++)
+            g_string_append_printf(s, "%s%s", j ? " " : "", (char *)words->pdata[j]);
+        ck_assert_msg(!strcmp(s->str, row[i].words), "'%s': '%s'", row[i].text, s->str);
+    }
+}
+END_TEST
+
+START_TEST(nearest)
+{
+    ck_assert_uint_eq(edit_distance("kernel", "kernal"), 1);
+    ck_assert_uint_eq(edit_distance("kernel", "kernle"), 1);
+    ck_assert_uint_eq(edit_distance("", "abc"), 3);
+    ck_assert_uint_eq(edit_distance("same", "same"), 0);
+    ck_assert_uint_eq(edit_distance("abc", "cab"), 2);
+    Nearest n = {.typed = "zzzz"};
+    nearest_offer(&n, "quit");
+    ck_assert_ptr_null(n.best);
+}
+END_TEST
+
+/* ---- line editor ---- */
+
+typedef struct Typed {
+    GString *out, *lines;
+} Typed;
+
+static void ed_write(void *opaque, const char *buf, size_t len)
+{
+    g_string_append_len(((Typed *)opaque)->out, buf, (gssize)len);
+}
+
+static void ed_execute(void *opaque, const char *line)
+{
+    g_string_append_printf(((Typed *)opaque)->lines, "<%s>", line);
+}
+
+static void ed_complete(void *opaque, const char *text, GPtrArray *words)
+{
+    monitor_complete(text, words);
+}
+
+static void type(const char *keys, Typed *t)
+{
+    *t = (Typed){g_string_new(NULL), g_string_new(NULL)};
+    LineEditOps ops = {t, ed_write, ed_execute, ed_complete};
+    LineEdit *e = lineedit_new(&ops, "> ");
+    lineedit_show(e);
+    lineedit_input(e, (const uint8_t *)keys, strlen(keys));
+    lineedit_free(e);
+}
+
+static void typed_free(Typed *t)
+{
+    g_string_free(t->out, TRUE);
+    g_string_free(t->lines, TRUE);
+}
+
+static const struct {
+    const char *keys, *lines;
+} edits[] = {
+    {"info\r", "<info>"},
+    {"a\nb\r\nc\r", "<a><b><c>"},
+    {"\r\r", "<><>"},
+    {"abc\x7f\x7f"
+     "d\r",
+     "<ad>"},
+    {"abc\b\r", "<ab>"},
+    {"\x7f\x7fx\r", "<x>"},
+    {"one two\x15three\r", "<three>"},
+    {"one two\x17three\r", "<one three>"},
+    {"abc\x1b[D\x1b[DX\r", "<aXbc>"},
+    {"abc\x02\x02\x06X\r", "<abXc>"},
+    {"abc\x01X\x05Y\r", "<XabcY>"},
+    {"abc\x1b[HX\x1b[FY\r", "<XabcY>"},
+    {"abc\x1b[1~X\x1b[4~Y\r", "<XabcY>"},
+    {"abc\x01\x1b[3~\x04\r", "<c>"},
+    {"abc\x01\x06\x0b\r", "<a>"},
+    {"one\rtwo\r\x1b[A\x1b[A\r", "<one><two><one>"},
+    {"one\rha\x1b[A\x1b[B\x1bOA\x10\x0elf\r", "<one><half>"},
+    {"one\r\x10!\r\x10\x10\r", "<one><one!><one>"},
+    {"abc\x03"
+     "d\r",
+     "<d>"},
+    {"\x1b[99;99;99zq\r", "<q>"},
+    {"\x1bxq\r", "<q>"},
+    {"sw\t\r", "<switch >"},
+    {"sw\tk\t\r", "<switch kvm >"},
+    {"system_\tr\t\r", "<system_reset >"},
+    {"zz\t\r", "<zz>"},
+    {"caf\xc3\xa9\r", "<caf\xc3\xa9>"},
+};
+
+START_TEST(edit)
+{
+    Typed t;
+    type(edits[_i].keys, &t);
+    ck_assert_msg(!strcmp(t.lines->str, edits[_i].lines), "row %d: %s, not %s", _i, t.lines->str,
+                  edits[_i].lines);
+    typed_free(&t);
+}
+END_TEST
+
+START_TEST(plain_lines_are_only_echoed)
+{
+    Typed t;
+    type("info status\nquit\n", &t);
+    ck_assert_str_eq(t.out->str, "> info status\n> quit\n> ");
+    typed_free(&t);
+}
+END_TEST
+
+START_TEST(choices_are_shown)
+{
+    Typed t;
+    type("info s\t", &t);
+    ck_assert_msg(strstr(t.out->str, "\nstatus  switch\n"), "%s", t.out->str);
+    typed_free(&t);
+}
+END_TEST
+
+START_TEST(long_line)
+{
+    Typed t;
+    g_autofree char *keys = g_strnfill(100000, 'a');
+    g_autofree char *all = g_strconcat(keys, "\r", NULL);
+    type(all, &t);
+    ck_assert_uint_eq(t.lines->len, LINE_MAX_BYTES + 2);
+    typed_free(&t);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("monitor");
+    TCase *t = tcase_create("monitor");
+    tcase_add_loop_test(t, answer, 0, ARRAY_LEN(answers));
+    tcase_add_test(t, empty_lines);
+    tcase_add_test(t, help_covers_each_row);
+    tcase_add_test(t, logging);
+    tcase_add_test(t, expressions);
+    tcase_add_test(t, formats);
+    tcase_add_test(t, completion);
+    tcase_add_test(t, nearest);
+    tcase_add_loop_test(t, edit, 0, ARRAY_LEN(edits));
+    tcase_add_test(t, plain_lines_are_only_echoed);
+    tcase_add_test(t, choices_are_shown);
+    tcase_add_test(t, long_line);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failures = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failures ? 1 : 0;
+}

@@ -30,7 +30,7 @@ void nearest_offer(Nearest *n, const char *name)
 {
     size_t len = strlen(n->typed);
     /* One slip in three letters; what is begun rightly is meant more often than not. */
-    unsigned limit = (unsigned)len / 3 + 1, d = edit_distance(n->typed, name);
+    unsigned limit = MAX_OF((unsigned)len / 3, 1u), d = edit_distance(n->typed, name);
     if (len >= 3 && strncmp(n->typed, name, len) == 0)
         d = 1;
     if (d <= limit && d < len && (!n->best || d < n->distance)) {

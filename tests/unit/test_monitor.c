@@ -28,7 +28,7 @@ static const struct {
     {"foo/bar", "unknown command: 'foo/bar'"},
     {"/8x", "unknown command: '/8x'"},
     {"info foo", "unknown topic: 'foo'"},
-    {"info regs", "did you mean 'registers'?"},
+    {"info registr", "did you mean 'registers'?"},
     {"help foo", "unknown command: 'foo'"},
     {"help info foo", "unknown topic: 'foo'"},
     {"switch", "switch: kvm|tcg|interp is missing; usage: switch kvm|tcg|interp [cpu]\n"},

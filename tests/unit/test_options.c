@@ -235,7 +235,7 @@ END_TEST
 /* ---- refusals ---- */
 
 static const struct {
-    const char *args[6];
+    const char *args[7];
     const char *want[2]; /* both in the message */
 } refusals[] = {
     {{NULL}, {"-kernel", "nothing to boot"}},

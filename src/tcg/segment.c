@@ -287,7 +287,9 @@ void drop_inner_segments(CpuState *s, unsigned cpl)
     for (unsigned k = 0; k < 4; k++) {
         Segment *g = &s->seg[which[k]];
         bool conforming = (g->attr & (SEG_CODE | SEG_CONFORMING)) == (SEG_CODE | SEG_CONFORMING);
-        if (!(g->attr & SEG_UNUSABLE) && !conforming && attr_dpl(g->attr) < cpl)
+        if (sel_null(g->selector))
+            g->selector = 0; /* loses its RPL; the base stays */
+        else if (!conforming && attr_dpl(g->attr) < cpl)
             *g = null_segment(0, 0);
     }
 }

@@ -302,7 +302,11 @@ START_TEST(call_gate_inner)
     /* And back: segments of the inner ring are taken away. */
     load_segment(S, T, DS, DATA0);
     load_segment(S, T, ES, DATA3);
+    load_segment(S, T, FS, 3);
+    S->seg[FS].base = 0x5678;
     ck_assert_int_eq(far_ret(S, T, 4, 4), FAULT_JUMP);
+    ck_assert_uint_eq(S->seg[FS].selector, 0); /* null loses its RPL, and nothing else */
+    ck_assert_uint_eq(S->seg[FS].base, 0x5678);
     ck_assert_uint_eq(T->cpl, 3);
     ck_assert_uint_eq(S->rip, 0x7005);
     ck_assert_uint_eq(S->gpr[RSP], STACK + 4);

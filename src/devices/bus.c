@@ -5,8 +5,7 @@
 
 #include "base/log.h"
 
-#define MAX_REGIONS 254
-#define NOBODY      255
+#define MAX_REGIONS 256
 
 struct IoRegion {
     uint64_t base, len;
@@ -15,28 +14,55 @@ struct IoRegion {
     const char *name;
 };
 
+/* What answers where: sorted, without overlaps or gaps; region NULL where nobody does. */
+typedef struct Span {
+    uint64_t start; /* ends where the next one starts */
+    IoRegion *region;
+} Span;
+
 /*
- * Regions in the order they were mapped: of two that overlap the later answers. Port space, which
- * is small and busy, has an index by port; memory space looks through its dozen regions from the
- * last, the most recent hit first.
+ * Regions in the order they were mapped: of two that overlap the later answers. They change rarely,
+ * so each change makes the spans anew, and an access finds its span by bisection.
  */
 struct IoSpace {
     const char *name;
     uint64_t size;
     IoRegion *region[MAX_REGIONS];
     unsigned n;
-    uint8_t *index; /* by address; NULL for a large space */
+    Span span[2 * MAX_REGIONS + 1];
+    unsigned n_spans;
 };
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static bool covers(const IoRegion *r, uint64_t addr)
+{
+    return addr >= r->base && addr - r->base < r->len;
+}
 
 static void rebuild(IoSpace *s)
 {
-    if (!s->index)
-        return;
-    memset(s->index, NOBODY, s->size);
+    uint64_t edge[2 * MAX_REGIONS + 1];
+    unsigned n = 0;
+    edge[n++] = 0;
     for (unsigned i = 0; i < s->n; i++) {
-        const IoRegion *r = s->region[i];
-        if (r->base < s->size)
-            memset(s->index + r->base, (int)i, MIN_OF(r->len, s->size - r->base));
+        edge[n++] = s->region[i]->base;
+        edge[n++] = s->region[i]->base + s->region[i]->len;
+    }
+    qsort(edge, n, sizeof(edge[0]), by_value);
+    s->n_spans = 0;
+    for (unsigned i = 0; i < n; i++) {
+        IoRegion *top = NULL;
+        for (unsigned j = s->n; j-- > 0 && !top;) {
+            if (covers(s->region[j], edge[i]))
+                top = s->region[j];
+        }
+        if (!s->n_spans || s->span[s->n_spans - 1].region != top)
+            s->span[s->n_spans++] = (Span){edge[i], top};
     }
 }
 
@@ -45,8 +71,6 @@ IoSpace *io_space_new(const char *name, uint64_t size)
     IoSpace *s = g_new0(IoSpace, 1);
     s->name = name;
     s->size = size;
-    if (size <= 0x10000)
-        s->index = g_malloc(size);
     rebuild(s);
     return s;
 }
@@ -57,7 +81,6 @@ void io_space_free(IoSpace *s)
         return;
     for (unsigned i = 0; i < s->n; i++)
         g_free(s->region[i]);
-    g_free(s->index);
     g_free(s);
 }
 
@@ -92,17 +115,19 @@ void io_move(IoSpace *s, IoRegion *r, uint64_t base)
     rebuild(s);
 }
 
-static IoRegion *lookup(const IoSpace *s, uint64_t addr)
+/* The region at addr, or NULL; *left is how far it goes on from there. */
+static const IoRegion *lookup(const IoSpace *s, uint64_t addr, uint64_t *left)
 {
-    if (s->index) {
-        unsigned i = addr < s->size ? s->index[addr] : NOBODY;
-        return i == NOBODY ? NULL : s->region[i];
+    unsigned lo = 0, hi = s->n_spans;
+    while (hi - lo > 1) {
+        unsigned mid = (lo + hi) / 2;
+        if (s->span[mid].start <= addr)
+            lo = mid;
+        else
+            hi = mid;
     }
-    for (unsigned i = s->n; i-- > 0;) {
-        if (addr - s->region[i]->base < s->region[i]->len)
-            return s->region[i];
-    }
-    return NULL;
+    *left = lo + 1 < s->n_spans ? s->span[lo + 1].start - addr : UINT64_MAX;
+    return s->span[lo].region;
 }
 
 static void log_nobody(const IoSpace *s, uint64_t addr, unsigned size, const char *what)
@@ -112,59 +137,56 @@ static void log_nobody(const IoSpace *s, uint64_t addr, unsigned size, const cha
                  addr);
 }
 
-/* How many bytes of an access of `size` at `addr` go to the device at once. */
-static unsigned piece(const IoRegion *r, uint64_t addr, unsigned size)
+/* How many bytes of an access of `size` go to the device at once: a power of two that it takes and
+ * that ends within it. */
+static unsigned piece(const IoRegion *r, unsigned size, uint64_t left)
 {
     unsigned max = r->ops->max ? r->ops->max : 4;
-    uint64_t left = r->len - (addr - r->base);
-    unsigned n = MIN_OF(size, max);
-    while (n > left)
-        n /= 2;
-    return n ? n : 1;
+    uint64_t n = MIN_OF(MIN_OF(size, max), left);
+    return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
 }
 
 uint64_t io_read(IoSpace *s, uint64_t addr, unsigned size)
 {
     uint64_t value = 0;
-    for (unsigned at = 0; at < size;) {
-        const IoRegion *r = lookup(s, addr + at);
-        unsigned n = 1;
-        uint64_t part = 0xff;
-        if (r) {
-            n = piece(r, addr + at, size - at);
+    for (unsigned at = 0, n; at < size; at += n) {
+        uint64_t left, part = ~0ull;
+        const IoRegion *r = lookup(s, addr + at, &left);
+        if (!r || !r->ops->read) {
+            n = (unsigned)MIN_OF(size - at, left);
+            if (!r)
+                log_nobody(s, addr + at, n, "read");
+        } else {
             uint64_t offset = addr + at - r->base;
             unsigned min = r->ops->min ? r->ops->min : 1;
-            if (!r->ops->read) {
-                part = ~0ull;
-            } else if (n < min && r->len >= min) {
+            n = piece(r, size - at, left);
+            if (n < min && r->len >= min) {
                 /* The device drives its whole width; the bus picks the bytes. */
                 uint64_t aligned = offset & ~(uint64_t)(min - 1);
+                n = (unsigned)MIN_OF(n, aligned + min - offset);
                 part = r->ops->read(r->opaque, aligned, min) >> (offset - aligned) * 8;
             } else {
                 part = r->ops->read(r->opaque, offset, n);
             }
-        } else {
-            log_nobody(s, addr + at, size - at, "read");
         }
         value |= (part & size_mask(n)) << at * 8;
-        at += n;
     }
     return value;
 }
 
 void io_write(IoSpace *s, uint64_t addr, unsigned size, uint64_t value)
 {
-    for (unsigned at = 0; at < size;) {
-        const IoRegion *r = lookup(s, addr + at);
-        unsigned n = 1;
-        if (r) {
-            n = piece(r, addr + at, size - at);
-            if (r->ops->write)
-                r->ops->write(r->opaque, addr + at - r->base, n, value >> at * 8 & size_mask(n));
-        } else {
-            log_nobody(s, addr + at, size - at, "write");
+    for (unsigned at = 0, n; at < size; at += n) {
+        uint64_t left;
+        const IoRegion *r = lookup(s, addr + at, &left);
+        if (!r || !r->ops->write) {
+            n = (unsigned)MIN_OF(size - at, left);
+            if (!r)
+                log_nobody(s, addr + at, n, "write");
+            continue;
         }
-        at += n;
+        n = piece(r, size - at, left);
+        r->ops->write(r->opaque, addr + at - r->base, n, value >> at * 8 & size_mask(n));
     }
 }
 
@@ -182,8 +204,9 @@ void io_describe(const IoSpace *s, GString *out)
     g_string_append_printf(out, "%s:\n", s->name);
     for (unsigned i = 0; i < s->n; i++)
         g_string_append_printf(out, "  %0*" G_GINT64_MODIFIER "x-%0*" G_GINT64_MODIFIER "x  %s\n",
-                               s->index ? 4 : 12, sorted[i]->base, s->index ? 4 : 12,
-                               sorted[i]->base + sorted[i]->len - 1, sorted[i]->name);
+                               s->size <= 0x10000 ? 4 : 12, sorted[i]->base,
+                               s->size <= 0x10000 ? 4 : 12, sorted[i]->base + sorted[i]->len - 1,
+                               sorted[i]->name);
 }
 
 /* ---- registry ---- */

@@ -1,10 +1,15 @@
-/* HPET. The counter is the machine's clock in units of 10 ns plus an offset; comparators arm one
- * timer each. */
+/*
+ * HPET. The main counter is the machine's clock in units of 10 ns plus an offset. A comparator is
+ * brought up to `now` before each access, so what a late timer has not run yet is never lost or
+ * seen out of order; its timer only wakes it when there is something to do.
+ */
 #include "devices/hpet.h"
 
-#define TICK_NS   10ull
+#include "devices/catch_up.h"
+
+#define HPET_HZ   (1000000000000000ull / HPET_PERIOD_FS)
 #define N_TIMERS  3
-#define ROUTE_CAP 0x00f00104ull /* GSI 2, 8, 20-23 */
+#define ROUTE_CAP 0x00f00000ull /* inputs 20-23, which no other device uses */
 
 enum { CFG_ENABLE = 1, CFG_LEGACY = 2 };
 enum {
@@ -23,7 +28,13 @@ struct Hpet;
 typedef struct Comparator {
     struct Hpet *hpet;
     unsigned n;
-    uint64_t config, value, period;
+    uint64_t config;
+    uint64_t value;  /* what the counter is compared with; periodic: the accumulator */
+    uint64_t period; /* last value written in periodic mode */
+    uint64_t seen;   /* counter up to which matches have been looked for */
+    uint64_t owed;   /* periodic matches not yet delivered as edges */
+    bool edge;       /* edge mode: state of the output, which falls just before the next rise */
+    bool line;       /* what is driven */
     Timer *timer;
 } Comparator;
 
@@ -31,15 +42,17 @@ typedef struct Hpet {
     Device dev;
     Comparator t[N_TIMERS];
     uint64_t config, status;
-    uint64_t counter; /* when stopped; else counter minus clock ticks */
-    void (*legacy)(void *, bool);
+    uint64_t counter; /* when halted; else counter minus clock ticks */
+    void (*legacy)(void *opaque, bool on);
     void *legacy_opaque;
+    bool (*busy)(void *opaque);
+    void *busy_opaque;
     IoRegion *region;
 } Hpet;
 
 static uint64_t ticks(const Hpet *h)
 {
-    return clock_ns(h->dev.board->clock) / TICK_NS;
+    return ns_to_ticks(clock_ns(h->dev.board->clock), HPET_HZ);
 }
 
 static uint64_t counter(const Hpet *h)
@@ -47,10 +60,15 @@ static uint64_t counter(const Hpet *h)
     return h->config & CFG_ENABLE ? ticks(h) + h->counter : h->counter;
 }
 
-static const IrqLine *line(const Comparator *c)
+static bool legacy_route(const Comparator *c)
+{
+    return (c->hpet->config & CFG_LEGACY) && c->n < 2;
+}
+
+static const IrqLine *output(const Comparator *c)
 {
     const Board *b = c->hpet->dev.board;
-    if ((c->hpet->config & CFG_LEGACY) && c->n < 2)
+    if (legacy_route(c))
         return c->n == 0 ? &b->isa_irq[0] : &b->isa_irq[8];
     unsigned route = c->config >> 9 & 0x1f;
     return route < ARRAY_LEN(b->gsi) && (ROUTE_CAP >> route & 1) ? &b->gsi[route] : NULL;
@@ -61,104 +79,170 @@ static uint64_t width(const Comparator *c)
     return c->config & TN_32BIT ? 0xffffffffull : ~0ull;
 }
 
-static void arm(Comparator *c)
+static void set_line(Comparator *c, bool level)
 {
-    Hpet *h = c->hpet;
-    timer_del(c->timer);
-    if (!(h->config & CFG_ENABLE) || !(c->config & TN_ENABLE))
-        return;
-    /* Distance by the width of the comparator: a 32-bit one that was passed comes round again. */
-    uint64_t now = counter(h), left = (c->value - now) & width(c);
-    if (c->config & TN_PERIODIC && c->period) {
-        /* The next multiple: a periodic comparator is never in the past. */
-        uint64_t late = (now - c->value) & width(c);
-        if (late < width(c) / 2) {
-            c->value = (c->value + (late / c->period + 1) * c->period) & width(c);
-            left = (c->value - now) & width(c);
-        }
-    } else if (!(c->config & TN_32BIT) && (int64_t)left < 0) {
-        return; /* 64 bits: it will not come round */
+    const IrqLine *l = output(c);
+    if (level != c->line && l)
+        irq_set(l, level);
+    c->line = level;
+}
+
+/* 2.3.8: the interrupt is the status bit if level-triggered; both enables gate it. */
+static void drive(Comparator *c)
+{
+    bool level = c->config & TN_LEVEL ? c->hpet->status >> c->n & 1 : c->edge;
+    set_line(c, level && (c->config & TN_ENABLE) && (c->hpet->config & CFG_ENABLE));
+}
+
+/* Ticks of the counter from just after `from` to the next match at a masked value. */
+static uint64_t until_match(const Comparator *c, uint64_t from)
+{
+    uint64_t left = (c->value - from) & width(c);
+    return left ? left : width(c) == ~0ull ? ~0ull : width(c) + 1;
+}
+
+/* A pulse on the output; false: the last one still waits for its CPU. */
+static bool pulse(Comparator *c)
+{
+    const Hpet *h = c->hpet;
+    if (c->n == 0 && legacy_route(c) && h->busy && c->line && h->busy(h->busy_opaque))
+        return false;
+    c->edge = false;
+    drive(c);
+    c->edge = true;
+    drive(c);
+    return true;
+}
+
+static void match(Comparator *c, uint64_t times)
+{
+    if (c->config & TN_LEVEL) {
+        c->hpet->status |= BIT(c->n);
+        drive(c);
+    } else if (c->config & TN_ENABLE) {
+        c->owed += times;
     }
-    if (left > UINT64_MAX / TICK_NS / 2)
+}
+
+/* Looks for matches up to now and moves the accumulator on. */
+static void advance(Comparator *c)
+{
+    const Hpet *h = c->hpet;
+    if (!(h->config & CFG_ENABLE))
         return;
-    timer_mod(c->timer, (ticks(h) + left) * TICK_NS);
+    uint64_t now = counter(h), passed = now - c->seen, left = until_match(c, c->seen);
+    c->seen = now;
+    if (passed < left)
+        return;
+    uint64_t times = 1;
+    if (c->config & TN_PERIODIC && c->period) {
+        times += (passed - left) / c->period;
+        c->value = (c->value + times * c->period) & width(c);
+        times = MIN_OF(times, HPET_HZ / c->period + 1); /* a second's worth, not more */
+    }
+    match(c, times);
+}
+
+/* Delivers what is owed, as fast as the other side takes it, and arms the timer for what is next.
+ */
+static void service(Comparator *c)
+{
+    const Hpet *h = c->hpet;
+    advance(c);
+    timer_del(c->timer);
+    if (!(h->config & CFG_ENABLE))
+        return;
+    uint64_t now = ticks(h);
+    /* Without an interrupt to raise, matches are looked for when somebody asks. */
+    if (!(c->config & TN_ENABLE) || (c->config & TN_LEVEL && h->status >> c->n & 1))
+        return;
+    if (c->owed && pulse(c))
+        c->owed--;
+    uint64_t left = until_match(c, c->seen);
+    if (c->owed) {
+        uint64_t due = now, period = c->config & TN_PERIODIC && c->period ? c->period : 1;
+        left = MIN_OF(left, catch_up(&due, period, now, HPET_HZ) - now);
+    } else if (c->config & TN_PERIODIC) { /* no faster than CATCH_UP_GAP_NS */
+        left = MAX_OF(left, CATCH_UP_GAP_NS * HPET_HZ / NS_PER_S / 2);
+    }
+    if (left < UINT64_MAX / 20 - now)
+        timer_mod(c->timer, ticks_to_ns(now + left, HPET_HZ));
 }
 
 static void expired(void *opaque)
 {
-    Comparator *c = opaque;
-    Hpet *h = c->hpet;
-    const IrqLine *l = line(c);
-    if (c->config & TN_LEVEL) {
-        h->status |= BIT(c->n);
-        if (l)
-            irq_set(l, true);
-    } else if (l) {
-        irq_set(l, true);
-        irq_set(l, false);
-    }
-    if (c->config & TN_PERIODIC) {
-        if (c->period) {
-            c->value = (c->value + c->period) & width(c);
-            arm(c);
-        }
-    }
-}
-
-static void lower(Comparator *c)
-{
-    const IrqLine *l = line(c);
-    if ((c->hpet->status & BIT(c->n)) && l)
-        irq_set(l, false);
-    c->hpet->status &= ~BIT(c->n);
+    service(opaque);
 }
 
 static void write_config(Hpet *h, uint64_t v)
 {
     uint64_t old = h->config;
     v &= CFG_ENABLE | CFG_LEGACY;
+    for (unsigned i = 0; i < N_TIMERS; i++) {
+        advance(&h->t[i]);
+        if ((v ^ old) & CFG_LEGACY) { /* off the old route */
+            h->t[i].edge = false;
+            h->t[i].owed = 0;
+            set_line(&h->t[i], false);
+        }
+    }
     if ((v ^ old) & CFG_ENABLE)
         h->counter = v & CFG_ENABLE ? h->counter - ticks(h) : counter(h);
-    if ((v ^ old) & CFG_LEGACY) {
-        for (unsigned i = 0; i < N_TIMERS; i++)
-            lower(&h->t[i]);
-        if (h->legacy)
-            h->legacy(h->legacy_opaque, v & CFG_LEGACY);
-    }
     h->config = v;
-    for (unsigned i = 0; i < N_TIMERS; i++)
-        arm(&h->t[i]);
+    if ((v ^ old) & CFG_LEGACY && h->legacy)
+        h->legacy(h->legacy_opaque, v & CFG_LEGACY);
+    for (unsigned i = 0; i < N_TIMERS; i++) {
+        Comparator *c = &h->t[i];
+        if ((v ^ old) & CFG_ENABLE) {
+            c->seen = counter(h);
+            c->edge = false;
+        }
+        drive(c);
+        service(c);
+    }
 }
 
 static void write_timer_config(Comparator *c, uint64_t v)
 {
-    uint64_t fixed = c->config & ~(uint64_t)TN_WRITABLE;
-    lower(c);
-    c->config = fixed | (v & TN_WRITABLE);
-    if (!(c->config & TN_PERIODIC_CAP))
-        c->config &= ~(uint64_t)(TN_PERIODIC | TN_SETVAL);
-    if (c->config & TN_32BIT) {
-        c->value = (uint32_t)c->value;
-        c->period = (uint32_t)c->period;
-    }
-    arm(c);
+    unsigned route = v >> 9 & 0x1f;
+    advance(c);
+    c->owed = 0;
+    c->edge = false;
+    set_line(c, false);
+    if (!(ROUTE_CAP >> route & 1)) /* 2.3.8: a route that is not offered does not stick */
+        v = (v & ~(uint64_t)TN_ROUTE) | (c->config & TN_ROUTE);
+    c->config = (c->config & ~(uint64_t)TN_WRITABLE) | (v & TN_WRITABLE);
+    if (!(c->config & TN_PERIODIC))
+        c->config &= ~(uint64_t)TN_SETVAL;
+    if (!(c->config & TN_LEVEL)) /* the status bit belongs to level mode */
+        c->hpet->status &= ~BIT(c->n);
+    c->value &= width(c);
+    c->period &= width(c);
+    drive(c);
+    service(c);
 }
 
-/* In periodic mode a write sets the period; with SETVAL on just before, the accumulator too
- * (2.3.9.2.2). */
-static void write_comparator(Comparator *c, uint64_t v)
+/*
+ * 2.3.9.2.2: in periodic mode a write sets the period; with SETVAL on just before, the accumulator
+ * too. `mask` says which bytes are written: the others stay, of both.
+ */
+static void write_comparator(Comparator *c, uint64_t v, uint64_t mask)
 {
-    v &= width(c);
+    advance(c);
+    mask &= width(c);
     if (!(c->config & TN_PERIODIC) || (c->config & TN_SETVAL))
-        c->value = v;
-    if (c->config & TN_PERIODIC) {
-        /* A period below 1 us would only keep the host busy; the guest sees it as a slow interrupt
-         * line. */
-        if (!(c->config & TN_SETVAL) || !c->period)
-            c->period = v ? MAX_OF(v, 100) : 0;
-    }
+        c->value = (c->value & ~mask) | (v & mask);
+    if (c->config & TN_PERIODIC)
+        c->period = (c->period & ~mask) | (v & mask);
+    /* A guest that was held up between setting accumulator and period finds the first match past:
+     * it counts, or the timer would be silent until the counter comes round. */
+    uint64_t behind = (counter(c->hpet) - c->value) & width(c);
+    if (c->config & TN_PERIODIC && !(c->config & TN_SETVAL) && behind < width(c) / 2)
+        c->seen = counter(c->hpet) - behind - 1;
     c->config &= ~(uint64_t)TN_SETVAL;
-    arm(c);
+    c->value &= width(c);
+    c->period &= width(c);
+    service(c);
 }
 
 static uint64_t read64(Hpet *h, unsigned at)
@@ -170,6 +254,8 @@ static uint64_t read64(Hpet *h, unsigned at)
     case 0x10:
         return h->config;
     case 0x20:
+        for (unsigned i = 0; i < N_TIMERS; i++)
+            advance(&h->t[i]);
         return h->status;
     case 0xf0:
         return counter(h);
@@ -177,9 +263,11 @@ static uint64_t read64(Hpet *h, unsigned at)
     if (at >= 0x100 && at < 0x100 + N_TIMERS * 0x20) {
         Comparator *c = &h->t[(at - 0x100) / 0x20];
         if ((at & 0x1f) == 0)
-            return c->config | ROUTE_CAP << 32;
-        if ((at & 0x1f) == 8)
+            return (c->config & ~(uint64_t)TN_SETVAL) | ROUTE_CAP << 32;
+        if ((at & 0x1f) == 8) {
+            advance(c);
             return c->value;
+        }
     }
     return 0;
 }
@@ -188,25 +276,31 @@ static void write64(Hpet *h, unsigned at, uint64_t v, uint64_t mask)
 {
     switch (at) {
     case 0x10:
-        write_config(h, v);
+        if (mask & 0xff)
+            write_config(h, v);
         return;
-    case 0x20:
+    case 0x20: /* write 1 to clear */
         for (unsigned i = 0; i < N_TIMERS; i++) {
-            if (v & mask & BIT(i))
-                lower(&h->t[i]);
+            Comparator *c = &h->t[i];
+            advance(c);
+            if (v & mask & BIT(i)) {
+                h->status &= ~BIT(i);
+                drive(c);
+                service(c);
+            }
         }
         return;
     case 0xf0:
         if (!(h->config & CFG_ENABLE)) /* writable while halted only */
-            h->counter = v;
+            h->counter = (h->counter & ~mask) | (v & mask);
         return;
     }
     if (at >= 0x100 && at < 0x100 + N_TIMERS * 0x20) {
         Comparator *c = &h->t[(at - 0x100) / 0x20];
         if ((at & 0x1f) == 0 && (mask & 0xffffffff))
-            write_timer_config(c, v);
+            write_timer_config(c, (c->config & ~mask) | (v & mask));
         else if ((at & 0x1f) == 8)
-            write_comparator(c, v);
+            write_comparator(c, v, mask);
     }
 }
 
@@ -217,21 +311,22 @@ static uint64_t page_read(void *opaque, uint64_t offset, unsigned size)
 
 static void page_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
-    Hpet *h = opaque;
-    unsigned at = offset & ~7u, shift = (offset & 7) * 8;
-    uint64_t mask = size_mask(size) << shift;
-    uint64_t old = read64(h, at);
-    /* Half a comparator of 64 bits: the other half stays. A 32-bit guest writes only the low one.
-     */
-    write64(h, at, (old & ~mask) | (value << shift & mask), mask);
+    unsigned shift = (offset & 7) * 8;
+    write64(opaque, offset & ~7u, value << shift, size_mask(size) << shift);
 }
 
 static const IoOps page_ops = {.read = page_read, .write = page_write, .min = 4, .max = 8};
 
-void hpet_connect(Device *dev, void (*legacy)(void *, bool), void *opaque)
+void hpet_connect(Device *dev, void (*legacy)(void *opaque, bool on), void *opaque)
 {
     ((Hpet *)dev)->legacy = legacy;
     ((Hpet *)dev)->legacy_opaque = opaque;
+}
+
+void hpet_set_busy(Device *dev, bool (*busy)(void *opaque), void *opaque)
+{
+    ((Hpet *)dev)->busy = busy;
+    ((Hpet *)dev)->busy_opaque = opaque;
 }
 
 static bool realize(Device *dev, GHashTable *props, GError **err)
@@ -260,10 +355,25 @@ static void reset(Device *dev)
     write_config(h, 0);
     h->counter = h->status = 0;
     for (unsigned i = 0; i < N_TIMERS; i++) {
-        h->t[i].config = TN_SIZE_CAP | (i == 0 ? TN_PERIODIC_CAP : 0);
-        h->t[i].value = ~0ull;
-        h->t[i].period = 0;
+        Comparator *c = &h->t[i];
+        set_line(c, false);
+        c->config = TN_SIZE_CAP | TN_PERIODIC_CAP;
+        c->value = ~0ull;
+        c->period = c->seen = c->owed = 0;
+        c->edge = false;
     }
+}
+
+static void describe(Device *dev, GString *out)
+{
+    Hpet *h = (Hpet *)dev;
+    g_string_append_printf(out, "hpet: config=%x status=%x counter=%" G_GINT64_MODIFIER "x\n",
+                           (unsigned)h->config, (unsigned)h->status, counter(h));
+    for (unsigned i = 0; i < N_TIMERS; i++)
+        g_string_append_printf(out,
+                               "hpet timer %u: config=%x comparator=%" G_GINT64_MODIFIER
+                               "x period=%" G_GINT64_MODIFIER "x\n",
+                               i, (unsigned)h->t[i].config, h->t[i].value, h->t[i].period);
 }
 
 const DeviceClass device_hpet = {
@@ -273,4 +383,5 @@ const DeviceClass device_hpet = {
     .realize = realize,
     .unrealize = unrealize,
     .reset = reset,
+    .describe = describe,
 };

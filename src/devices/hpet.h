@@ -1,6 +1,6 @@
 /*
- * High Precision Event Timers (IA-PC HPET specification 1.0a) at 0xfed00000: three comparators, a
- * 64-bit counter of 100 MHz, legacy replacement routes. Lock held.
+ * High Precision Event Timers (IA-PC HPET specification 1.0a) at 0xfed00000: three comparators, all
+ * periodic, a 64-bit counter of 100 MHz, legacy replacement routes; no FSB delivery. Lock held.
  */
 #ifndef TANDEM_DEVICES_HPET_H
 #define TANDEM_DEVICES_HPET_H
@@ -12,8 +12,10 @@
 
 extern const DeviceClass device_hpet;
 
-/* Comparators drive Board.gsi. In legacy replacement mode: `legacy(opaque, true)` is called so that
- * the PIT and the RTC fall silent, and comparators 0 and 1 drive GSI 2 (8259 IRQ 0) and 8. */
+/* Comparators drive Board.gsi 20-23. In legacy replacement mode: `legacy(opaque, true)` is called
+ * so that the PIT and the RTC fall silent, and comparators 0 and 1 drive Board.isa_irq 0 and 8. */
 void hpet_connect(Device *, void (*legacy)(void *opaque, bool on), void *opaque);
+/* As i8254_set_busy(), for IRQ 0 in legacy replacement mode. */
+void hpet_set_busy(Device *, bool (*busy)(void *opaque), void *opaque);
 
 #endif

@@ -1,71 +1,116 @@
 /*
- * 8254. A counter is never stepped: its count and OUT are computed from the clock and the moment it
- * was loaded (in input clock ticks), and a timer wakes counter 0 at the next edge of OUT.
+ * 8254. A counter is never stepped: its count and OUT are computed from the clock and the input
+ * clock tick at which it was loaded. What the datasheet lets happen later (a new count in modes 2
+ * and 3 at the end of the half cycle) is brought up to date before each access.
+ *
+ * Of OUT 0 only rising edges matter to the interrupt controllers, so one timer wakes for each; the
+ * line falls just before it rises again.
  */
 #include "devices/i8254.h"
 
+#include "devices/catch_up.h"
+
+#define REFRESH_NS 15085 /* a refresh request of the PC/AT toggles bit 4 of port 0x61 */
+
+enum { ACCESS_LOW = 1, ACCESS_HIGH = 2, ACCESS_BOTH = 3 };
+enum { PORT_B_GATE = 1, PORT_B_SPEAKER = 2, PORT_B_WRITABLE = 0xf };
+
 typedef struct Counter {
-    uint32_t reload; /* 1-65536 */
-    uint64_t start;  /* PIT tick at which the current count was loaded */
-    uint8_t mode;    /* 0-5 */
-    uint8_t access;  /* 1 low byte, 2 high byte, 3 low then high */
+    uint32_t n;       /* count, 1-65536; 0: none was written since the control word */
+    uint32_t next;    /* count written while another is in use; 0: none */
+    bool next_low;    /* mode 3: it begins with its low half */
+    uint64_t next_at; /* tick at which it comes into use; NO_EXPIRY: with the next trigger */
+    uint64_t start;   /* tick at which n was, or will be, loaded */
+    uint64_t held;    /* gate low: tick at which counting stopped */
+    uint8_t mode;     /* 0-5 */
+    uint8_t access;
     bool bcd, gate;
-    bool loaded;                /* a count has been written since the mode was set */
-    bool write_high, read_high; /* next byte of a two-byte access */
+    bool triggered;             /* modes 1 and 5: the gate has risen since the control word */
+    bool write_high, read_high; /* the other byte of a two-byte access is next */
     uint8_t low;                /* first byte written */
     bool latched, status_latched, latch_high;
     uint16_t latch;
     uint8_t status;
-    uint64_t stopped_at; /* gate low: tick at which counting stopped (modes 0, 2, 3, 4) */
 } Counter;
 
 typedef struct Pit {
     Device dev;
     Counter c[3];
     IrqLine out0;
-    bool irq_enabled, out_level;
-    bool speaker;
+    bool irq_enabled, level;
+    bool (*busy)(void *opaque);
+    void *busy_opaque;
+    uint8_t port_b;
     Timer *timer;
-    uint64_t edge; /* the edge armed for, in ticks after counter 0's start */
+    uint64_t due; /* tick of the next rising edge of OUT 0; valid while the timer is armed */
     IoRegion *region[2];
 } Pit;
 
 static uint64_t now_tick(const Pit *p)
 {
-    return (uint64_t)((unsigned __int128)clock_ns(p->dev.board->clock) * PIT_HZ / NS_PER_S);
+    return ns_to_ticks(clock_ns(p->dev.board->clock), PIT_HZ);
 }
 
-/* First ns at which the tick counter shows `tick`. */
-static uint64_t tick_ns(uint64_t tick)
+static bool square(const Counter *c)
 {
-    return (uint64_t)(((unsigned __int128)tick * NS_PER_S + PIT_HZ - 1) / PIT_HZ);
+    return c->mode == 3;
 }
 
-static bool counts(const Counter *c)
+static bool periodic(const Counter *c)
 {
-    return c->loaded && (c->gate || c->mode == 1 || c->mode == 5);
+    return c->mode == 2 || c->mode == 3;
 }
 
-static uint64_t elapsed(const Pit *p, const Counter *c)
+/* Ticks of the high half of a square wave: odd counts give it the longer one. */
+static uint32_t high_half(uint32_t n)
 {
-    uint64_t now = counts(c) ? now_tick(p) : c->stopped_at;
-    return now > c->start ? now - c->start : 0;
+    return (n + 1) / 2;
 }
 
-static uint16_t count(const Pit *p, const Counter *c)
+/* A count has been loaded and, where the mode wants it, a trigger has come. */
+static bool started(const Counter *c)
+{
+    return c->n && (c->triggered || (c->mode != 1 && c->mode != 5));
+}
+
+/* Gate low holds the count in modes 0, 2, 3 and 4; in 1 and 5 only its rise means something. */
+static bool held(const Counter *c)
+{
+    return !c->gate && c->mode != 1 && c->mode != 5;
+}
+
+static uint64_t elapsed(const Counter *c, uint64_t now)
+{
+    if (!started(c))
+        return 0;
+    uint64_t t = held(c) ? c->held : now;
+    return t > c->start ? t - c->start : 0;
+}
+
+/* Takes a new count into use if its moment has come by `now`. */
+static void settle(Counter *c, uint64_t now)
+{
+    if (!c->next || held(c) || now < c->next_at)
+        return;
+    c->start = c->next_at - (c->next_low ? high_half(c->next) : 0);
+    c->n = c->next;
+    c->next = 0;
+}
+
+static uint16_t count(const Counter *c, uint64_t now)
 {
     uint32_t wrap = c->bcd ? 10000 : 0x10000;
-    uint64_t d = elapsed(p, c);
-    uint32_t value;
-    switch (c->mode) {
-    case 2:
-        value = c->reload - (uint32_t)(d % c->reload);
-        break;
-    case 3: /* counts down by two, twice a period */
-        value = (c->reload & ~1u) - (uint32_t)(d * 2 % (c->reload & ~1u ? c->reload & ~1u : 2));
-        break;
-    default:
-        value = (uint32_t)((c->reload + wrap - d % wrap) % wrap);
+    uint64_t d = elapsed(c, now);
+    uint32_t value = c->n;
+    if (!c->n) {
+        value = 0;
+    } else if (c->mode == 2) {
+        value = c->n - (uint32_t)(d % c->n);
+    } else if (square(c)) { /* by two, twice a period */
+        uint32_t at = (uint32_t)(d % c->n), hi = high_half(c->n);
+        value = (c->n & ~1u) - 2 * (at < hi ? at : at - hi);
+    } else { /* goes on below 0 */
+        value = (uint32_t)((c->n + wrap - d % wrap) % wrap);
     }
     value %= wrap;
     if (c->bcd)
@@ -73,106 +118,146 @@ static uint16_t count(const Pit *p, const Counter *c)
     return (uint16_t)value;
 }
 
-/* OUT after d ticks. */
-static bool out_after(const Counter *c, uint64_t d)
+static bool out(const Counter *c, uint64_t now)
 {
-    if (!c->loaded)
+    uint64_t d = elapsed(c, now);
+    if (!started(c))
         return c->mode != 0;
     switch (c->mode) {
     case 0:
-        return d >= c->reload;
     case 1:
-        return d >= c->reload;
+        return d >= c->n;
     case 2:
-        return d % c->reload != c->reload - 1 || !c->gate;
+        return !c->gate || d % c->n != c->n - 1;
     case 3:
-        return d % c->reload < (c->reload + 1) / 2 || !c->gate;
+        return !c->gate || d % c->n < high_half(c->n);
     default: /* 4, 5: low for one tick when the count ends */
-        return d != c->reload;
+        return d != c->n;
     }
 }
 
-static bool out(const Pit *p, const Counter *c)
+/* First tick after t, which is now or earlier, at which OUT rises; 0: never. */
+static uint64_t next_rise(Counter *c, uint64_t t, uint64_t now)
 {
-    return out_after(c, elapsed(p, c));
-}
-
-/* Ticks after start at which OUT changes next, later than d; 0: never again. */
-static uint64_t next_edge(const Counter *c, uint64_t d)
-{
-    uint64_t period = d / c->reload * c->reload, at = d % c->reload, half = (c->reload + 1) / 2;
+    settle(c, t);
+    if (!started(c) || held(c))
+        return 0;
     switch (c->mode) {
     case 0:
     case 1:
-        return d < c->reload ? c->reload : 0;
+        return t < c->start + c->n ? c->start + c->n : 0;
     case 2:
-        return period + (at < c->reload - 1 ? c->reload - 1 : c->reload);
     case 3:
-        return period + (at < half ? half : c->reload);
+        if (c->start > now) /* not yet loaded */
+            return c->start + c->n;
+        if (t < c->start) /* late, and a new count is in use since */
+            return MIN_OF(t + c->n, c->start);
+        if (c->next && c->next_low)
+            return c->next_at + c->next - high_half(c->next);
+        return c->start + ((t - c->start) / c->n + 1) * c->n;
     default:
-        return d < c->reload ? c->reload : d == c->reload ? d + 1 : 0;
+        return t <= c->start + c->n ? c->start + c->n + 1 : 0;
     }
 }
 
 static void drive(Pit *p, bool level)
 {
-    if (level != p->out_level) {
-        p->out_level = level;
+    if (level != p->level) {
+        p->level = level;
         if (p->irq_enabled)
             irq_set(&p->out0, level);
     }
 }
 
-static void arm(Pit *p, uint64_t d)
+static void arm_at(Pit *p, uint64_t tick)
 {
-    Counter *c = &p->c[0];
-    timer_del(p->timer);
-    if (!counts(c))
-        return;
-    p->edge = next_edge(c, d);
-    if (p->edge)
-        timer_mod(p->timer, tick_ns(c->start + p->edge));
+    timer_mod(p->timer, ticks_to_ns(tick, PIT_HZ));
 }
 
-/* Each edge of counter 0's OUT, in order even when late; of more than a second's worth (the host
- * slept) the older ones are dropped. */
-static void edge(void *opaque)
+/* After what changed counter 0. */
+static void arm(Pit *p)
+{
+    uint64_t now = now_tick(p);
+    p->due = next_rise(&p->c[0], now, now);
+    if (p->due)
+        arm_at(p, p->due);
+    else
+        timer_del(p->timer);
+}
+
+/* A rising edge is due, perhaps for some time: see catch_up.h. */
+static void rise(void *opaque)
 {
     Pit *p = opaque;
     Counter *c = &p->c[0];
-    uint64_t now = elapsed(p, c);
-    if (now > p->edge + PIT_HZ)
-        p->edge = now - now % c->reload;
-    drive(p, out_after(c, p->edge));
-    arm(p, p->edge);
+    uint64_t now = now_tick(p);
+    if (!p->irq_enabled) /* nobody listens; i8254_set_irq_enabled() goes on */
+        return;
+    if (!periodic(c) || !p->busy || !p->busy(p->busy_opaque)) {
+        drive(p, false);
+        drive(p, true);
+        p->due = next_rise(c, p->due, now);
+        if (!p->due)
+            return;
+    }
+    arm_at(p, catch_up(&p->due, c->n, now, PIT_HZ));
+}
+
+/* A new count while modes 2 and 3 run waits for the end of the (half) cycle; in modes 1 and 5 for
+ * the next trigger. */
+static void load_later(Pit *p, Counter *c, uint32_t value, uint64_t now)
+{
+    c->next = value;
+    c->next_low = false;
+    c->next_at = NO_EXPIRY;
+    if (!periodic(c))
+        return;
+    uint64_t d = elapsed(c, now), at = d % c->n;
+    c->start += d - at;
+    c->next_at = c->start + c->n;
+    if (square(c) && at < high_half(c->n)) {
+        c->next_at = c->start + high_half(c->n);
+        c->next_low = true;
+    }
+    if (c == &p->c[0] && p->due > now)
+        arm(p);
 }
 
 static void load(Pit *p, Counter *c, uint32_t value)
 {
-    uint32_t wrap = c->bcd ? 10000 : 0x10000;
-    if (c->bcd)
-        value =
-            (value >> 12) * 1000 + (value >> 8 & 15) * 100 + (value >> 4 & 15) * 10 + (value & 15);
-    c->reload = value ? value : wrap;
-    if (c->reload == 1 && (c->mode == 2 || c->mode == 3))
-        c->reload =
-            2; /* a count of 1 is not allowed there (datasheet, mode 2); the shortest that is */
-    c->loaded = true;
-    c->start = c->stopped_at = now_tick(p);
+    uint64_t now = now_tick(p);
+    if (c->bcd) /* digits above 9 mean nothing; kept in range */
+        value = ((value >> 12) * 1000 + (value >> 8 & 15) * 100 + (value >> 4 & 15) * 10 +
+                 (value & 15)) %
+                10000;
+    if (!value)
+        value = c->bcd ? 10000 : 0x10000;
+    if (value == 1 && periodic(c)) /* not allowed; the shortest that is */
+        value = 2;
+    settle(c, now);
+    if (started(c) && c->mode != 0 && c->mode != 4 && now >= c->start) {
+        load_later(p, c, value, now);
+        return;
+    }
+    c->n = value;
+    c->next = 0;
+    c->start = c->held = now + 1; /* loaded with the clock after the write */
     if (c == &p->c[0]) {
-        drive(p, out_after(c, 0));
-        arm(p, 0);
+        drive(p, c->mode != 0);
+        arm(p);
     }
 }
 
 static void set_mode(Pit *p, Counter *c, uint8_t control)
 {
     uint8_t mode = control >> 1 & 7;
-    c->mode = mode > 5 ? mode & 3 : mode;
-    c->access = control >> 4 & 3;
-    c->bcd = control & 1;
-    c->loaded = c->write_high = c->read_high = c->latched = c->status_latched = false;
-    c->stopped_at = c->start = now_tick(p);
+    bool gate = c->gate;
+    *c = (Counter){
+        .mode = mode > 5 ? mode & 3 : mode,
+        .access = control >> 4 & 3,
+        .bcd = control & 1,
+        .gate = gate,
+    };
     if (c == &p->c[0]) {
         timer_del(p->timer);
         drive(p, c->mode != 0);
@@ -183,9 +268,9 @@ static void latch_count(const Pit *p, Counter *c)
 {
     if (c->latched)
         return;
-    c->latch = count(p, c);
+    c->latch = count(c, now_tick(p));
     c->latched = true;
-    c->latch_high = c->access == 2;
+    c->latch_high = c->access == ACCESS_HIGH;
 }
 
 static void read_back(Pit *p, uint8_t control)
@@ -194,12 +279,40 @@ static void read_back(Pit *p, uint8_t control)
         Counter *c = &p->c[i];
         if (!(control & 2u << i))
             continue;
+        settle(c, now_tick(p));
         if (!(control & 0x20))
             latch_count(p, c);
         if (!(control & 0x10) && !c->status_latched) {
-            c->status = (uint8_t)(out(p, c) << 7 | !c->loaded << 6 | c->access << 4 | c->mode << 1 |
-                                  c->bcd);
+            bool null_count = !c->n || c->next || now_tick(p) < c->start;
+            c->status = (uint8_t)(out(c, now_tick(p)) << 7 | null_count << 6 | c->access << 4 |
+                                  c->mode << 1 | c->bcd);
             c->status_latched = true;
+        }
+    }
+}
+
+static void write_count(Pit *p, Counter *c, uint8_t v)
+{
+    switch (c->access) {
+    case ACCESS_LOW:
+        load(p, c, v);
+        break;
+    case ACCESS_HIGH:
+        load(p, c, (uint32_t)v << 8);
+        break;
+    default:
+        c->write_high = !c->write_high;
+        if (!c->write_high) {
+            load(p, c, (uint32_t)v << 8 | c->low);
+            break;
+        }
+        c->low = v;
+        if (c->mode == 0) { /* the first byte stops the count, and OUT goes low */
+            c->n = 0;
+            if (c == &p->c[0]) {
+                drive(p, false);
+                arm(p);
+            }
         }
     }
 }
@@ -209,35 +322,23 @@ static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
     Pit *p = opaque;
     uint8_t v = (uint8_t)value;
     if (offset == 3) {
-        if (v >> 6 == 3)
+        if (v >> 6 == 3) {
             read_back(p, v);
-        else if (v & 0x30)
+        } else if (v & 0x30) {
             set_mode(p, &p->c[v >> 6], v);
-        else
+        } else {
+            settle(&p->c[v >> 6], now_tick(p));
             latch_count(p, &p->c[v >> 6]);
+        }
         return;
     }
-    Counter *c = &p->c[offset];
-    switch (c->access) {
-    case 1:
-        load(p, c, v);
-        break;
-    case 2:
-        load(p, c, (uint32_t)v << 8);
-        break;
-    default:
-        if (c->write_high)
-            load(p, c, (uint32_t)v << 8 | c->low);
-        else
-            c->low = v;
-        c->write_high = !c->write_high;
-    }
+    write_count(p, &p->c[offset], v);
 }
 
 static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
 {
     Pit *p = opaque;
-    if (offset == 3)
+    if (offset == 3) /* the control register cannot be read */
         return 0xff;
     Counter *c = &p->c[offset];
     if (c->status_latched) {
@@ -246,16 +347,17 @@ static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
     }
     if (c->latched) {
         uint8_t v = (uint8_t)(c->latch_high ? c->latch >> 8 : c->latch);
-        if (c->access == 3 && !c->latch_high)
+        if (c->access == ACCESS_BOTH && !c->latch_high)
             c->latch_high = true;
         else
             c->latched = false;
         return v;
     }
-    uint16_t now = count(p, c);
-    if (c->access == 1)
+    settle(c, now_tick(p));
+    uint16_t now = count(c, now_tick(p));
+    if (c->access == ACCESS_LOW)
         return now & 0xff;
-    if (c->access == 2)
+    if (c->access == ACCESS_HIGH)
         return now >> 8;
     c->read_high = !c->read_high;
     return c->read_high ? now & 0xff : now >> 8;
@@ -263,38 +365,44 @@ static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
 
 static const IoOps port_ops = {.read = port_read, .write = port_write, .max = 1};
 
+/* Of counter 2; those of 0 and 1 are tied high. */
 static void set_gate(Pit *p, Counter *c, bool gate)
 {
+    uint64_t now = now_tick(p);
     if (gate == c->gate)
         return;
+    settle(c, now);
     if (!gate) {
-        uint64_t d = elapsed(p, c);
-        c->gate = false;
-        c->stopped_at = c->start + d;
-        return;
+        c->held = MAX_OF(now, c->start);
+    } else if (c->mode == 0 || c->mode == 4) { /* goes on counting */
+        c->start += MAX_OF(now, c->held) - c->held;
+    } else { /* a trigger: starts over with the next clock */
+        if (c->next) {
+            c->n = c->next;
+            c->next = 0;
+        }
+        c->start = now + 1;
+        c->triggered = c->n != 0;
     }
-    uint64_t now = now_tick(p);
-    if (c->mode == 0 || c->mode == 4)
-        c->start += now - c->stopped_at; /* goes on counting */
-    else
-        c->start = now; /* the rising edge reloads */
-    c->gate = true;
+    c->gate = gate;
 }
 
-/* Port 0x61: gate of counter 2, speaker, and in the upper bits OUT 2 and the refresh toggle (15
- * us). */
+/* System control port B: gate of counter 2 and speaker, NMI enables (kept, nothing raises them),
+ * the refresh toggle and OUT 2. */
 static uint64_t port_b_read(void *opaque, uint64_t offset, unsigned size)
 {
     Pit *p = opaque;
-    bool refresh = clock_ns(p->dev.board->clock) / 15085 & 1;
-    return (uint64_t)(p->c[2].gate | p->speaker << 1 | refresh << 4 | out(p, &p->c[2]) << 5);
+    uint64_t now = now_tick(p);
+    bool refresh = clock_ns(p->dev.board->clock) / REFRESH_NS & 1;
+    settle(&p->c[2], now);
+    return p->port_b | (uint64_t)refresh << 4 | (uint64_t)out(&p->c[2], now) << 5;
 }
 
 static void port_b_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
     Pit *p = opaque;
-    p->speaker = value & 2;
-    set_gate(p, &p->c[2], value & 1);
+    p->port_b = value & PORT_B_WRITABLE;
+    set_gate(p, &p->c[2], value & PORT_B_GATE);
 }
 
 static const IoOps port_b_ops = {.read = port_b_read, .write = port_b_write, .max = 1};
@@ -304,22 +412,28 @@ void i8254_connect(Device *dev, IrqLine out0)
     ((Pit *)dev)->out0 = out0;
 }
 
+void i8254_set_busy(Device *dev, bool (*busy)(void *opaque), void *opaque)
+{
+    ((Pit *)dev)->busy = busy;
+    ((Pit *)dev)->busy_opaque = opaque;
+}
+
 void i8254_set_irq_enabled(Device *dev, bool on)
 {
     Pit *p = (Pit *)dev;
     if (on == p->irq_enabled)
         return;
-    if (!on && p->out_level)
-        irq_set(&p->out0, false);
+    if (p->level)
+        irq_set(&p->out0, on);
     p->irq_enabled = on;
-    if (on && p->out_level)
-        irq_set(&p->out0, true);
+    if (on)
+        arm(p);
 }
 
 static bool realize(Device *dev, GHashTable *props, GError **err)
 {
     Pit *p = (Pit *)dev;
-    p->timer = timer_new(dev->board->clock, edge, p);
+    p->timer = timer_new(dev->board->clock, rise, p);
     p->irq_enabled = true;
     p->region[0] = io_map(dev->board->pio, 0x40, 4, &port_ops, p, "i8254");
     p->region[1] = io_map(dev->board->pio, 0x61, 1, &port_b_ops, p, "port 61");
@@ -339,9 +453,20 @@ static void reset(Device *dev)
     Pit *p = (Pit *)dev;
     timer_del(p->timer);
     for (unsigned i = 0; i < 3; i++)
-        p->c[i] = (Counter){.reload = 0x10000, .access = 3, .mode = 3, .gate = i != 2};
-    p->speaker = false;
-    drive(p, false);
+        p->c[i] = (Counter){.access = ACCESS_BOTH, .mode = 3, .gate = i != 2};
+    p->port_b = 0;
+    drive(p, true);
+}
+
+static void describe(Device *dev, GString *out_str)
+{
+    Pit *p = (Pit *)dev;
+    uint64_t now = now_tick(p);
+    for (unsigned i = 0; i < 3; i++) {
+        const Counter *c = &p->c[i];
+        g_string_append_printf(out_str, "pit%u: mode=%u count=%u now=%04x out=%d gate=%d\n", i,
+                               c->mode, c->n, count(c, now), out(c, now), c->gate);
+    }
 }
 
 const DeviceClass device_i8254 = {
@@ -351,4 +476,5 @@ const DeviceClass device_i8254 = {
     .realize = realize,
     .unrealize = unrealize,
     .reset = reset,
+    .describe = describe,
 };

@@ -1,6 +1,6 @@
 /*
- * 8254 programmable interval timer (Intel 231164) and system control port B (0x61) with the speaker
- * gate. Counter 0 drives IRQ 0. Input clock 1193182 Hz. Lock held.
+ * 8254 programmable interval timer (Intel 231164), ports 0x40-0x43, and system control port B
+ * (0x61) with the gate of counter 2. Counter 0 drives IRQ 0. Input clock 1193182 Hz. Lock held.
  */
 #ifndef TANDEM_DEVICES_I8254_H
 #define TANDEM_DEVICES_I8254_H
@@ -15,5 +15,11 @@ extern const DeviceClass device_i8254;
 void i8254_connect(Device *, IrqLine out0);
 /* HPET in legacy replacement mode takes IRQ 0 over: the line then stays silent. */
 void i8254_set_irq_enabled(Device *, bool on);
+/*
+ * Optional: says whether the last rising edge of OUT 0 is still waiting for its CPU. The next
+ * periodic one is then held back until it is not, so that none is lost when the host runs the vCPU
+ * late; see catch_up.h. i8259_irq_pending(pic, 0) || ioapic_irq_pending(ioapic, 2).
+ */
+void i8254_set_busy(Device *, bool (*busy)(void *opaque), void *opaque);
 
 #endif

@@ -45,20 +45,22 @@ static unsigned highest(const Chip *c, uint8_t mask)
     return 8;
 }
 
+/* IR number the chip would give at INTA now, or -1. */
 static int pending_ir(const Chip *c)
 {
-    uint8_t request = c->irr & ~c->imr;
-    unsigned want = highest(c, request);
-    if (want == 8)
+    unsigned want = highest(c, c->irr & ~c->imr);
+    /* Between ICW1 and the last ICW nothing is accepted. */
+    if (want == 8 || c->init)
         return -1;
+    unsigned ir = (c->lowest + 1 + want) & 7;
     /* In special mask mode a masked in-service bit does not hold others up. In special fully nested
      * mode the master lets the slave interrupt again while IR2 is in service. */
     uint8_t service = c->isr;
     if (c->special_mask)
         service &= ~c->imr;
-    if (c->special_nested && c->master)
+    if (c->special_nested && c->master && ir == 2)
         service &= ~(1u << 2);
-    return want < highest(c, service) ? (int)((c->lowest + 1 + want) & 7) : -1;
+    return want < highest(c, service) ? (int)ir : -1;
 }
 
 static void update(Pic *p)
@@ -90,6 +92,8 @@ void i8259_set_irq(void *dev, int irq, bool level)
     Chip *c = &p->chip[irq >> 3 & 1];
     uint8_t bit = (uint8_t)(1u << (irq & 7));
     bool was = c->line & bit;
+    if (irq == 2)
+        return;
     if (level) {
         c->line |= bit;
         if (!was || (level_mask(c) & bit))
@@ -127,8 +131,18 @@ int i8259_ack(Device *dev)
     int vector = m->vector_base + (int)ir;
     if (any && ir == 2)
         vector = s->vector_base + (int)acknowledge(s);
+    /* INT falls at INTA, and rises again if there is more: an IOAPIC may be waiting for the edge.
+     */
+    p->intr_level = false;
+    irq_set(&p->intr, false);
     update(p);
     return vector;
+}
+
+bool i8259_irq_pending(const Device *dev, int irq)
+{
+    const Chip *c = &((const Pic *)dev)->chip[irq >> 3 & 1];
+    return c->irr & ~c->imr & 1u << (irq & 7);
 }
 
 static void eoi(Chip *c, unsigned ocw2)
@@ -165,13 +179,16 @@ static void eoi(Chip *c, unsigned ocw2)
 static void icw1(Chip *c, uint8_t v)
 {
     c->imr = c->isr = 0;
-    c->irr = level_mask(c) & c->line; /* the edge sense circuit is reset */
     c->lowest = 7;
     c->special_mask = c->read_isr = c->auto_eoi = c->rotate_auto_eoi = c->special_nested = false;
     c->poll = false;
+    /* Without ICW4 the chip would answer as in an 8085 system; a PC's never does. */
+    if (!(v & 1) && log_on(LOG_GUEST_ERROR))
+        log_line("i8259: ICW1 %#x without ICW4: taken for 8086 mode all the same", v);
     c->need_icw4 = v & 1;
     c->single = v & 2;
     c->level_all = v & 8;
+    c->irr = level_mask(c) & c->line; /* the edge sense circuit is reset */
     c->init = 2;
 }
 
@@ -249,6 +266,7 @@ static void elcr_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
     Pic *p = opaque;
     Chip *c = &p->chip[offset & 1];
     c->elcr = (uint8_t)value & c->elcr_mask;
+    c->irr = (c->irr & ~c->elcr) | (c->line & c->elcr);
     update(p);
 }
 
@@ -285,7 +303,6 @@ static void reset(Device *dev)
         uint8_t line = c->line;
         *c = (Chip){
             .master = c->master, .elcr_mask = c->elcr_mask, .pic = p, .line = line, .lowest = 7};
-        c->vector_base = 0;
     }
     update(p);
 }

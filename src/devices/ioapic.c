@@ -18,29 +18,24 @@ typedef struct Ioapic {
     Lapic *const *lapics;
     unsigned n_lapics;
     uint32_t lines; /* as driven */
-    uint32_t edges; /* seen while masked: delivered when unmasked, as the 82093AA's successors do */
     uint64_t rte[IOAPIC_PINS];
     uint8_t select, id;
     IoRegion *region;
 } Ioapic;
 
-static void service(Ioapic *a, unsigned pin)
+static bool send(const Ioapic *a, uint64_t rte)
+{
+    return apic_bus_deliver(a->lapics, a->n_lapics, (uint8_t)(rte >> 56), rte & RTE_LOGICAL,
+                            rte >> 8 & 7, rte & RTE_VECTOR, rte & RTE_LEVEL);
+}
+
+/* A level interrupt is sent while its line is up; once accepted, not again before EOI. */
+static void service_level(Ioapic *a, unsigned pin)
 {
     uint64_t rte = a->rte[pin];
-    uint32_t bit = 1u << pin;
-    if (rte & RTE_MASKED)
-        return;
-    if (rte & RTE_LEVEL) {
-        if (!(a->lines & bit) || (rte & RTE_REMOTE_IRR))
-            return;
+    if (!(rte & RTE_MASKED) && (rte & RTE_LEVEL) && !(rte & RTE_REMOTE_IRR) &&
+        (a->lines & 1u << pin) && send(a, rte))
         a->rte[pin] |= RTE_REMOTE_IRR;
-    } else {
-        if (!(a->edges & bit))
-            return;
-        a->edges &= ~bit;
-    }
-    apic_bus_deliver(a->lapics, a->n_lapics, (uint8_t)(rte >> 56), rte & RTE_LOGICAL, rte >> 8 & 7,
-                     rte & RTE_VECTOR, rte & RTE_LEVEL);
 }
 
 void ioapic_connect(Device *dev, Lapic *const lapics[], unsigned n)
@@ -52,17 +47,26 @@ void ioapic_connect(Device *dev, Lapic *const lapics[], unsigned n)
 void ioapic_set_irq(void *dev, int pin, bool level)
 {
     Ioapic *a = dev;
+    if (pin < 0 || pin >= IOAPIC_PINS)
+        return;
+    uint64_t rte = a->rte[pin];
     uint32_t bit = 1u << pin;
     bool was = a->lines & bit;
-    if (was == level)
-        return;
-    a->lines ^= bit;
-    if (level) {
-        a->edges |= bit;
-        service(a, (unsigned)pin);
-    } else {
-        a->edges &= ~bit;
-    }
+    a->lines = level ? a->lines | bit : a->lines & ~bit;
+    if (rte & RTE_LEVEL)
+        service_level(a, (unsigned)pin);
+    else if (level && !was &&
+             !(rte & RTE_MASKED)) /* an edge on a masked input is not held pending */
+        send(a, rte);
+}
+
+bool ioapic_irq_pending(const Device *dev, int pin)
+{
+    const Ioapic *a = (const Ioapic *)dev;
+    if (pin < 0 || pin >= IOAPIC_PINS || (a->rte[pin] & RTE_MASKED))
+        return false;
+    return apic_bus_waiting((uint8_t)(a->rte[pin] >> 56), a->rte[pin] & RTE_LOGICAL,
+                            a->rte[pin] & RTE_VECTOR);
 }
 
 void ioapic_eoi(void *dev, uint8_t vector)
@@ -71,7 +75,7 @@ void ioapic_eoi(void *dev, uint8_t vector)
     for (unsigned i = 0; i < IOAPIC_PINS; i++) {
         if ((a->rte[i] & RTE_REMOTE_IRR) && (a->rte[i] & RTE_VECTOR) == vector) {
             a->rte[i] &= ~(uint64_t)RTE_REMOTE_IRR;
-            service(a, i);
+            service_level(a, i);
         }
     }
 }
@@ -87,7 +91,7 @@ static void write_rte(Ioapic *a, unsigned pin, bool high, uint32_t v)
     if (!(*rte &
           RTE_LEVEL)) /* switching to edge clears remote IRR: how Linux ends stuck interrupts */
         *rte &= ~(uint64_t)RTE_REMOTE_IRR;
-    service(a, pin);
+    service_level(a, pin);
 }
 
 static uint32_t read_register(Ioapic *a)
@@ -146,7 +150,6 @@ static void reset(Device *dev)
     Ioapic *a = (Ioapic *)dev;
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
         a->rte[i] = RTE_MASKED;
-    a->edges = 0;
     a->select = a->id = 0;
 }
 

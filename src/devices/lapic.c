@@ -10,9 +10,10 @@
 #include "base/log.h"
 #include "devices/lapic_priv.h"
 
-#define APIC_PAGE    0xfee00000ull
-#define APIC_VERSION 0x14
-#define MAX_LVT      6 /* CMCI to error: entries 0-6 */
+#define APIC_PAGE               0xfee00000ull
+#define APIC_VERSION            0x14
+#define MAX_LVT                 6 /* CMCI to error: entries 0-6 */
+#define VERSION_EOI_SUPPRESSION (1u << 24)
 
 static Lapic *current; /* whose CPU accesses the page; machine lock */
 
@@ -40,7 +41,8 @@ static int highest_vector(const uint32_t map[8])
     return -1;
 }
 
-static uint8_t ppr(const Lapic *l)
+/* SDM vol. 3, 11.8.3.1 */
+uint8_t lapic_ppr(const Lapic *l)
 {
     int isr = highest_vector(l->isr);
     uint8_t service = isr < 0 ? 0 : (uint8_t)(isr & 0xf0);
@@ -52,40 +54,44 @@ bool lapic_enabled(const Lapic *l)
     return l->base & APIC_BASE_ENABLE;
 }
 
-static bool software_enabled(const Lapic *l)
+bool lapic_software_enabled(const Lapic *l)
 {
     return lapic_enabled(l) && (l->svr & 0x100);
 }
 
-/* ExtINT from the 8259s is accepted through LINT0 in that mode, and always while the APIC is
- * disabled. */
+/* ExtINT from the 8259s is accepted through LINT0 in that mode, as a message of the IOAPIC, and
+ * always while the APIC is disabled. */
 static bool extint_waiting(const Lapic *l)
 {
-    if (!l->lint0)
-        return false;
     if (!lapic_enabled(l))
-        return true;
+        return l->lint0;
     uint32_t lvt = l->lvt[LVT_LINT0];
-    return !(lvt & LVT_MASKED) && (lvt >> 8 & 7) == DELIVER_EXTINT;
+    return l->extint || (l->lint0 && !(lvt & LVT_MASKED) && (lvt >> 8 & 7) == DELIVER_EXTINT);
 }
 
+/* While the APIC is disabled by software it takes nothing new; what is in IRR stays deliverable
+ * (SDM vol. 3, 11.4.7.2). */
 int lapic_pending(const Lapic *l)
 {
     if (extint_waiting(l))
         return LAPIC_EXTINT;
-    if (!software_enabled(l))
+    if (!lapic_enabled(l))
         return -1;
     int irr = highest_vector(l->irr);
-    return irr >= 0 && (irr & 0xf0) > (ppr(l) & 0xf0) ? irr : -1;
+    return irr >= 0 && (irr & 0xf0) > (lapic_ppr(l) & 0xf0) ? irr : -1;
 }
 
 int lapic_ack(Lapic *l)
 {
     int v = lapic_pending(l);
+    if (v == LAPIC_EXTINT)
+        l->extint = false;
     if (v < 0 || v == LAPIC_EXTINT)
         return v;
     set_vector(l->irr, (unsigned)v, false);
     set_vector(l->isr, (unsigned)v, true);
+    /* An interrupt of a higher class that waits is announced by the caller's lapic_pending(). */
+    l->intr_level = lapic_pending(l) >= 0;
     return v;
 }
 
@@ -102,16 +108,28 @@ void lapic_update(Lapic *l)
     }
 }
 
-void lapic_set_irr(Lapic *l, uint8_t vector, bool level)
+bool lapic_set_irr(Lapic *l, uint8_t vector, bool level)
 {
     if (vector < 16) {
         lapic_error(l, ESR_RECV_ILLEGAL);
-        return;
+        return false;
     }
-    if (!software_enabled(l))
-        return;
+    if (!lapic_software_enabled(l))
+        return false;
     set_vector(l->irr, vector, true);
     set_vector(l->tmr, vector, level);
+    lapic_update(l);
+    return true;
+}
+
+bool lapic_requested(const Lapic *l, uint8_t vector)
+{
+    return test_vector(l->irr, vector);
+}
+
+void lapic_set_extint(Lapic *l)
+{
+    l->extint = true;
     lapic_update(l);
 }
 
@@ -124,36 +142,51 @@ void lapic_error(Lapic *l, uint32_t bit)
         lapic_set_irr(l, (uint8_t)lvt, false);
 }
 
-void lapic_local(Lapic *l, unsigned entry)
+bool lapic_local(Lapic *l, unsigned entry)
 {
     uint32_t lvt = l->lvt[entry];
     if (lvt & LVT_MASKED)
-        return;
+        return false;
     switch (lvt >> 8 & 7) {
     case DELIVER_FIXED:
-        lapic_set_irr(l, (uint8_t)lvt, false);
-        break;
+        return lapic_set_irr(l, (uint8_t)lvt, false);
     case DELIVER_NMI:
         l->cpu.nmi(l->cpu.opaque);
-        break;
+        return true;
     case DELIVER_SMI:
         l->cpu.smi(l->cpu.opaque);
-        break;
+        return true;
     case DELIVER_INIT:
         l->cpu.init(l->cpu.opaque);
-        break;
+        return true;
     }
+    return false;
+}
+
+/* LINT0 in fixed mode and level-triggered: remote IRR is set from acceptance to EOI. */
+static void service_lint0(Lapic *l)
+{
+    uint32_t *lvt = &l->lvt[LVT_LINT0];
+    if (!l->lint0 || !lapic_enabled(l) || (*lvt & (LVT_MASKED | LVT_REMOTE_IRR | 0x700)) ||
+        !(*lvt & LVT_LEVEL))
+        return;
+    if (lapic_set_irr(l, (uint8_t)*lvt, true))
+        *lvt |= LVT_REMOTE_IRR;
 }
 
 void lapic_set_lint0(Lapic *l, bool level)
 {
     bool rising = level && !l->lint0;
+    uint32_t lvt = l->lvt[LVT_LINT0], delivery = lvt >> 8 & 7;
     l->lint0 = level;
-    if (rising && lapic_enabled(l) && (l->lvt[LVT_LINT0] >> 8 & 7) != DELIVER_EXTINT)
+    if (delivery == DELIVER_FIXED && lvt & LVT_LEVEL)
+        service_lint0(l);
+    else if (rising && lapic_enabled(l) && delivery != DELIVER_EXTINT)
         lapic_local(l, LVT_LINT0);
     lapic_update(l);
 }
 
+/* The NMI line is edge-sensitive. Whatever LINT1 is set to happens; NMI is what firmware leaves. */
 void lapic_nmi(Lapic *l)
 {
     if (!lapic_enabled(l))
@@ -168,8 +201,14 @@ static void end_of_interrupt(Lapic *l)
     if (v < 0)
         return;
     set_vector(l->isr, (unsigned)v, false);
-    if (test_vector(l->tmr, (unsigned)v) && !(l->svr & SVR_NO_EOI_BROADCAST))
-        lapic_eoi_broadcast((uint8_t)v);
+    if (test_vector(l->tmr, (unsigned)v)) {
+        if (!(l->svr & SVR_NO_EOI_BROADCAST))
+            lapic_eoi_broadcast((uint8_t)v);
+        if ((l->lvt[LVT_LINT0] & 0xff) == (unsigned)v) {
+            l->lvt[LVT_LINT0] &= ~LVT_REMOTE_IRR;
+            service_lint0(l);
+        }
+    }
     lapic_update(l);
 }
 
@@ -179,14 +218,17 @@ static uint32_t read_register(Lapic *l, unsigned reg)
 {
     switch (reg) {
     case 0x02:
-        return l->x2apic ? l->id : (uint32_t)l->xapic_id << 24;
+        return l->x2apic ? l->id : l->id << 24;
     case 0x03:
-        return APIC_VERSION | MAX_LVT << 16;
+        return APIC_VERSION | MAX_LVT << 16 | VERSION_EOI_SUPPRESSION;
     case 0x08:
         return l->tpr;
     case 0x09: /* arbitration priority: as the SDM computes it for lowest-priority delivery */
     case 0x0a:
-        return ppr(l);
+        return lapic_ppr(l);
+    case 0x0b: /* write-only */
+    case 0x0c: /* remote read, which only the Pentium's bus had */
+        return 0;
     case 0x0d:
         return l->x2apic ? lapic_x2_ldr(l) : (uint32_t)l->ldr << 24;
     case 0x0e:
@@ -239,16 +281,18 @@ static void write_lvt(Lapic *l, unsigned entry, uint32_t v)
     l->lvt[entry] = v & lvt_writable[entry];
     if (entry == LVT_TIMER)
         lapic_timer_lvt_written(l, old);
-    if (entry == LVT_LINT0)
+    if (entry == LVT_LINT0) {
+        /* Remote IRR outlives masking; a change to edge or another delivery mode ends it. */
+        if (l->lvt[entry] & LVT_LEVEL && !(l->lvt[entry] & 0x700))
+            l->lvt[entry] |= old & LVT_REMOTE_IRR;
+        service_lint0(l);
         lapic_update(l);
+    }
 }
 
 static void write_register(Lapic *l, unsigned reg, uint32_t v)
 {
     switch (reg) {
-    case 0x02:
-        l->xapic_id = v >> 24;
-        break;
     case 0x08:
         l->tpr = (uint8_t)v;
         lapic_update(l);
@@ -294,7 +338,7 @@ static void write_register(Lapic *l, unsigned reg, uint32_t v)
         lapic_timer_write_divide(l, v & 0xb);
         break;
     default: /* read-only or reserved */
-        if (reg != 0x03 && reg != 0x0a && reg != 0x39)
+        if (reg != 0x02 && reg != 0x03 && reg != 0x0a && reg != 0x39)
             lapic_error(l, ESR_ILLEGAL_REGISTER);
     }
 }
@@ -326,6 +370,23 @@ static void page_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
 
 static const IoOps page_ops = {.read = page_read, .write = page_write, .min = 4, .max = 4};
 
+/* Power-on values of everything but the id and IA32_APIC_BASE (11.4.7.1). */
+static void clear_registers(Lapic *l)
+{
+    l->tpr = l->ldr = 0;
+    l->dfr = 0xf;
+    l->svr = 0xff;
+    l->esr = l->esr_next = 0;
+    l->icr = 0;
+    l->extint = false;
+    memset(l->irr, 0, sizeof(l->irr));
+    memset(l->isr, 0, sizeof(l->isr));
+    memset(l->tmr, 0, sizeof(l->tmr));
+    for (unsigned i = 0; i < LVT_N; i++)
+        l->lvt[i] = LVT_MASKED;
+    lapic_timer_reset(l);
+}
+
 /* ---- MSRs ---- */
 
 bool lapic_msr_read(Lapic *l, uint32_t msr, uint64_t *value)
@@ -354,19 +415,48 @@ bool lapic_msr_read(Lapic *l, uint32_t msr, uint64_t *value)
 static bool write_base(Lapic *l, uint64_t v)
 {
     bool on = v & APIC_BASE_ENABLE, x2 = v & APIC_BASE_X2APIC;
-    if (v & ~(0xfffffff000ull | APIC_BASE_ENABLE | APIC_BASE_X2APIC | APIC_BASE_BSP) || (x2 && !on))
+    if (v & ~(uint64_t)(0xfffffff000ull | APIC_BASE_ENABLE | APIC_BASE_X2APIC | APIC_BASE_BSP) ||
+        (x2 && !on))
         return false;
     if (lapic_enabled(l) ? l->x2apic && on && !x2 : x2)
         return false;
-    l->base = (v & ~(uint64_t)APIC_BASE_BSP) | (l->base & APIC_BASE_BSP);
-    if (!on) {
-        uint64_t base = l->base;
-        lapic_reset(l, false);
-        l->base = base;
+    if ((v & 0xfffffff000ull) != APIC_PAGE) {
+        if (log_on(LOG_GUEST_ERROR))
+            log_line("cpu %u: IA32_APIC_BASE %#" G_GINT64_MODIFIER
+                     "x moves the page, which this machine refuses",
+                     l->id, v);
+        return false;
     }
-    l->x2apic = on && x2;
+    if (!on && lapic_enabled(l)) /* its state is lost */
+        clear_registers(l);
+    l->base = (v & ~(uint64_t)APIC_BASE_BSP) | (l->base & APIC_BASE_BSP);
+    if (x2 && !l->x2apic)
+        l->icr = (uint32_t)l->icr;
+    l->x2apic = x2;
     lapic_update(l);
     return true;
+}
+
+/* Reserved bits, whose setting by WRMSR is #GP (11.12.1.3). The read-only ones of an LVT entry may
+ * be written back as they were read. */
+static uint32_t x2_reserved(unsigned reg)
+{
+    const uint32_t lvt_read_only = LVT_REMOTE_IRR | 1u << 12;
+    switch (reg) {
+    case 0x08:
+        return ~0xffu;
+    case 0x0f:
+        return ~(uint32_t)(0x3ff | SVR_NO_EOI_BROADCAST);
+    case 0x2f:
+        return ~(lvt_writable[LVT_CMCI] | lvt_read_only);
+    case 0x32 ... 0x37:
+        return ~(lvt_writable[reg - 0x32] | lvt_read_only);
+    case 0x3e:
+        return ~0xbu;
+    case 0x38:
+        return 0;
+    }
+    return ~0u; /* EOI, ESR: only 0 */
 }
 
 bool lapic_msr_write(Lapic *l, uint32_t msr, uint64_t value)
@@ -381,9 +471,9 @@ bool lapic_msr_write(Lapic *l, uint32_t msr, uint64_t value)
         return false;
     unsigned reg = msr - 0x800;
     if (reg == 0x30) {
-        if (value & 0xfff32000ull) /* reserved bits and the delivery status */
+        if (value & 0xfff32000ull) /* reserved bits */
             return false;
-        l->icr = value;
+        l->icr = value & ~(1ull << 12);
         lapic_send(l, (uint32_t)(value >> 32));
         return true;
     }
@@ -395,8 +485,7 @@ bool lapic_msr_write(Lapic *l, uint32_t msr, uint64_t value)
     }
     bool writable = reg == 0x08 || reg == 0x0b || reg == 0x0f || reg == 0x28 || reg == 0x2f ||
                     (reg >= 0x32 && reg <= 0x38) || reg == 0x3e;
-    if (!writable || value >> 32 || ((reg == 0x0b || reg == 0x28) && value) ||
-        (reg == 0x08 && value >> 8))
+    if (!writable || value >> 32 || ((uint32_t)value & x2_reserved(reg)))
         return false;
     write_register(l, reg, (uint32_t)value);
     return true;
@@ -422,22 +511,15 @@ uint32_t lapic_id(const Lapic *l)
 
 void lapic_reset(Lapic *l, bool init_only)
 {
-    l->tpr = l->ldr = 0;
-    l->dfr = 0xf;
-    l->svr = 0xff;
-    l->esr = l->esr_next = 0;
-    l->icr = 0;
-    memset(l->irr, 0, sizeof(l->irr));
-    memset(l->isr, 0, sizeof(l->isr));
-    memset(l->tmr, 0, sizeof(l->tmr));
-    for (unsigned i = 0; i < LVT_N; i++)
-        l->lvt[i] = LVT_MASKED;
-    lapic_timer_reset(l);
+    clear_registers(l);
     if (!init_only) {
-        l->xapic_id = (uint8_t)l->id;
         l->x2apic = false;
         l->base = APIC_PAGE | APIC_BASE_ENABLE | (l->id == 0 ? APIC_BASE_BSP : 0);
     }
+    /* Virtual wire mode, as firmware leaves the boot processor: the 8259s reach it through LINT0. A
+     * guest without firmware counts on it. */
+    if (l->base & APIC_BASE_BSP)
+        l->lvt[LVT_LINT0] = DELIVER_EXTINT << 8;
     lapic_update(l);
 }
 
@@ -466,6 +548,7 @@ bool lapics_new(Board *board, unsigned n, const LapicCpu cpus[], Lapic *out[], G
         l->board = board;
         l->cpu = cpus[i];
         l->id = i;
+        l->bus_hz = lapic_bus_hz(board->clock);
         l->timer = timer_new(board->clock, lapic_timer_expired, l);
         out[i] = l;
     }

@@ -25,6 +25,9 @@ bool lapics_new(Board *, unsigned n, const LapicCpu cpus[], Lapic *out[], GError
 void lapics_free(Lapic *lapics[], unsigned n);
 void lapic_reset(Lapic *, bool init_only); /* INIT keeps the id and IA32_APIC_BASE */
 void lapic_set_current(Lapic *);
+/* Clock of the one-shot and periodic timer, before its divider: the core crystal clock of CPUID
+ * leaf 0x15, which is the TSC's clock over the smallest number that makes its Hz fit in 32 bits. */
+uint64_t lapic_bus_hz(const Clock *);
 
 /* PIC's INTR output wired to LINT0 of every APIC, and NMI to LINT1 (virtual wire and ExtINT mode).
  */
@@ -37,15 +40,19 @@ int lapic_pending(const Lapic *);
 /* The same and moves it from IRR to ISR. */
 int lapic_ack(Lapic *);
 
-bool lapic_msr_read(Lapic *, uint32_t msr, uint64_t *value); /* 0x1b, 0x800-0x8ff, 0x6e0 */
+/* 0x1b, 0x800-0x8ff, 0x6e0; false: #GP. IA32_APIC_BASE keeps the page at 0xfee00000: moving it is
+ * refused and logged. */
+bool lapic_msr_read(Lapic *, uint32_t msr, uint64_t *value);
 bool lapic_msr_write(Lapic *, uint32_t msr, uint64_t value);
 uint8_t lapic_get_cr8(const Lapic *);
 void lapic_set_cr8(Lapic *, uint8_t cr8);
 uint32_t lapic_id(const Lapic *);
 /* The bus: delivery from IOAPIC or MSI. Fields as in an MSI address and data (SDM vol. 3, 11.11).
- */
-void apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
+ * False: no local APIC accepted it. */
+bool apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
                       uint8_t vector, bool level);
+/* A vector sent there is still waiting in the IRR of an addressee. */
+bool apic_bus_waiting(uint8_t dest, bool logical, uint8_t vector);
 void apic_bus_msi(uint64_t address, uint32_t data);
 /* EOI of a level-triggered vector goes to the IOAPIC through this. */
 void lapic_set_eoi_hook(void (*fn)(void *opaque, uint8_t vector), void *opaque);

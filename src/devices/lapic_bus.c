@@ -38,7 +38,7 @@ static bool matches(const Lapic *l, uint32_t dest, bool logical, bool x2)
     if (dest == (x2 ? 0xffffffffu : 0xffu))
         return true;
     if (!logical)
-        return l->x2apic ? dest == l->id : dest == l->xapic_id;
+        return dest == l->id;
     if (l->x2apic) {
         /* An 8-bit logical destination reaches cluster 0, of which it can name 8. */
         uint32_t ldr = lapic_x2_ldr(l);
@@ -49,45 +49,69 @@ static bool matches(const Lapic *l, uint32_t dest, bool logical, bool x2)
     return l->dfr == 0 && dest >> 4 == l->ldr >> 4 && (dest & l->ldr & 0xf);
 }
 
-static void accept(Lapic *l, unsigned delivery, uint8_t vector, bool level)
+static bool accept(Lapic *l, unsigned delivery, uint8_t vector, bool level)
 {
     switch (delivery) {
     case DELIVER_FIXED:
     case DELIVER_LOWEST:
-        lapic_set_irr(l, vector, level);
-        break;
+        return lapic_set_irr(l, vector, level);
     case DELIVER_SMI:
         l->cpu.smi(l->cpu.opaque);
-        break;
+        return true;
     case DELIVER_NMI:
         l->cpu.nmi(l->cpu.opaque);
-        break;
+        return true;
     case DELIVER_INIT:
         l->cpu.init(l->cpu.opaque);
-        break;
+        return true;
     case DELIVER_SIPI:
         l->cpu.sipi(l->cpu.opaque, vector);
-        break;
-    case DELIVER_EXTINT: /* INTA goes to the 8259s while the line is up: LINT0's business */
-        break;
+        return true;
+    case DELIVER_EXTINT:
+        lapic_set_extint(l);
+        return true;
     }
+    return false; /* 3 is reserved */
 }
 
-static void deliver(uint32_t dest, bool logical, bool x2, unsigned delivery, uint8_t vector,
+/* Lowest priority (SDM vol. 3, 11.6.2.4): of those that can take a vector the one with the lowest
+ * processor priority; among equals they take turns, as nothing says who should. */
+static Lapic *arbitrate(Lapic *const candidate[], unsigned n)
+{
+    static unsigned turn;
+    Lapic *best = NULL;
+    turn++;
+    for (unsigned i = 0; i < n; i++) {
+        Lapic *l = candidate[(turn + i) % n];
+        if (lapic_software_enabled(l) && (!best || lapic_ppr(l) < lapic_ppr(best)))
+            best = l;
+    }
+    return best;
+}
+
+static bool deliver_to(Lapic *const target[], unsigned n, unsigned delivery, uint8_t vector,
+                       bool level)
+{
+    if (delivery == DELIVER_LOWEST) {
+        Lapic *l = n ? arbitrate(target, n) : NULL;
+        return l && accept(l, DELIVER_FIXED, vector, level);
+    }
+    bool taken = false;
+    for (unsigned i = 0; i < n; i++)
+        taken |= accept(target[i], delivery, vector, level);
+    return taken;
+}
+
+static bool deliver(uint32_t dest, bool logical, bool x2, unsigned delivery, uint8_t vector,
                     bool level)
 {
-    Lapic *lowest = NULL;
+    Lapic *target[LAPICS_MAX];
+    unsigned n = 0;
     for (unsigned i = 0; i < n_all; i++) {
-        Lapic *l = all[i];
-        if (!matches(l, dest, logical, x2))
-            continue;
-        if (delivery != DELIVER_LOWEST)
-            accept(l, delivery, vector, level);
-        else if (!lowest || l->tpr < lowest->tpr)
-            lowest = l;
+        if (matches(all[i], dest, logical, x2))
+            target[n++] = all[i];
     }
-    if (lowest)
-        accept(lowest, DELIVER_FIXED, vector, level);
+    return deliver_to(target, n, delivery, vector, level);
 }
 
 void lapic_send(Lapic *l, uint32_t dest)
@@ -96,6 +120,8 @@ void lapic_send(Lapic *l, uint32_t dest)
     uint8_t vector = (uint8_t)icr;
     unsigned delivery = icr >> 8 & 7, shorthand = icr >> 18 & 3;
     bool level = icr & 1u << 14, trigger_level = icr & 1u << 15;
+    Lapic *target[LAPICS_MAX];
+    unsigned n = 0;
 
     if ((delivery == DELIVER_FIXED || delivery == DELIVER_LOWEST) && vector < 16) {
         lapic_error(l, ESR_SEND_ILLEGAL);
@@ -108,22 +134,32 @@ void lapic_send(Lapic *l, uint32_t dest)
     switch (shorthand) {
     case 0:
         deliver(dest, icr & 1u << 11, l->x2apic, delivery, vector, false);
-        break;
+        return;
     case 1:
-        accept(l, delivery, vector, false);
+        target[n++] = l;
         break;
     default:
         for (unsigned i = 0; i < n_all; i++) {
             if ((shorthand == 2 || all[i] != l) && lapic_enabled(all[i]))
-                accept(all[i], delivery, vector, false);
+                target[n++] = all[i];
         }
     }
+    deliver_to(target, n, delivery, vector, false);
 }
 
-void apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
+bool apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
                       uint8_t vector, bool level)
 {
-    deliver(dest, logical, false, mode, vector, level);
+    return deliver(dest, logical, false, mode, vector, level);
+}
+
+bool apic_bus_waiting(uint8_t dest, bool logical, uint8_t vector)
+{
+    for (unsigned i = 0; i < n_all; i++) {
+        if (matches(all[i], dest, logical, false) && lapic_requested(all[i], vector))
+            return true;
+    }
+    return false;
 }
 
 void apic_bus_msi(uint64_t address, uint32_t data)

@@ -1,11 +1,13 @@
 /*
  * Local APIC timer (SDM vol. 3, 11.5.4): one-shot, periodic, TSC-deadline.
  *
- * The bus clock is 1 GHz: one count per ns of the machine's clock, times the divider. CPUID leaf
- * 0x15 gives the TSC, not this clock; guests calibrate it. Periodic expiries are multiples of the
- * period from the start, so a late host does not shift the phase; ticks that were missed meanwhile
- * collapse into one, as IRR is one bit.
+ * The bus clock is the core crystal clock that CPUID leaf 0x15 announces: the TSC's frequency
+ * divided by the smallest number that makes it fit in 32 bits. So a guest that takes the frequency
+ * from CPUID and one that measures it agree. Counts are computed from the machine's clock; nothing
+ * is stepped. Periodic expiries are multiples of the period from the start; one that falls due
+ * while the last still waits in IRR follows it (catch_up.h), so ticks are neither shifted nor lost.
  */
+#include "devices/catch_up.h"
 #include "devices/lapic_priv.h"
 
 enum { MODE_ONE_SHOT, MODE_PERIODIC, MODE_DEADLINE };
@@ -21,25 +23,45 @@ static uint64_t divider(const Lapic *l)
     return code == 7 ? 1 : 2ull << code;
 }
 
-static void arm(Lapic *l)
+uint64_t lapic_bus_hz(const Clock *clock)
 {
-    uint32_t lvt = l->lvt[LVT_TIMER];
+    uint64_t hz = clock_tsc_khz(clock) * 1000, ratio = hz / (1ull << 32) + 1;
+    return hz / ratio;
+}
+
+static uint64_t now_tick(const Lapic *l)
+{
+    return ns_to_ticks(clock_ns(l->board->clock), l->bus_hz);
+}
+
+static uint64_t period(const Lapic *l)
+{
+    return l->timer_initial * divider(l);
+}
+
+static void arm_deadline(Lapic *l)
+{
+    uint64_t tsc = l->cpu.tsc(l->cpu.opaque);
     timer_del(l->timer);
-    if (mode(lvt) == MODE_DEADLINE) {
-        if (l->tsc_deadline)
-            timer_mod(l->timer, l->cpu.ns_at_tsc(l->cpu.opaque, l->tsc_deadline));
+    /* One that is a century away (all ones, say) does not come. */
+    if (l->tsc_deadline && (l->tsc_deadline <= tsc || l->tsc_deadline - tsc < BIT(62)))
+        timer_mod(l->timer, l->cpu.ns_at_tsc(l->cpu.opaque, l->tsc_deadline));
+}
+
+static void arm_at(Lapic *l, uint64_t tick)
+{
+    timer_mod(l->timer, ticks_to_ns(tick, l->bus_hz));
+}
+
+static void deadline_expired(Lapic *l)
+{
+    /* ns are rounded: never early by the guest's own clock. */
+    if (l->cpu.tsc(l->cpu.opaque) < l->tsc_deadline) {
+        arm_deadline(l);
         return;
     }
-    if (!l->timer_initial)
-        return;
-    uint64_t period = l->timer_initial * divider(l), now = clock_ns(l->board->clock);
-    uint64_t expiry = l->timer_start_ns + period;
-    if (expiry <= now) {
-        if (mode(lvt) != MODE_PERIODIC)
-            return;
-        expiry += (now - expiry) / period * period + period;
-    }
-    timer_mod(l->timer, expiry);
+    l->tsc_deadline = 0;
+    lapic_local(l, LVT_TIMER);
 }
 
 void lapic_timer_expired(void *opaque)
@@ -47,47 +69,63 @@ void lapic_timer_expired(void *opaque)
     Lapic *l = opaque;
     uint32_t lvt = l->lvt[LVT_TIMER];
     if (mode(lvt) == MODE_DEADLINE) {
-        /* ns are rounded: never early by the guest's own clock. */
-        if ((int64_t)(l->cpu.tsc(l->cpu.opaque) - l->tsc_deadline) < 0) {
-            arm(l);
-            return;
-        }
-        l->tsc_deadline = 0;
+        deadline_expired(l);
+        return;
     }
-    if (!(lvt & LVT_MASKED))
-        lapic_set_irr(l, (uint8_t)lvt, false);
-    if (mode(lvt) == MODE_PERIODIC)
-        arm(l);
+    if (mode(lvt) != MODE_PERIODIC) {
+        l->timer_running = false;
+        lapic_local(l, LVT_TIMER);
+        return;
+    }
+    uint64_t now = now_tick(l);
+    bool waits = !(lvt & LVT_MASKED) && lapic_requested(l, (uint8_t)lvt);
+    if (!waits) {
+        lapic_local(l, LVT_TIMER);
+        l->timer_due += period(l);
+    }
+    arm_at(l, catch_up(&l->timer_due, period(l), now, l->bus_hz));
 }
 
 uint32_t lapic_timer_current(const Lapic *l)
 {
-    if (mode(l->lvt[LVT_TIMER]) == MODE_DEADLINE || !l->timer_initial)
+    uint32_t lvt = l->lvt[LVT_TIMER];
+    if (mode(lvt) == MODE_DEADLINE || !l->timer_running)
         return 0;
-    uint64_t passed = (clock_ns(l->board->clock) - l->timer_start_ns) / divider(l);
-    if (mode(l->lvt[LVT_TIMER]) == MODE_PERIODIC)
+    uint64_t passed = (now_tick(l) - l->timer_start) / divider(l);
+    if (mode(lvt) == MODE_PERIODIC)
         return l->timer_initial - (uint32_t)(passed % l->timer_initial);
     return passed < l->timer_initial ? l->timer_initial - (uint32_t)passed : 0;
 }
 
-void lapic_timer_write_initial(Lapic *l, uint32_t v)
+/* Counts from now, `passed` counts of the initial ones being over. */
+static void start(Lapic *l, uint32_t passed)
 {
-    if (mode(l->lvt[LVT_TIMER]) == MODE_DEADLINE)
+    uint64_t over = passed * divider(l), now = now_tick(l);
+    l->timer_running = l->timer_initial != 0;
+    if (!l->timer_running) {
+        timer_del(l->timer);
         return;
-    l->timer_initial = v;
-    l->timer_start_ns = clock_ns(l->board->clock);
-    arm(l);
+    }
+    l->timer_start = now - over; /* may wrap; only differences count */
+    l->timer_due = now + (period(l) - over);
+    arm_at(l, l->timer_due);
 }
 
+void lapic_timer_write_initial(Lapic *l, uint32_t v)
+{
+    if (mode(l->lvt[LVT_TIMER]) == MODE_DEADLINE) /* 11.5.4.1: ignored */
+        return;
+    l->timer_initial = v;
+    start(l, 0);
+}
+
+/* The count goes on from where it is, at the new rate. */
 void lapic_timer_write_divide(Lapic *l, uint32_t v)
 {
     uint32_t left = lapic_timer_current(l);
     l->timer_divide = v;
-    /* The count goes on from where it is, at the new rate. */
-    if (l->timer_initial) {
-        l->timer_start_ns = clock_ns(l->board->clock) - (l->timer_initial - left) * divider(l);
-        arm(l);
-    }
+    if (l->timer_running)
+        start(l, l->timer_initial - left);
 }
 
 void lapic_timer_write_deadline(Lapic *l, uint64_t tsc)
@@ -95,27 +133,34 @@ void lapic_timer_write_deadline(Lapic *l, uint64_t tsc)
     if (mode(l->lvt[LVT_TIMER]) != MODE_DEADLINE)
         return;
     l->tsc_deadline = tsc;
-    arm(l);
+    arm_deadline(l);
 }
 
+/* Between TSC-deadline and the others the timer is disarmed (11.5.4.1); from one-shot to periodic
+ * and back the count goes on. */
 void lapic_timer_lvt_written(Lapic *l, uint32_t old)
 {
-    uint32_t lvt = l->lvt[LVT_TIMER];
-    if (mode(old) == mode(lvt))
+    unsigned was = mode(old), is = mode(l->lvt[LVT_TIMER]);
+    if (was == is)
         return;
-    /* Between deadline and the others the timer is disarmed; between one-shot and periodic it goes
-     * on. */
-    if (mode(old) == MODE_DEADLINE || mode(lvt) == MODE_DEADLINE) {
-        l->tsc_deadline = 0;
-        l->timer_initial = 0;
+    if (was == MODE_DEADLINE || is == MODE_DEADLINE) {
+        lapic_timer_disarm(l);
+    } else if (was == MODE_PERIODIC && l->timer_running) {
+        uint64_t passed = (now_tick(l) - l->timer_start) / divider(l) % l->timer_initial;
+        start(l, (uint32_t)passed);
     }
-    arm(l);
+}
+
+void lapic_timer_disarm(Lapic *l)
+{
+    l->timer_initial = 0;
+    l->timer_start = l->timer_due = l->tsc_deadline = 0;
+    l->timer_running = false;
+    timer_del(l->timer);
 }
 
 void lapic_timer_reset(Lapic *l)
 {
-    l->timer_initial = l->timer_divide = 0;
-    l->timer_start_ns = 0;
-    l->tsc_deadline = 0;
-    timer_del(l->timer);
+    l->timer_divide = 0;
+    lapic_timer_disarm(l);
 }

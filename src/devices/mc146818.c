@@ -1,35 +1,65 @@
 /*
- * MC146818A. The time is offset_s + clock; registers 0-9 are computed when read. One timer serves
- * the next event: an update-ended second, an alarm, or a periodic tick.
+ * MC146818A. The time registers are as the guest or the last update left them, in whatever format
+ * and however wrong; when seconds have passed since, they are read as a date, moved on, and written
+ * back, as the chip's update cycle does. Flags are set whether or not their interrupt is enabled;
+ * the timer runs only for those that are, otherwise what happened is found out when somebody looks.
  */
 #include "devices/mc146818.h"
 
 #include <time.h>
 
-enum { REG_A = 10, REG_B, REG_C, REG_D, REG_CENTURY = 0x32 };
+#include "devices/catch_up.h"
+
+enum {
+    REG_SECONDS,
+    REG_SECONDS_ALARM,
+    REG_MINUTES,
+    REG_MINUTES_ALARM,
+    REG_HOURS,
+    REG_HOURS_ALARM,
+    REG_WEEKDAY,
+    REG_DAY,
+    REG_MONTH,
+    REG_YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
+    REG_CENTURY = 0x32,
+};
 enum {
     A_UIP = 0x80,
+    A_DV = 0x70, /* 0x20: 32768 Hz crystal; 0x60, 0x70: divider held in reset */
+    A_DV_RUN = 0x20,
+    A_RS = 0x0f,
     B_SET = 0x80,
     B_PIE = 0x40,
     B_AIE = 0x20,
     B_UIE = 0x10,
-    B_BINARY = 4,
-    B_24H = 2
+    B_BINARY = 0x04,
+    B_24H = 0x02,
+    B_WRITABLE = B_SET | B_PIE | B_AIE | B_UIE | B_BINARY | B_24H, /* no square wave, no DST */
+    C_IRQF = 0x80,
+    C_PF = 0x40,
+    C_AF = 0x20,
+    C_UF = 0x10,
+    DONT_CARE = 0xc0, /* alarm bytes from here on match anything */
 };
-enum { C_IRQF = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10 };
-/* The update cycle begins this long after UIP rises (datasheet: 244 us). */
-#define UIP_NS 244000ull
+#define RTC_HZ 32768ull
+#define DAY_S  86400
+/* UIP is on from 244 us before the update cycle until its end 1984 us later (tBUC, tUC with this
+ * crystal); the registers change at its end. */
+#define UIP_NS (244000ull + 1984000ull)
 
 typedef struct Rtc {
     Device dev;
     IrqLine irq;
     bool irq_enabled, level;
-    uint8_t index;
-    uint8_t cmos[128];
-    int64_t offset_ns;    /* UTC ns minus clock ns */
-    int64_t frozen_s;     /* while SET is on: the time as last seen or written */
-    uint64_t next_update; /* clock ns of the next full second; of the next periodic tick */
-    uint64_t next_periodic;
+    uint8_t index;     /* with the NMI mask in bit 7 */
+    uint8_t cmos[128]; /* [REG_C] without what has not been looked for yet */
+    bool running;      /* SET off and the divider on */
+    uint64_t next;     /* clock ns of the next update of the seconds; valid while running */
+    uint64_t tick;     /* RTC_HZ ticks: the next periodic flag; valid with a rate */
     Timer *timer;
     IoRegion *region;
 } Rtc;
@@ -39,28 +69,14 @@ static uint64_t now(const Rtc *r)
     return clock_ns(r->dev.board->clock);
 }
 
-static int64_t seconds(const Rtc *r)
-{
-    if (r->cmos[REG_B] & B_SET)
-        return r->frozen_s;
-    return (r->offset_ns + (int64_t)now(r)) / (int64_t)NS_PER_S;
-}
-
-static uint8_t encode(const Rtc *r, int v)
-{
-    return (uint8_t)(r->cmos[REG_B] & B_BINARY ? v : (v / 10 << 4 | v % 10));
-}
-
 static int decode(const Rtc *r, uint8_t v)
 {
     return r->cmos[REG_B] & B_BINARY ? v : (v >> 4) * 10 + (v & 15);
 }
 
-static uint8_t encode_hour(const Rtc *r, int hour)
+static uint8_t encode(const Rtc *r, int v)
 {
-    if (r->cmos[REG_B] & B_24H)
-        return encode(r, hour);
-    return encode(r, hour % 12 ? hour % 12 : 12) | (hour >= 12 ? 0x80 : 0);
+    return (uint8_t)(r->cmos[REG_B] & B_BINARY ? v : v / 10 << 4 | v % 10);
 }
 
 static int decode_hour(const Rtc *r, uint8_t v)
@@ -70,246 +86,232 @@ static int decode_hour(const Rtc *r, uint8_t v)
     return decode(r, v & 0x7f) % 12 + (v & 0x80 ? 12 : 0);
 }
 
-static void update_irq(Rtc *r)
+static uint8_t encode_hour(const Rtc *r, int hour)
 {
-    uint8_t active = r->cmos[REG_C] & r->cmos[REG_B] & (C_PF | C_AF | C_UF);
-    r->cmos[REG_C] = (r->cmos[REG_C] & ~C_IRQF) | (active ? C_IRQF : 0);
-    bool level = active;
-    if (level != r->level) {
-        r->level = level;
-        if (r->irq_enabled)
-            irq_set(&r->irq, level);
+    if (r->cmos[REG_B] & B_24H)
+        return encode(r, hour);
+    return encode(r, hour % 12 ? hour % 12 : 12) | (hour >= 12 ? 0x80 : 0);
+}
+
+/* The registers as a date; what is out of range carries over (timegm does). */
+static int64_t get_time(const Rtc *r)
+{
+    struct tm tm = {
+        .tm_sec = decode(r, r->cmos[REG_SECONDS]),
+        .tm_min = decode(r, r->cmos[REG_MINUTES]),
+        .tm_hour = decode_hour(r, r->cmos[REG_HOURS]),
+        .tm_mday = decode(r, r->cmos[REG_DAY]),
+        .tm_mon = decode(r, r->cmos[REG_MONTH]) - 1,
+        .tm_year = decode(r, r->cmos[REG_CENTURY]) * 100 + decode(r, r->cmos[REG_YEAR]) - 1900,
+    };
+    return timegm(&tm);
+}
+
+static void put_time(Rtc *r, int64_t t)
+{
+    struct tm tm;
+    time_t seconds = (time_t)t;
+    gmtime_r(&seconds, &tm);
+    r->cmos[REG_SECONDS] = encode(r, tm.tm_sec);
+    r->cmos[REG_MINUTES] = encode(r, tm.tm_min);
+    r->cmos[REG_HOURS] = encode_hour(r, tm.tm_hour);
+    r->cmos[REG_DAY] = encode(r, tm.tm_mday);
+    r->cmos[REG_MONTH] = encode(r, tm.tm_mon + 1);
+    r->cmos[REG_YEAR] = encode(r, tm.tm_year % 100);
+    r->cmos[REG_CENTURY] = encode(r, (tm.tm_year / 100 + 19) % 100);
+}
+
+static int64_t day_of(int64_t t)
+{
+    return t >= 0 ? t / DAY_S : -((DAY_S - 1 - t) / DAY_S);
+}
+
+static bool alarm_at(const Rtc *r, int second_of_day)
+{
+    const uint8_t *a = r->cmos;
+    int h = second_of_day / 3600, m = second_of_day / 60 % 60, s = second_of_day % 60;
+    return (a[REG_SECONDS_ALARM] >= DONT_CARE || decode(r, a[REG_SECONDS_ALARM]) == s) &&
+           (a[REG_MINUTES_ALARM] >= DONT_CARE || decode(r, a[REG_MINUTES_ALARM]) == m) &&
+           (a[REG_HOURS_ALARM] >= DONT_CARE || decode_hour(r, a[REG_HOURS_ALARM]) == h);
+}
+
+/* Update cycles that have ended since the last look. */
+static void update_time(Rtc *r)
+{
+    uint64_t t = now(r);
+    if (!r->running || t < r->next)
+        return;
+    int64_t passed = (int64_t)((t - r->next) / NS_PER_S) + 1;
+    r->next += (uint64_t)passed * NS_PER_S;
+    int64_t before = get_time(r), after = before + passed;
+    put_time(r, after);
+    /* The day of the week is a counter of its own. */
+    int64_t days = day_of(after) - day_of(before);
+    int weekday = decode(r, r->cmos[REG_WEEKDAY]);
+    r->cmos[REG_WEEKDAY] = encode(r, (int)((weekday + 6 + days) % 7 + 1));
+    r->cmos[REG_C] |= C_UF;
+    int64_t s = after - day_of(after) * DAY_S;
+    for (int64_t i = 0; i < MIN_OF(passed, DAY_S) && !(r->cmos[REG_C] & C_AF); i++) {
+        if (alarm_at(r, (int)((s - i + DAY_S) % DAY_S)))
+            r->cmos[REG_C] |= C_AF;
     }
 }
 
-/* Period of the periodic interrupt in ns; 0: off. RS 1 and 2 repeat 8 and 9 with the 32 kHz time
- * base. */
-static uint64_t periodic_ns(const Rtc *r)
+/* Period of the periodic flag in ticks; 0: none. Rates 1 and 2 repeat 8 and 9 with this crystal. */
+static uint64_t period(const Rtc *r)
 {
-    unsigned rs = r->cmos[REG_A] & 15;
-    if (rs == 0 || !(r->cmos[REG_B] & B_PIE))
+    unsigned rs = r->cmos[REG_A] & A_RS;
+    if (!rs || (r->cmos[REG_A] & A_DV) != A_DV_RUN)
         return 0;
-    if (rs <= 2)
-        rs += 7;
-    return (NS_PER_S << (rs - 1)) / 32768;
+    return BIT(rs <= 2 ? rs + 6 : rs - 1);
 }
 
-static bool divider_runs(const Rtc *r)
+static uint64_t now_tick(const Rtc *r)
 {
-    return (r->cmos[REG_A] & 0x70) == 0x20;
+    return ns_to_ticks(now(r), RTC_HZ);
 }
 
-static void arm(Rtc *r)
+/* With the interrupt enabled each tick waits until the guest has read the one before (catch_up.h);
+ * without, those that passed unseen are one. */
+static void update_periodic(Rtc *r)
 {
-    uint64_t next = NO_EXPIRY;
-    if (!(r->cmos[REG_B] & B_SET) && divider_runs(r) && (r->cmos[REG_B] & (B_AIE | B_UIE)))
-        next = r->next_update;
-    if (periodic_ns(r))
-        next = MIN_OF(next, r->next_periodic);
+    uint64_t p = period(r), t = now_tick(r);
+    if (!p || t < r->tick)
+        return;
+    if (!(r->cmos[REG_B] & B_PIE))
+        r->tick += (t - r->tick) / p * p;
+    else if (r->cmos[REG_C] & C_PF)
+        return;
+    r->cmos[REG_C] |= C_PF;
+    r->tick += p;
+}
+
+static void drive(Rtc *r)
+{
+    uint8_t active = r->cmos[REG_C] & r->cmos[REG_B] & (C_PF | C_AF | C_UF);
+    r->cmos[REG_C] = (r->cmos[REG_C] & (C_PF | C_AF | C_UF)) | (active ? C_IRQF : 0);
+    if (r->level != (active != 0)) {
+        r->level = active;
+        if (r->irq_enabled)
+            irq_set(&r->irq, r->level);
+    }
+}
+
+/* Brings everything up to now and arms the timer for the next interrupt. */
+static void service(Rtc *r)
+{
+    uint64_t next = NO_EXPIRY, p = period(r);
+    update_time(r);
+    update_periodic(r);
+    drive(r);
+    if (r->running && r->cmos[REG_B] & (B_AIE | B_UIE))
+        next = r->next;
+    /* While PF is on, reading register C goes on with the next tick. */
+    if (p && r->cmos[REG_B] & B_PIE && !(r->cmos[REG_C] & C_PF))
+        next = MIN_OF(next, ticks_to_ns(catch_up(&r->tick, p, now_tick(r), RTC_HZ), RTC_HZ));
     if (next == NO_EXPIRY)
         timer_del(r->timer);
     else
         timer_mod(r->timer, next);
 }
 
-static uint64_t second_after(const Rtc *r, uint64_t t)
-{
-    uint64_t in_second = (uint64_t)(r->offset_ns + (int64_t)t) % NS_PER_S;
-    return t + NS_PER_S - in_second;
-}
-
-static bool alarm_matches(const Rtc *r)
-{
-    time_t t = (time_t)seconds(r);
-    struct tm tm;
-    gmtime_r(&t, &tm);
-    const uint8_t *a = r->cmos;
-    return ((a[1] & 0xc0) == 0xc0 || decode(r, a[1]) == tm.tm_sec) &&
-           ((a[3] & 0xc0) == 0xc0 || decode(r, a[3]) == tm.tm_min) &&
-           ((a[5] & 0xc0) == 0xc0 || decode_hour(r, a[5]) == tm.tm_hour);
-}
-
 static void expired(void *opaque)
 {
-    Rtc *r = opaque;
-    uint64_t t = now(r), period = periodic_ns(r);
-    if (t >= r->next_update) {
-        r->cmos[REG_C] |= C_UF;
-        if (alarm_matches(r))
-            r->cmos[REG_C] |= C_AF;
-        r->next_update = second_after(r, t);
-    }
-    if (period && t >= r->next_periodic) {
-        r->cmos[REG_C] |= C_PF;
-        /* In phase with the ticks before; those that a late host missed are one, as PF is one bit.
-         */
-        r->next_periodic += ((t - r->next_periodic) / period + 1) * period;
-    }
-    update_irq(r);
-    arm(r);
-}
-
-static void read_time(const Rtc *r, struct tm *tm)
-{
-    time_t t = (time_t)seconds(r);
-    gmtime_r(&t, tm);
+    service(opaque);
 }
 
 static uint8_t read_register(Rtc *r, unsigned index)
 {
-    struct tm tm;
     uint8_t v;
+    if (index > REG_D && index != REG_CENTURY)
+        return r->cmos[index];
+    update_time(r);
     switch (index) {
-    case 0:
-        read_time(r, &tm);
-        return encode(r, tm.tm_sec);
-    case 2:
-        read_time(r, &tm);
-        return encode(r, tm.tm_min);
-    case 4:
-        read_time(r, &tm);
-        return encode_hour(r, tm.tm_hour);
-    case 6:
-        read_time(r, &tm);
-        return encode(r, tm.tm_wday + 1);
-    case 7:
-        read_time(r, &tm);
-        return encode(r, tm.tm_mday);
-    case 8:
-        read_time(r, &tm);
-        return encode(r, tm.tm_mon + 1);
-    case 9:
-        read_time(r, &tm);
-        return encode(r, tm.tm_year % 100);
-    case REG_CENTURY:
-        read_time(r, &tm);
-        return encode(r, tm.tm_year / 100 + 19);
     case REG_A:
-        v = r->cmos[REG_A] & ~A_UIP;
-        if (!(r->cmos[REG_B] & B_SET) && divider_runs(r) &&
-            second_after(r, now(r)) - now(r) <= UIP_NS)
-            v |= A_UIP;
-        return v;
+        v = r->cmos[REG_A];
+        return v | (r->running && r->next - now(r) <= UIP_NS ? A_UIP : 0);
     case REG_C:
+        /* With the interrupt enabled a tick comes by the timer alone: an interrupt handler that
+         * reads until the register is 0 must come to an end, however late the host is. */
+        if (!(r->cmos[REG_B] & B_PIE))
+            update_periodic(r);
+        drive(r);
         v = r->cmos[REG_C];
-        /* Without its interrupt nobody runs the update: see whether a second has passed since. */
-        if (now(r) >= r->next_update) {
-            v |= C_UF;
-            r->next_update = second_after(r, now(r));
-        }
         r->cmos[REG_C] = 0;
-        update_irq(r);
-        arm(r);
+        drive(r);
+        if (period(r) && r->cmos[REG_B] & B_PIE) {
+            uint64_t tick = ticks_to_ns(catch_up(&r->tick, period(r), now_tick(r), RTC_HZ), RTC_HZ);
+            if (tick < timer_expiry(r->timer))
+                timer_mod(r->timer, tick);
+        }
         return v;
     case REG_D:
-        return 0x80; /* the battery is good */
-    }
-    return r->cmos[index];
-}
-
-static void write_time(Rtc *r, unsigned index, uint8_t v)
-{
-    struct tm tm;
-    read_time(r, &tm);
-    switch (index) {
-    case 0:
-        tm.tm_sec = decode(r, v) % 60;
-        break;
-    case 2:
-        tm.tm_min = decode(r, v) % 60;
-        break;
-    case 4:
-        tm.tm_hour = decode_hour(r, v) % 24;
-        break;
-    case 7:
-        tm.tm_mday = MAX_OF(1, MIN_OF(decode(r, v), 31));
-        break;
-    case 8:
-        tm.tm_mon = MAX_OF(1, MIN_OF(decode(r, v), 12)) - 1;
-        break;
-    case 9:
-        tm.tm_year = tm.tm_year / 100 * 100 + decode(r, v) % 100;
-        break;
-    case REG_CENTURY:
-        tm.tm_year = (MIN_OF(MAX_OF(decode(r, v), 19), 99) - 19) * 100 + tm.tm_year % 100;
-        break;
-    }
-    int64_t s = timegm(&tm);
-    if (r->cmos[REG_B] & B_SET) {
-        r->frozen_s = s;
-    } else {
-        r->offset_ns += (s - seconds(r)) * (int64_t)NS_PER_S;
-        r->next_update = second_after(r, now(r));
+        return 0x80; /* VRT: the battery is good */
+    default:
+        return r->cmos[index];
     }
 }
 
-static void write_b(Rtc *r, uint8_t v)
+static void set_running(Rtc *r, bool divider_was_reset)
 {
-    bool was_set = r->cmos[REG_B] & B_SET;
-    uint64_t old_period = periodic_ns(r);
-    if (!was_set && (v & B_SET)) {
-        r->frozen_s = seconds(r);
-        v &= ~B_UIE; /* datasheet: SET clears UIE */
-    }
-    r->cmos[REG_B] = v & ~0x08; /* no square wave output */
-    if (was_set && !(v & B_SET)) {
-        /* The first update comes half a second after SET is cleared. */
-        r->offset_ns = r->frozen_s * (int64_t)NS_PER_S + (int64_t)(NS_PER_S / 2) - (int64_t)now(r);
-        r->next_update = second_after(r, now(r));
-    }
-    if (now(r) >= r->next_update)
-        r->next_update = second_after(r, now(r));
-    if (!old_period && periodic_ns(r))
-        r->next_periodic = now(r) + periodic_ns(r);
-    update_irq(r);
-    arm(r);
+    bool on = !(r->cmos[REG_B] & B_SET) && (r->cmos[REG_A] & A_DV) == A_DV_RUN;
+    if (divider_was_reset)
+        r->next = now(r) + NS_PER_S / 2; /* the first update comes half a second after the reset */
+    else if (on && !r->running && r->next <= now(r)) /* SET leaves the divider alone */
+        r->next += ((now(r) - r->next) / NS_PER_S + 1) * NS_PER_S;
+    r->running = on;
 }
 
 static void write_register(Rtc *r, unsigned index, uint8_t v)
 {
+    bool was_reset;
+    uint64_t old;
+    if (index > REG_D && index != REG_CENTURY) {
+        r->cmos[index] = v;
+        return;
+    }
+    update_time(r);
     switch (index) {
-    case 0:
-    case 2:
-    case 4:
-    case 7:
-    case 8:
-    case 9:
-    case REG_CENTURY:
-        write_time(r, index, v);
-        arm(r);
-        break;
-    case 6: /* the weekday follows from the date */
-        break;
     case REG_A:
-        r->cmos[REG_A] = v & 0x7f;
-        if (periodic_ns(r))
-            r->next_periodic = now(r) + periodic_ns(r);
-        arm(r);
+        update_periodic(r);
+        old = period(r);
+        was_reset = (r->cmos[REG_A] & A_DV) != A_DV_RUN;
+        r->cmos[REG_A] = v & (A_DV | A_RS);
+        set_running(r, was_reset && (v & A_DV) == A_DV_RUN);
+        if (period(r) != old)
+            r->tick = now_tick(r) + period(r);
         break;
     case REG_B:
-        write_b(r, v);
+        update_periodic(r);
+        if (v & B_SET && !(r->cmos[REG_B] & B_SET))
+            v &= ~B_UIE;
+        if (v & B_PIE && !(r->cmos[REG_B] & B_PIE)) /* nothing is owed from before */
+            r->tick = now_tick(r) + period(r);
+        r->cmos[REG_B] = v & B_WRITABLE;
+        set_running(r, false);
         break;
     case REG_C:
     case REG_D:
-        break;
+        return;
     default:
         r->cmos[index] = v;
     }
+    service(r);
 }
 
 static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
 {
     Rtc *r = opaque;
-    return offset == 0 ? 0xff : read_register(r, r->index);
+    return offset == 0 ? 0xff : read_register(r, r->index & 0x7f);
 }
 
 static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
     Rtc *r = opaque;
     if (offset == 0)
-        r->index = value & 0x7f;
+        r->index = (uint8_t)value;
     else
-        write_register(r, r->index, (uint8_t)value);
+        write_register(r, r->index & 0x7f, (uint8_t)value);
 }
 
 static const IoOps port_ops = {.read = port_read, .write = port_write, .max = 1};
@@ -331,21 +333,33 @@ void mc146818_set_irq_enabled(Device *dev, bool on)
 
 void mc146818_set_cmos(Device *dev, unsigned index, uint8_t value)
 {
-    if (index > REG_D && index < sizeof(((Rtc *)dev)->cmos))
-        ((Rtc *)dev)->cmos[index] = value;
+    Rtc *r = (Rtc *)dev;
+    if (index > REG_D && index != REG_CENTURY && index < sizeof(r->cmos))
+        r->cmos[index] = value;
+}
+
+bool mc146818_nmi_masked(const Device *dev)
+{
+    return ((const Rtc *)dev)->index & 0x80;
 }
 
 static bool realize(Device *dev, GHashTable *props, GError **err)
 {
     Rtc *r = (Rtc *)dev;
     struct timespec ts;
+    struct tm tm;
     clock_gettime(CLOCK_REALTIME, &ts);
-    r->offset_ns = (int64_t)ts.tv_sec * (int64_t)NS_PER_S + ts.tv_nsec - (int64_t)now(r);
+    gmtime_r(&ts.tv_sec, &tm);
+    r->irq = dev->board->isa_irq[8];
     r->irq_enabled = true;
-    r->cmos[REG_A] = 0x26;
+    r->cmos[REG_A] = A_DV_RUN | 6; /* as PC firmware leaves it: 1024 Hz */
     r->cmos[REG_B] = B_24H;
+    put_time(r, ts.tv_sec);
+    r->cmos[REG_WEEKDAY] = encode(r, tm.tm_wday + 1);
+    r->running = true;
+    r->next = now(r) + NS_PER_S - (uint64_t)ts.tv_nsec;
+    r->tick = now_tick(r) + period(r);
     r->timer = timer_new(dev->board->clock, expired, r);
-    r->next_update = second_after(r, now(r));
     r->region = io_map(dev->board->pio, 0x70, 2, &port_ops, r, "mc146818 rtc");
     return true;
 }
@@ -356,15 +370,25 @@ static void unrealize(Device *dev)
     io_unmap(dev->board->pio, ((Rtc *)dev)->region);
 }
 
-/* RESET clears the interrupt enables and flags; time and memory have their battery. */
+/* RESET clears interrupt enables and flags; time and memory have their battery. */
 static void reset(Device *dev)
 {
     Rtc *r = (Rtc *)dev;
+    update_time(r);
     r->cmos[REG_B] &= ~(B_PIE | B_AIE | B_UIE);
     r->cmos[REG_C] = 0;
     r->index = 0;
-    update_irq(r);
-    arm(r);
+    service(r);
+}
+
+static void describe(Device *dev, GString *out)
+{
+    Rtc *r = (Rtc *)dev;
+    update_time(r);
+    const uint8_t *c = r->cmos;
+    g_string_append_printf(out, "rtc: %02x%02x-%02x-%02x %02x:%02x:%02x a=%02x b=%02x c=%02x\n",
+                           c[REG_CENTURY], c[REG_YEAR], c[REG_MONTH], c[REG_DAY], c[REG_HOURS],
+                           c[REG_MINUTES], c[REG_SECONDS], c[REG_A], c[REG_B], c[REG_C]);
 }
 
 const DeviceClass device_mc146818 = {
@@ -374,4 +398,5 @@ const DeviceClass device_mc146818 = {
     .realize = realize,
     .unrealize = unrealize,
     .reset = reset,
+    .describe = describe,
 };

@@ -69,9 +69,11 @@ static uint64_t thunk_key(const Insn *i)
            (uint64_t) !!(i->flags & IF_CODE64) << 27;
 }
 
-bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes G_GNUC_UNUSED)
+bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
 {
     const OpRow *row = &op_rows[i->row];
+    if (row->exec == &exec_vgather)
+        vgather_prepare(i, bytes);
     if (row->exec != &exec_vec && row->exec != &exec_vec_str)
         return true; /* a handler in C */
     VecCtx *c = t->vec;

@@ -61,7 +61,11 @@ void vec_describe(const Insn *i, VecThunk *th);
 enum { VEC_THUNK_MAX = 128 };
 unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th);
 
-extern const ExecSet exec_vec, exec_vec_str;
+extern const ExecSet exec_vec, exec_vec_str, exec_vgather;
+
+/* VSIB: decode() has read it as an ordinary SIB byte. Puts the vector index register and the scale
+ * right, or makes the instruction #UD. */
+void vgather_prepare(Insn *i, const uint8_t *bytes);
 
 /* ---- checks before a vector or x87 instruction (SDM vol. 3, 2.5 and 14) ---- */
 /* A pending unmasked x87 exception: #MF, or what CR0.NE = 0 makes of it. */
@@ -84,12 +88,12 @@ static inline void mmx_enter(CpuState *s)
     s->fpu.ftw = 0xff;
 }
 
-/* Address of i's memory operand, after the alignment check of legacy SSE. */
+/* Address of i's memory operand, after the alignment check of legacy SSE and of aligned moves. */
 static inline Fault vec_ea(CpuState *s, Tcg *t, const Insn *i, uint32_t attr, unsigned size,
                            enum Access a, gva_t *lin)
 {
     Fault f = ea_lin(s, t, i, size, a, lin);
-    if (likely(!f) && (attr & A_ALIGN16) && unlikely(*lin & 15))
+    if (likely(!f) && (attr & A_ALIGN16) && unlikely(*lin & (size - 1)))
         return raise_gp0(t);
     return f;
 }

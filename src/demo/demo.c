@@ -21,6 +21,7 @@
 extern const uint8_t demo_image[], demo_image_end[];
 
 #define SECONDS_PER_MODE 2
+#define STORM_PAUSE_US   100
 #define TSC_TOLERANCE_NS 50000000
 #define TICK_NS          10000000ull
 /* A tick may wait behind a busy host; being a whole quarter of a second short is a lost interrupt.
@@ -207,6 +208,8 @@ static gboolean storm(gpointer opaque)
     }
     if (!d->mode || d->mode_over)
         return G_SOURCE_CONTINUE;
+    /* Between two switches the guest runs: without this the vCPU would do nothing but switch. */
+    g_usleep(STORM_PAUSE_US);
     if (!one_switch(d))
         return G_SOURCE_REMOVE;
     int i = mode_index(d->mode);

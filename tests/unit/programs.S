@@ -144,6 +144,7 @@ PROGRAM long, 64
     movq %r8, %rax
     mulq %r9
     movq %rdx, %r10
+    xorl %edx, %edx
     movl $0xffffffff, %r11d
     divq %r11
     pushq %r8

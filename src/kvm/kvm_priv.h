@@ -152,6 +152,7 @@ typedef struct KvmVcpu {
     bool incomplete;     /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
     bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
     uint64_t tsc_offset; /* as last set or read */
+    uint64_t tsc_adjust; /* IA32_TSC_ADJUST then, unless KvmHost.tsc_exact */
     KvmState ks;         /* scratch of export and import */
     uint8_t *xsave;
     struct kvm_msrs *msrs;

@@ -88,6 +88,11 @@ static bool listed(const struct kvm_msr_list *list, uint32_t index)
     return false;
 }
 
+static bool offered(const Vcpu *v, unsigned feature)
+{
+    return feature == FEAT_N || cpuid_has(v->vm->cpuid, (enum CpuFeature)feature);
+}
+
 /* Can it be read, and written with what was read? (The list alone is not to be believed, nor, with
  * kvm.ignore_msrs, is the reading.) */
 static bool moves(const KvmVcpu *kv, uint32_t index)
@@ -120,8 +125,9 @@ bool kvm_find_msrs(Vcpu *v, GError **err)
         ok = list != NULL;
         for (unsigned i = 0; ok && i < kvm_msr_rows_n; i++) {
             const MsrRow *row = &kvm_msr_rows[i];
-            if (kvm_msr_in_kernel(row) && row->policy != MSRP_TSC_OFFSET &&
-                (never_listed(row) || listed(list, row->index)) && moves(kv, row->index))
+            if (kvm_msr_in_kernel(row) && offered(v, row->feature) &&
+                row->policy != MSRP_TSC_OFFSET && (never_listed(row) || listed(list, row->index)) &&
+                moves(kv, row->index))
                 kvm->msr[kvm->n_msrs++] = (uint8_t)i;
         }
         kvm->sysenter32 = ok && halves_sysenter(kv);
@@ -146,11 +152,6 @@ static bool kept_by_kvm(const KvmVm *kvm, const MsrRow *row)
         if (&kvm_msr_rows[kvm->msr[i]] == row)
             return true;
     return row->is_alias || row->policy == MSRP_TSC_OFFSET;
-}
-
-static bool offered(const Vcpu *v, unsigned feature)
-{
-    return feature == FEAT_N || cpuid_has(v->vm->cpuid, (enum CpuFeature)feature);
 }
 
 static bool acceptable(const MsrRow *row, uint64_t value)

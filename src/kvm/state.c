@@ -239,17 +239,13 @@ static bool tsc_attr(KvmVcpu *kv, bool set, uint64_t *offset)
     return ioctl(kv->fd, set ? KVM_SET_DEVICE_ATTR : KVM_GET_DEVICE_ATTR, &a) == 0;
 }
 
-static bool tsc_msr(KvmVcpu *kv, bool set, uint64_t *offset)
+static bool tsc_msr(KvmVcpu *kv, uint64_t offset)
 {
-    uint64_t before = __rdtsc(), value = before + *offset;
-
-    if (set)
-        return kvm_one_msr(kv->fd, KVM_SET_MSRS, 0x10, &value);
-    if (!kvm_one_msr(kv->fd, KVM_GET_MSRS, 0x10, &value))
-        return false;
-    *offset = value - before - (__rdtsc() - before) / 2;
-    return true;
+    uint64_t value = __rdtsc() + offset;
+    return kvm_one_msr(kv->fd, KVM_SET_MSRS, 0x10, &value);
 }
+
+enum { MSR_TSC_ADJUST = 0x3b };
 
 static bool put_tsc(Vcpu *v, GError **err)
 {
@@ -258,30 +254,35 @@ static bool put_tsc(Vcpu *v, GError **err)
 
     if (kv->vm->host->tsc == TSC_FIXED)
         return true;
-    if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr : tsc_msr)(kv, true, &offset))
+    if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr(kv, true, &offset) : tsc_msr(kv, offset)))
         return kvm_error(err, "setting the TSC offset");
     kv->tsc_offset = v->st.tsc_offset;
+    if (!kv->vm->host->tsc_exact &&
+        !kvm_one_msr(kv->fd, KVM_GET_MSRS, MSR_TSC_ADJUST, &kv->tsc_adjust))
+        return kvm_error(err, "reading TSC_ADJUST");
     return true;
 }
 
 static bool get_tsc(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
-    uint64_t offset = 0;
+    uint64_t offset = 0, adjust = 0;
 
     if (kv->vm->host->tsc == TSC_FIXED) {
         v->st.tsc_offset = 0;
         return true;
     }
-    if (!(kv->vm->host->tsc == TSC_ATTR ? tsc_attr : tsc_msr)(kv, false, &offset))
-        return kvm_error(err, "reading the TSC offset");
-    if (!kv->vm->host->tsc_exact) {
-        /* KVM's value is off by what its reading or following takes; the guest's own writes move it
-         * further than that. Keeping the value we set keeps switches from adding up to a drift. */
-        int64_t moved = (int64_t)(offset - kv->tsc_offset);
-        int64_t slack = (int64_t)clock_host_tsc_khz() * 10; /* 10 ms */
-        if (moved > -slack && moved < slack)
-            offset = kv->tsc_offset;
+    if (kv->vm->host->tsc_exact) {
+        if (!tsc_attr(kv, false, &offset))
+            return kvm_error(err, "reading the TSC offset");
+    } else {
+        /* KVM's own value is off by what its reading, or its following an unstable clock, takes,
+         * which would add up to a drift over many switches. What the guest did to its TSC shows
+         * exactly in TSC_ADJUST (SDM vol. 3, 18.17.3), whether it wrote that or the TSC itself. */
+        if (!kvm_one_msr(kv->fd, KVM_GET_MSRS, MSR_TSC_ADJUST, &adjust))
+            return kvm_error(err, "reading TSC_ADJUST");
+        offset = kv->tsc_offset + adjust - kv->tsc_adjust;
+        kv->tsc_adjust = adjust;
     }
     kv->tsc_offset = v->st.tsc_offset = offset;
     return true;
@@ -332,8 +333,6 @@ static bool put_msrs(Vcpu *v, GError **err)
     KvmVcpu *kv = kvm_of(v);
     const KvmVm *kvm = kv->vm;
 
-    if (!put_tsc(v, err))
-        return false;
     kv->msrs->nmsrs = kvm->n_msrs;
     for (unsigned i = 0; i < kvm->n_msrs; i++) {
         const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
@@ -348,7 +347,7 @@ static bool put_msrs(Vcpu *v, GError **err)
                     kvm_msr_rows[kvm->msr[n]].name, kv->msrs->entries[n].data);
         return false;
     }
-    return true;
+    return put_tsc(v, err); /* last: it notes TSC_ADJUST as it is now */
 }
 
 /* ---- all groups ---- */

@@ -83,15 +83,27 @@ static Fault walk_checked(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigne
     return FAULT_NONE;
 }
 
+static unsigned exec_bit(gva_t lin)
+{
+    return (unsigned)((lin >> PAGE_BITS ^ lin >> 24) & (EXEC_PAGES - 1));
+}
+
 Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, gpa_t *gpa)
 {
     PageWalk w;
     if (!(s->efer & EFER_LMA))
         lin = (uint32_t)lin;
     Fault f = walk_checked(s, t, lin, a, mode, &w);
-    if (!f)
-        *gpa = w.page | (lin & ~PAGE_MASK);
-    return f;
+    if (f)
+        return f;
+    *gpa = w.page | (lin & ~PAGE_MASK);
+    if (a == ACC_EXEC) {
+        unsigned bit = exec_bit(lin);
+        t->exec_pages[bit / 64] |= BIT(bit % 64);
+        if (w.big)
+            t->exec_big |= BIT(lin >> 30 & 63);
+    }
+    return FAULT_NONE;
 }
 
 bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t *gpa)
@@ -172,6 +184,14 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     mark(t->tlb_big[mode], idx, w->big);
 }
 
+/* Where code was fetched from must be asked again. */
+static void forget_code(Tcg *t)
+{
+    t->map_gen++;
+    memset(t->exec_pages, 0, sizeof(t->exec_pages));
+    t->exec_big = 0;
+}
+
 void tlb_flush(Tcg *t)
 {
     for (unsigned m = 0; m < MMU_MODES; m++)
@@ -179,7 +199,7 @@ void tlb_flush(Tcg *t)
             entry_clear(&t->tlb[m][k]);
     memset(t->tlb_local, 0, sizeof(t->tlb_local));
     memset(t->tlb_big, 0, sizeof(t->tlb_big));
-    t->map_gen++;
+    forget_code(t);
 }
 
 void tlb_flush_non_global(Tcg *t)
@@ -192,7 +212,7 @@ void tlb_flush_non_global(Tcg *t)
                 entry_clear(&t->tlb[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
         }
     }
-    t->map_gen++;
+    forget_code(t);
 }
 
 /* An address in a large page drops the whole of it. Which size a page had is not kept: all entries
@@ -219,7 +239,9 @@ void tlb_flush_page(Tcg *t, gva_t lin)
             }
         }
     }
-    t->map_gen++;
+    unsigned bit = exec_bit(lin);
+    if ((t->exec_pages[bit / 64] >> (bit % 64) & 1) || (t->exec_big >> (lin >> 30 & 63) & 1))
+        forget_code(t);
 }
 
 /* ---- finding the bytes ---- */

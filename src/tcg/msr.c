@@ -143,13 +143,11 @@ static bool write_efer(CpuState *s, Tcg *t, uint64_t v)
     return true;
 }
 
-/* The register, and TSC_ADJUST by as much (SDM vol. 3, 18.17.3). Where KVM's TSC cannot be moved,
- * none is: a write succeeds without effect, as it does there. */
-static void move_tsc(CpuState *s, Tcg *t, uint64_t delta)
+/* The register, and TSC_ADJUST by as much (SDM vol. 3, 18.17.3). */
+static void move_tsc(CpuState *s, uint64_t delta)
 {
     s->msr.tsc_adjust += delta;
-    if (!t->v->vm->tsc_offset_fixed)
-        s->tsc_offset += delta;
+    s->tsc_offset += delta;
 }
 
 bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
@@ -169,10 +167,15 @@ bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
     case POL_EFER:
         return write_efer(s, t, v);
     case POL_TSC_OFFSET:
-        move_tsc(s, t, v - vcpu_tsc(t->v));
+        /* Where KVM's TSC cannot be moved, none is: the write has no effect, as there. */
+        if (!t->v->vm->tsc_offset_fixed)
+            move_tsc(s, v - vcpu_tsc(t->v));
         return true;
     case POL_TSC_ADJUST:
-        move_tsc(s, t, v - s->msr.tsc_adjust);
+        if (t->v->vm->tsc_offset_fixed)
+            s->msr.tsc_adjust = v;
+        else
+            move_tsc(s, v - s->msr.tsc_adjust);
         return true;
     case POL_IGNORED:
         return true;

@@ -219,9 +219,12 @@ Fault task_switch_raw(CpuState *s, Tcg *t, uint16_t sel, enum TaskReason why, bo
         for (unsigned n = ES; n <= GS; n++)
             load_segment_real(s, n, (uint16_t)m.seg[n]);
     tcg_update_mode(s, t);
-    if (m.trap)
-        t->trap_dr6 |= DR6_BT;
-    return enter_task(s, t, l, &m, has_err, err);
+    f = enter_task(s, t, l, &m, has_err, err);
+    if (f || !m.trap)
+        return f;
+    t->exc =
+        (PendingExc){.vector = VEC_DB, .dr6 = DR6_BT}; /* a trap: RIP is the new task's first */
+    return FAULT_EXC;
 }
 
 Fault task_switch(CpuState *s, Tcg *t, uint16_t tss_sel, enum TaskReason why, bool has_err,

@@ -22,9 +22,10 @@
  * without further work, TLB_NONE otherwise (not mapped, not allowed, MMIO, dirty bit to be set,
  * code on the page to be watched). Host address = linear + addend.
  */
-#define TLB_BITS 10
-#define TLB_SIZE (1u << TLB_BITS)
-#define TLB_NONE 1ull /* equals no page address */
+#define TLB_BITS   10
+#define TLB_SIZE   (1u << TLB_BITS)
+#define EXEC_PAGES 4096u /* bits of a filter */
+#define TLB_NONE   1ull  /* equals no page address */
 
 enum Access { ACC_READ, ACC_WRITE, ACC_EXEC };
 /* Supervisor; user; supervisor with EFLAGS.AC set (SMAP off). */
@@ -59,6 +60,9 @@ struct Tcg {
     TlbEntry tlb[MMU_MODES][TLB_SIZE];
     /* Of the entries: not global; from a large page (mmu.c). */
     uint64_t tlb_local[MMU_MODES][TLB_SIZE / 64], tlb_big[MMU_MODES][TLB_SIZE / 64];
+    /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
+     * large page among them. INVLPG of other pages leaves map_gen as it is. */
+    uint64_t exec_pages[EXEC_PAGES / 64], exec_big;
     bool align_check;  /* CR0.AM and EFLAGS.AC: MMU_USER entries have no read and write tags */
     uint8_t phys_bits; /* MAXPHYADDR; 0: not looked up yet */
     uint8_t ext;       /* EXT bit of selector error codes: an event is being delivered */

@@ -288,6 +288,30 @@ START_TEST(flushes)
 }
 END_TEST
 
+/* map_gen moves when code may be elsewhere now, and only then. */
+START_TEST(flushes_and_code)
+{
+    gpa_t gpa;
+    make_map(L4, P | W, P | W, FRAME);
+    ck_assert_int_eq(mmu_translate(S, T, LIN64, ACC_EXEC, MMU_KERNEL, &gpa), FAULT_NONE);
+    uint32_t gen = T->map_gen;
+    tlb_flush_page(T, LIN64 + 0x1000);
+    ck_assert_uint_eq(T->map_gen, gen);
+    tlb_flush_page(T, LIN64 & ~0xfffull);
+    ck_assert_uint_ne(T->map_gen, gen);
+    gen = T->map_gen;
+    tlb_flush_page(T, LIN64); /* nothing fetched since */
+    ck_assert_uint_eq(T->map_gen, gen);
+    tlb_flush_non_global(T);
+    ck_assert_uint_ne(T->map_gen, gen);
+    make_map(L4_2M, P | W, P | W, FRAME);
+    ck_assert_int_eq(mmu_translate(S, T, LIN64, ACC_EXEC, MMU_KERNEL, &gpa), FAULT_NONE);
+    gen = T->map_gen;
+    tlb_flush_page(T, LIN64 ^ 0x100000);
+    ck_assert_uint_ne(T->map_gen, gen);
+}
+END_TEST
+
 /* A write over two pages of which the second faults writes nothing. */
 START_TEST(page_crossing)
 {
@@ -420,6 +444,7 @@ int main(void)
     tcase_add_test(c, non_canonical);
     tcase_add_test(c, dirty_bit_and_tags);
     tcase_add_test(c, flushes);
+    tcase_add_test(c, flushes_and_code);
     tcase_add_test(c, page_crossing);
     tcase_add_test(c, wrap_at_4g);
     tcase_add_test(c, devices_and_rom);

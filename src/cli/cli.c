@@ -1,9 +1,12 @@
 /* Glue: options to machine, character devices, monitors; signals; the end. */
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <glib-unix.h>
 
@@ -77,10 +80,10 @@ static bool open_one(CharDev **out, const char *option, unsigned n, const char *
     }
     const char *name = chardev_describe(*out);
     const char *pty = strstr(name, "pty:");
-    /* The words scripts look for. */
-    if (pty)
+    if (pty) { /* the words scripts look for */
         printf("char device redirected to %s (label %s%u)\n", pty + strlen("pty:"), option, n);
-    fflush(stdout);
+        fflush(stdout);
+    }
     return true;
 }
 
@@ -167,10 +170,12 @@ static int run(Options *o)
     chardev_set_quit_hook(NULL, NULL);
     for (unsigned i = 0; i < ARRAY_LEN(sources); i++)
         g_source_remove(sources[i]);
-    /* The terminal is itself again: the line starts where it should. */
-    if (err)
-        status = r.signal ? (g_error_free(err), 0) : complain(err);
-    return status;
+    if (!err)
+        return status;
+    if (!r.signal)
+        return complain(err); /* after end(): the terminal is itself again */
+    g_error_free(err);        /* a wait that the signal ended */
+    return 0;
 }
 
 static bool start_log(const Options *o, GError **err)
@@ -178,11 +183,22 @@ static bool start_log(const Options *o, GError **err)
     return (!o->log || log_set(o->log, err)) && (!o->log_file || log_to_file(o->log_file, err));
 }
 
+/* A closed stdin, stdout or stderr would be the next file that is opened, and be read or written as
+ * if it were the terminal. */
+static void open_standard_fds(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            abort(); /* no descriptor to be had before anything was done */
+    }
+}
+
 int cli_main(int argc, char *argv[])
 {
     Options o;
     GError *err = NULL;
     int status = 0;
+    open_standard_fds();
     signal(SIGPIPE, SIG_IGN);
     if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
         status = complain(err);

@@ -27,12 +27,14 @@ static void wrap(GString *out, size_t at, const char *text)
     g_string_append_printf(out, "%*s", (int)(HELP_COLUMN - at), "");
     at = HELP_COLUMN;
     for (char **w = words; *w; w++) {
-        if (at + strlen(*w) > HELP_WIDTH) {
+        bool first = w == words;
+        if (!first && at + 1 + strlen(*w) > HELP_WIDTH) {
             g_string_append_printf(out, "\n%*s", HELP_COLUMN, "");
             at = HELP_COLUMN;
+            first = true;
         }
-        g_string_append_printf(out, "%s%s", *w, w[1] ? " " : "");
-        at += strlen(*w) + 1;
+        g_string_append_printf(out, "%s%s", first ? "" : " ", *w);
+        at += strlen(*w) + !first;
     }
     g_string_append_c(out, '\n');
 }

@@ -145,9 +145,7 @@ void info_mtree(MonCall *c)
         g_string_append_printf(c->out, "  " X64 "-" X64 " %s @%#" G_GINT64_MODIFIER "x\n", s->gpa,
                                s->gpa + s->size - 1, s->readonly ? "rom" : "ram", s->fd_offset);
     }
-    g_string_append(c->out, "memory-mapped devices:\n");
     io_describe(b->mmio, c->out);
-    g_string_append(c->out, "I/O ports:\n");
     io_describe(b->pio, c->out);
     machine_unlock(c->m);
 }

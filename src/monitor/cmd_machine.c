@@ -40,6 +40,7 @@ void cmd_system_powerdown(MonCall *c)
 
 void cmd_quit(MonCall *c)
 {
+    c->mon->quit = true;
     machine_request_quit(c->m, 0);
 }
 

@@ -136,8 +136,8 @@ static void enter(LineEdit *e)
             g_ptr_array_remove_index(e->history, 0);
     }
     lineedit_reset(e);
-    e->ops.execute(e->ops.opaque, line);
-    lineedit_show(e);
+    if (e->ops.execute(e->ops.opaque, line))
+        lineedit_show(e);
 }
 
 static size_t common_prefix(const GPtrArray *words)

@@ -13,7 +13,8 @@ typedef struct LineEdit LineEdit;
 typedef struct LineEditOps {
     void *opaque;
     void (*write)(void *opaque, const char *buf, size_t len);
-    void (*execute)(void *opaque, const char *line);
+    /* False: the user has left, no new prompt. */
+    bool (*execute)(void *opaque, const char *line);
     /* Adds what the last word of text (up to the cursor) may become: new strings. NULL: no
      * completion. */
     void (*complete)(void *opaque, const char *text, GPtrArray *words);

@@ -33,12 +33,13 @@ static void write_out(void *opaque, const char *buf, size_t len)
     chardev_write_from(mon->chr, mon->frontend, s->str, s->len);
 }
 
-static void execute(void *opaque, const char *line)
+static bool execute(void *opaque, const char *line)
 {
     Monitor *mon = opaque;
     g_autoptr(GString) out = g_string_new(NULL);
     monitor_execute(&mon->state, line, out);
     write_out(mon, out->str, out->len);
+    return !mon->state.quit;
 }
 
 static void complete(void *opaque, const char *text, GPtrArray *words)

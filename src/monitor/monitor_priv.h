@@ -18,6 +18,7 @@ typedef struct MonState {
     Machine *m;
     unsigned cpu;
     MonFormat last; /* x without a format repeats it */
+    bool quit;      /* the user has left */
 } MonState;
 
 typedef struct MonCall {

@@ -104,6 +104,8 @@ static bool same_name(const OpRow *r, const char *cs)
         {"clflushopt", "clflush"},
         {"clflush", "clflushopt"},
         {"clwb", "xsaveopt xsaveopt64"},
+        {"sfence", "pcommit"},
+        {"sfence", "pcommit"},
         {"mov", "movabs"},
         {"pushf", "pushf pushfd pushfq"},
         {"popf", "popf popfd popfq"},

@@ -1,4 +1,5 @@
 /* Flag bits, decimal adjustment, BOUND, NOP and the defined-invalid opcodes. */
+#include <sched.h>
 #include "tcg/exec.h"
 
 DEF_EXEC(nop)
@@ -153,10 +154,12 @@ DEF_EXEC(movnti)
     Fault f = ea_lin(s, t, i, i->opsize, ACC_WRITE, &lin);
     return f ? f : mem_write(s, t, lin, i->opsize, rd_size(s, i->reg, i->opsize));
 }
-/* Segment prefixes of INT3 and the like do nothing; PAUSE gives the other hyperthread a chance, and
- * here the other vCPU threads of a full host. */
+/* A guest that spins may wait for a vCPU whose thread has no host processor: now and then it gets
+ * ours. */
 DEF_EXEC(pause)
 {
     __builtin_ia32_pause();
+    if (t->v->vm->n_vcpus > 1 && (++t->pauses & 31) == 0)
+        sched_yield();
     return FAULT_NONE;
 }

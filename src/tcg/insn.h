@@ -99,7 +99,7 @@ struct Insn {
                      PFX_NP when none */
     uint8_t rexw; /* REX.W or VEX.W */
     uint8_t vexl; /* VEX.L */
-    uint64_t spare; /* to a cache line */
+    uint64_t unused; /* fills a cache line */
 };
 
 /* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */
@@ -212,25 +212,22 @@ typedef struct OpRow {
 
 /*
  * ops.def rows:
- * INSN(map, opcode, pfx, modrm, "mnemonic", op1, op2, op3, op4, exec, emit, written, read, undef,
- * attr, feature)
- * Prefixes of the enumerators are pasted on: map 0F is MAP_0F, pfx F3 is PFX_F3, modrm N(4) is
- * X_N(4) and empty is X_ (any; no ModRM byte unless an operand needs one or modrm is not empty),
- * operand Ev is O_Ev and empty is O_ (none), exec add_Ev is `const ExecSet exec_add_Ev`, emit
- * HELPER is EMIT_HELPER, feature POPCNT is FEAT_POPCNT and N is FEAT_N (always). Flags and
- * attributes are written in full: FL_CF | FL_ZF, A_LOCK | A_END; none is 0. Example: INSN(0F, 0xa2,
- * ANY, , "cpuid", , , , , cpuid, HELPER, 0, 0, 0, A_END, N) INSN(0F, 0x01, NP, B(2, 0), "xgetbv", ,
- * , , , xgetbv, HELPER, 0, 0, 0, 0, XSAVE) Of several rows of one opcode the first that fits
- * prefix, ModRM, mode and features wins. Rows with a Z operand cover opcode..opcode+7. The operands
- * alone decide what bytes follow the opcode (ModRM, immediates, moffs, far pointer) and how reg and
- * rm are numbered.
  *
- * Settled by decode(): I64/O64/PROT, feature, LOCK legality, D64/F64/BYTE/NO66, VEXL/W/NOV, and
- * CPL0 (by a wrapper: the handler runs at CPL 0 only). Left to the handlers, which see the row's
- * attr: FPU, NOWAIT, MMX, SSE, AVX, ALIGN16, FP (they depend on control registers at run time).
- * After a successful decode() of a row with A_SSE, A_AVX or A_MMX the block builder calls
- * vec_prepare(t, i, bytes) (tcg.h) with the instruction's i->len bytes; false means that the engine
- * cannot do it (EXIT_INTERNAL_ERROR when it is reached).
+ *   INSN(map, opcode, pfx, modrm, "mnemonic", op1, op2, op3, op4, exec, emit, written, read, undef,
+ *        attr, feature)
+ *
+ * Prefixes of the enumerators are pasted on: map 0F is MAP_0F, pfx F3 is PFX_F3, modrm N(4) is
+ * X_N(4), operand Ev is O_Ev, exec add_EG is `const ExecSet exec_add_EG`, emit HELPER is
+ * EMIT_HELPER, feature POPCNT is FEAT_POPCNT. Left empty: modrm (any), operands (none). N as the
+ * feature means always. Flags and attributes are written in full; none is 0.
+ *
+ * Of several rows of one opcode the first that fits prefix, ModRM, mode and features wins. A row
+ * with a Z operand covers opcode..opcode+7. The operands alone decide what bytes follow the opcode
+ * and how reg and rm are numbered.
+ *
+ * Settled by decode(): I64, O64, PROT, feature, LOCK's legality, the operand size, VEX.L, W and
+ * vvvv, and CPL0 (by a wrapper: the handler runs at CPL 0 only). Left to handlers, which see the
+ * row's attr: FPU, NOWAIT, MMX, SSE, AVX, ALIGN16, FP, as they depend on control registers.
  */
 extern const OpRow op_rows[];
 extern const unsigned op_rows_n;

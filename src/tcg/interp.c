@@ -318,6 +318,8 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
 {
     Vcpu *v = t->v;
     uint64_t left = t->insns_left;
+    /* IF stays as it is inside a chain; without it a waiting vector is no reason to stop. */
+    uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
     for (;;) {
         const Insn *i = b->insn, *end = i + b->n;
         if (unlikely(left < b->n)) {
@@ -339,7 +341,7 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
             t->insns_left = left;
             return leave_block(s, t, i, f, x);
         }
-        if (unlikely(!b->plain || atomic_load_explicit(&v->request, memory_order_relaxed) != 0))
+        if (unlikely(!b->plain || (atomic_load_explicit(&v->request, memory_order_relaxed) & heed)))
             break;
 
         BlockLink *k = &b->to[f == FAULT_JUMP];

@@ -82,6 +82,7 @@ struct Tcg {
     /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
      * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
     uint64_t trap_dr6;
+    uint32_t pauses;       /* PAUSE instructions run */
     _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;

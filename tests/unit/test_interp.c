@@ -487,10 +487,10 @@ static void *second_main(void *p G_GNUC_UNUSED)
 START_TEST(cross_modifying)
 {
     /* first: L: inc ecx; mov [r8], cl (the immediate); mov [r9], ecx (the word);
-     *        W: pause; cmp [r10], ecx (the answer); jne W; cmp ecx, 100000; jne L; hlt */
+     *        W: pause; cmp [r10], ecx (the answer); jne W; cmp ecx, 20000; jne L; hlt */
     static const uint8_t writer[] = {0xff, 0xc1, 0x41, 0x88, 0x08, 0x41, 0x89, 0x09,
                                      0xf3, 0x90, 0x41, 0x39, 0x0a, 0x75, 0xf9, 0x81,
-                                     0xf9, 0xa0, 0x86, 0x01, 0x00, 0x75, 0xe9, 0xf4};
+                                     0xf9, 0x20, 0x4e, 0x00, 0x00, 0x75, 0xe9, 0xf4};
     /* second: W: pause; cmp [r9], ebx; je W; mov ebx, [r9]; cpuid's stand-in: mov rax, cr3;
      *         mov cr3, rax; call f; cmp al, bl; jne bad; mov [r10], ebx; jmp W; bad: hlt */
     static const uint8_t reader[] = {0xf3, 0x90, 0x41, 0x39, 0x19, 0x74, 0xf9, 0x41, 0x8b, 0x19,
@@ -528,7 +528,7 @@ START_TEST(cross_modifying)
     engine_interp.vcpu_free(&second);
     guest.vm.n_vcpus = 1;
     ck_assert_int_eq(x.kind, EXIT_HLT);
-    ck_assert_uint_eq(ST->gpr[RCX], 100000);
+    ck_assert_uint_eq(ST->gpr[RCX], 20000);
     ck_assert_int_eq(second.st.run_state, RUN_RUNNING);
 }
 END_TEST

@@ -41,16 +41,23 @@ static void read_reg(Vcpu *v, void *opaque)
     }
 }
 
+/* $pc is linear, as x wants it; $rip is the register. */
+static void read_pc(Vcpu *v, void *opaque)
+{
+    RegWork *w = opaque;
+    w->value = v->st.rip + (cpu_code64(&v->st) ? 0 : v->st.seg[CS].base);
+}
+
 static bool reg(MonState *mon, const char *name, uint64_t *value, GString *why)
 {
     g_autofree char *upper = g_ascii_strup(name, -1);
-    const char *field = !strcmp(upper, "PC") ? "RIP" : !strcmp(upper, "SP") ? "RSP" : upper;
-    RegWork w = {.field = vmstate_field(field)};
+    bool pc = !strcmp(upper, "PC");
+    RegWork w = {.field = vmstate_field(pc ? "RIP" : !strcmp(upper, "SP") ? "RSP" : upper)};
     if (!w.field || w.field->type > VMSTATE_TABLE) {
         g_string_append_printf(why, "there is no register $%s with a number in it", name);
         return false;
     }
-    if (!mon->m || !monitor_with_state(monitor_vcpu(mon), read_reg, &w, why))
+    if (!mon->m || !monitor_with_state(monitor_vcpu(mon), pc ? read_pc : read_reg, &w, why))
         return false;
     *value = w.value;
     return true;

@@ -208,6 +208,42 @@ static void *accept_thread(void *cd)
     return NULL;
 }
 
+static _Atomic bool writers_end;
+
+static void *write_thread(void *cd)
+{
+    static const char chunk[3000];
+    while (!writers_end) {
+        chardev_write(cd, chunk, sizeof(chunk));
+        chardev_accept_input(cd);
+    }
+    return NULL;
+}
+
+START_TEST(writers_while_clients_come_and_go)
+{
+    pthread_t t[2];
+    Front f;
+    CharDev *cd = server("");
+    attach(cd, &f, true);
+    writers_end = false;
+    for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+        pthread_create(&t[i], NULL, write_thread, cd);
+    for (unsigned round = 1; round <= 20; round++) {
+        g_autoptr(GString) s = g_string_new(NULL);
+        int fd = client();
+        PUMP_UNTIL((arrived(fd, s), s->len > 100000));
+        close(fd);
+        PUMP_UNTIL(f.events->len == 2 * round);
+    }
+    writers_end = true;
+    for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+        pthread_join(t[i], NULL);
+    chardev_free(cd);
+    front_free(&f);
+}
+END_TEST
+
 START_TEST(front_end_that_is_full)
 {
     Front f;
@@ -557,6 +593,7 @@ int main(void)
     tcase_add_test(t, reconnect);
     tcase_add_test(t, second_client_waits);
     tcase_add_test(t, peer_that_never_reads);
+    tcase_add_test(t, writers_while_clients_come_and_go);
     tcase_add_test(t, front_end_that_is_full);
     tcase_add_test(t, path_that_exists);
     tcase_add_test(t, client_of_a_server);

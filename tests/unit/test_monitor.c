@@ -1,5 +1,5 @@
-/* The monitor: command lines, help, completion and the line editor. What commands do to a machine
- * is tested with whole guests. */
+/* The monitor: command lines, help, completion and the line editor; and commands on a machine in
+ * the software engine. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,6 +201,86 @@ START_TEST(nearest)
 }
 END_TEST
 
+/* ---- with a machine: a BIOS of one instruction that jumps to itself ---- */
+
+static const struct {
+    const char *line, *want; /* "" nothing at all, "!x": not x */
+} on_machine[] = {
+    {"info status", "VM status: paused (prelaunch)\n"},
+    {"info registers", "RIP=000000000000fff0"},
+    {"x /1i $pc", "0x00000000fffffff0:  eb fe"},
+    {"x /i $pc", "jmp"},
+    {"xp /4xb 0xffff0", "00000000000ffff0: 0xeb 0xfe 0x00 0x00\n"},
+    {"xp/2xw 0xffff0", "0x0000feeb 0x00000000\n"},
+    {"xp 0xffff0", "00000000000ffff0: 0x0000feeb\n"}, /* the format stays, the count does not */
+    {"xp /1dh 0xffff0", "-277\n"},
+    {"xp /1c 0xffff2", "'\\x00'\n"},
+    {"xp /1xw 0xfee00000", "no memory at physical address 0x00000000fee00000\n"},
+    {"xp /2xb 0x7fffff",
+     "00000000007fffff: 0x00\nno memory at physical address 0x0000000000800000\n"},
+    {"x /1xb $nothing", "no register $nothing"},
+    {"x /1xg $cs", "00000000ffff0000"},
+    {"cont", ""},
+    {"info status", "VM status: running\n"},
+    {"info cpus", "* CPU #0: pc=0x000000000000fff0 engine=interp"},
+    {"info cpus", "CPU #1: pc=0x000000000000fff0 (waits for SIPI) engine=interp"},
+    {"cpu 2", "no cpu 2; there are 0 to 1"},
+    {"cpu 1", ""},
+    {"info cpus", "* CPU #1"},
+    {"info registers", "CPU#1\n"},
+    {"info registers -a", "CPU#0\n"},
+    {"info registers -b", "'-b' is not -a"},
+    {"switch interp", "cpu 0: is in interp already\ncpu 1: is in interp already\n"},
+    {"switch tcg 1", "cpu 1: is in interp already\n"},
+    {"switch interp 7", "no cpu 7; there are 0 to 1"},
+    {"switch interp -1", "no cpu -1"},
+    {"switch warp", "no engine 'warp'"},
+    {"switch kvm", "Error: kvm cannot run this machine"},
+    {"info status", "VM status: running\n"},
+    {"info switch", "cpu 1: in interp; switches to kvm 0, to interp 0\n"},
+    {"info accel", "interp"},
+    {"info kvm", "not in this machine"},
+    {"info name", "box\n"},
+    {"info mtree", " rom @"},
+    {"info chardev", "serial3: none\n"},
+    {"info rules", "tr-busy"},
+    {"nmi", ""},
+    {"system_reset", ""},
+    {"system_powerdown", ""},
+    {"stop", ""},
+    {"info status", "VM status: paused\n"},
+    {"quit", ""},
+};
+
+START_TEST(commands_on_a_machine)
+{
+    static uint8_t bios[65536];
+    GError *err = NULL;
+    memcpy(bios + 0xfff0, "\xeb\xfe", 2);
+    MachineConfig cfg = {.machine = "pc",
+                         .accel = "interp",
+                         .ram_bytes = 8 << 20,
+                         .smp = 2,
+                         .bios_image = bios,
+                         .bios_image_size = sizeof(bios),
+                         .start_paused = true,
+                         .name = "box"};
+    Machine *m = machine_new(&cfg, &err);
+    ck_assert_msg(m != NULL, "%s", err ? err->message : "");
+    ck_assert(machine_start(m, &err));
+    MonState mon = {.m = m, .last = {'x', 4, 1}};
+    for (unsigned i = 0; i < ARRAY_LEN(on_machine); i++) {
+        g_autoptr(GString) out = g_string_new(NULL);
+        monitor_execute(&mon, on_machine[i].line, out);
+        bool silent = !*on_machine[i].want;
+        ck_assert_msg(silent ? !out->len : strstr(out->str, on_machine[i].want) != NULL,
+                      "'%s': '%s' lacks '%s'", on_machine[i].line, out->str, on_machine[i].want);
+    }
+    ck_assert_int_eq(machine_main_loop(m), 0);
+    machine_free(m);
+}
+END_TEST
+
 /* ---- line editor ---- */
 
 typedef struct Typed {
@@ -325,6 +405,7 @@ int main(void)
     tcase_add_test(t, formats);
     tcase_add_test(t, completion);
     tcase_add_test(t, nearest);
+    tcase_add_test(t, commands_on_a_machine);
     tcase_add_loop_test(t, edit, 0, ARRAY_LEN(edits));
     tcase_add_test(t, plain_lines_are_only_echoed);
     tcase_add_test(t, choices_are_shown);

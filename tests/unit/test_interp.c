@@ -108,6 +108,20 @@ START_TEST(changes_earlier_block)
 }
 END_TEST
 
+/* The page could be written without notice before it was known to hold code. */
+START_TEST(written_before_run)
+{
+    /* mov byte [r8 + 1], 1; call r8; mov byte [r8 + 1], 2; call r8; hlt
+     * r8: mov al, imm; add bl, al; ret */
+    CODE(0x41, 0xc6, 0x40, 1, 1, 0x41, 0xff, 0xd0, 0x41, 0xc6, 0x40, 1, 2, 0x41, 0xff, 0xd0, 0xf4);
+    put(G_CODE + 0x3000, "\xb0\x09\x00\xc3\xc3", 5);
+    ST->gpr[R8] = G_CODE + 0x3000;
+    ST->gpr[RBX] = 0;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RBX], 3);
+}
+END_TEST
+
 /* Locked and string writes reach code too, and so do writes through another linear address. */
 START_TEST(changes_by_other_means)
 {
@@ -542,6 +556,7 @@ int main(void)
     tcase_add_test(tc, changes_next_instruction);
     tcase_add_test(tc, changes_earlier_block);
     tcase_add_test(tc, changes_by_other_means);
+    tcase_add_test(tc, written_before_run);
     tcase_add_test(tc, distrusts_after_enter);
     tcase_add_test(tc, page_crossing);
     tcase_add_test(tc, fetch_faults_are_precise);

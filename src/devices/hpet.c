@@ -138,7 +138,6 @@ static void advance(Comparator *c)
     if (c->config & TN_PERIODIC && c->period) {
         times += (passed - left) / c->period;
         c->value = (c->value + times * c->period) & width(c);
-        times = MIN_OF(times, HPET_HZ / c->period + 1); /* a second's worth, not more */
     }
     match(c, times);
 }
@@ -161,7 +160,8 @@ static void service(Comparator *c)
     uint64_t left = until_match(c, c->seen);
     if (c->owed) {
         uint64_t due = now, period = c->config & TN_PERIODIC && c->period ? c->period : 1;
-        left = MIN_OF(left, catch_up(&due, period, now, HPET_HZ) - now);
+        c->owed = MIN_OF(c->owed, HPET_HZ / period + 1); /* a second's worth, not more */
+        left = catch_up(&due, period, now, HPET_HZ) - now;
     } else if (c->config & TN_PERIODIC) { /* no faster than CATCH_UP_GAP_NS */
         left = MAX_OF(left, CATCH_UP_GAP_NS * HPET_HZ / NS_PER_S / 2);
     }

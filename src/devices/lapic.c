@@ -84,14 +84,18 @@ int lapic_pending(const Lapic *l)
 int lapic_ack(Lapic *l)
 {
     int v = lapic_pending(l);
-    if (v == LAPIC_EXTINT)
-        l->extint = false;
-    if (v < 0 || v == LAPIC_EXTINT)
+    if (v < 0)
         return v;
-    set_vector(l->irr, (unsigned)v, false);
-    set_vector(l->isr, (unsigned)v, true);
-    /* An interrupt of a higher class that waits is announced by the caller's lapic_pending(). */
-    l->intr_level = lapic_pending(l) >= 0;
+    if (v == LAPIC_EXTINT) {
+        l->extint = false;
+    } else {
+        set_vector(l->irr, (unsigned)v, false);
+        set_vector(l->isr, (unsigned)v, true);
+    }
+    if (lapic_pending(l) < 0 && l->intr_level) {
+        l->intr_level = false;
+        l->cpu.intr(l->cpu.opaque, false);
+    }
     return v;
 }
 

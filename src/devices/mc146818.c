@@ -376,6 +376,7 @@ static void reset(Device *dev)
     Rtc *r = (Rtc *)dev;
     update_time(r);
     r->cmos[REG_B] &= ~(B_PIE | B_AIE | B_UIE);
+    update_periodic(r);
     r->cmos[REG_C] = 0;
     r->index = 0;
     service(r);

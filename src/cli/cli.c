@@ -39,8 +39,6 @@ static int complain(GError *err)
 
 static gboolean told_to_end(Run *r, int sig)
 {
-    if (!r->signal)
-        warn_user("ended by %s", strsignal(sig));
     r->signal = sig;
     chardev_stop_waiting();
     if (r->m)
@@ -170,11 +168,12 @@ static int run(Options *o)
     chardev_set_quit_hook(NULL, NULL);
     for (unsigned i = 0; i < ARRAY_LEN(sources); i++)
         g_source_remove(sources[i]);
-    if (!err)
-        return status;
+    /* Only now: the terminal is itself again, and if nobody reads it a second signal still ends us.
+     */
     if (!r.signal)
-        return complain(err); /* after end(): the terminal is itself again */
-    g_error_free(err);        /* a wait that the signal ended */
+        return err ? complain(err) : status;
+    g_clear_error(&err); /* a wait that the signal ended */
+    warn_user("ended by signal %d (%s)", r.signal, strsignal(r.signal));
     return 0;
 }
 

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "tcg/vec.h"
+#include "tcg/x87.h"
 
 /*
  * Room for every form there is: some 1100 rows with a register and a memory form, of which about
@@ -33,6 +33,7 @@ bool vec_init(Tcg *t, GError **err)
     }
     close(fd);
     c->thunks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
+    x87_probe(c);
     t->vec = c;
     return true;
 

@@ -26,11 +26,12 @@ typedef struct VecCtx {
     uint64_t rax, rdx, rcx; /* PCMPxSTRx: in, in, out */
     _Alignas(
         64) uint8_t out[64]; /* general register results, and vector results not yet committed */
-    _Alignas(64) uint8_t buf[64]; /* copy of the memory operand */
-    _Alignas(64) uint8_t fx[512]; /* x87 state an instruction runs on: x87.h */
-    GHashTable *thunks;           /* uint64_t key -> VecThunk */
-    uint8_t *code_rw;             /* one memfd, mapped twice: written here, */
-    const uint8_t *code_rx;       /* run there */
+    _Alignas(64) uint8_t buf[64];         /* copy of the memory operand */
+    _Alignas(64) uint8_t fx[512];         /* x87 state an instruction runs on: x87.h */
+    bool keeps_fip, keeps_fdp, keeps_fop; /* x87_probe() */
+    GHashTable *thunks;                   /* uint64_t key -> VecThunk */
+    uint8_t *code_rw;                     /* one memfd, mapped twice: written here, */
+    const uint8_t *code_rx;               /* run there */
     size_t code_used, code_size;
 } VecCtx;
 

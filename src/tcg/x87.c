@@ -83,6 +83,32 @@ static void commit(CpuState *s, Tcg *t, const Insn *i, const uint8_t *fx)
         f->fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
 }
 
+void x87_pointers(CpuState *s, const Tcg *t, const Insn *i)
+{
+    const VecCtx *c = t->vec;
+    if (c->keeps_fip)
+        s->fpu.fip = far_pointer(t, s->seg[CS].selector, insn_rip(t, i));
+    if (c->keeps_fdp && (i->flags & IF_MEM))
+        s->fpu.fdp = far_pointer(t, s->seg[i->seg].selector, ea_offset(s, i));
+    if (c->keeps_fop)
+        s->fpu.fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
+}
+
+void x87_probe(VecCtx *c)
+{
+    FpuState f = {.fcw = 0x37f};
+    uint64_t fip, fdp;
+    uint16_t fop, cc = 0;
+    image_fill(&f, c->fx);
+    x87_enter(c->fx, c->buf, x87_mem_code[1][0], &cc); /* FLD m32 */
+    memcpy(&fip, c->fx + FX_FIP, 8);
+    memcpy(&fdp, c->fx + FX_FDP, 8);
+    memcpy(&fop, c->fx + FX_FOP, 2);
+    c->keeps_fip = fip;
+    c->keeps_fdp = fdp;
+    c->keeps_fop = fop;
+}
+
 static const uint8_t *code_of(const Insn *i)
 {
     unsigned opcode = op_rows[i->row].opcode & 7;
@@ -114,12 +140,22 @@ static Fault x87_reg(EXEC_ARGS)
     Fault f = x87_check(s, t, row->attr);
     if (f)
         return f;
+    if (x87_fast(s, t, i, NULL))
+        return FAULT_NONE;
     uint16_t cc = t->cc;
     image_fill(&s->fpu, c->fx);
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     commit(s, t, i, c->fx);
     if (row->fl_written)
         t->cc = cc;
+    return FAULT_NONE;
+}
+static inline Fault x87_load(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned size)
+{
+    const void *p = tlb_hit(t, t->mmu_mode, lin, size, ACC_READ);
+    if (unlikely(!p))
+        return mem_read_bytes(s, t, lin, buf, size);
+    memcpy(buf, p, size);
     return FAULT_NONE;
 }
 static Fault x87_mem(EXEC_ARGS)
@@ -131,8 +167,8 @@ static Fault x87_mem(EXEC_ARGS)
     if (!f)
         f = ea_lin(s, t, i, size, ACC_READ, &lin);
     if (!f)
-        f = mem_read_bytes(s, t, lin, c->buf, size);
-    if (f)
+        f = x87_load(s, t, lin, c->buf, size);
+    if (f || x87_fast(s, t, i, c->buf))
         return f;
     uint16_t cc = 0;
     image_fill(&s->fpu, c->fx);
@@ -154,6 +190,11 @@ DEF_EXEC(x87_store)
         f = ea_lin(s, t, i, size, ACC_WRITE, &lin);
     if (f)
         return f;
+    f = mem_probe_write(s, t, lin, size);
+    if (f)
+        return f;
+    if (x87_fast(s, t, i, c->buf))
+        return mem_write_bytes(s, t, lin, c->buf, size);
     uint16_t cc = 0;
     image_fill(&s->fpu, c->fx);
     x87_enter(c->fx, c->buf, code_of(i), &cc);

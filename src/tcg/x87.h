@@ -17,6 +17,22 @@ void x87_enter(uint8_t image[512], void *mem, const uint8_t *code, uint16_t *cc)
  * ModRM.reg. Each is the instruction and RET; those that no row names are never called. */
 extern const uint8_t x87_reg_code[8][64][4], x87_mem_code[8][8][4];
 
+/*
+ * The short way (x87_fast.c): the common instructions when no exception is unmasked and the stack
+ * is as they need it, with only the registers they use. False: nothing was done, take the long one.
+ * mem: the operand, read already or to be written.
+ */
+bool x87_fast(CpuState *s, Tcg *t, const Insn *i, void *mem);
+uint32_t x87_two(FpReg *st0, FpReg *sti, const uint8_t *code, const uint16_t *fcw);
+uint32_t x87_one(FpReg *st0, void *mem, const uint8_t *code, const uint16_t *fcw);
+uint32_t x87_popping(FpReg *st0, void *mem, const uint8_t *code, const uint16_t *fcw);
+uint32_t x87_pushing(FpReg *dest, void *mem, const uint8_t *code, const uint16_t *fcw);
+
+/* FIP, FDP and FOP after an instruction, as far as the processor keeps them. */
+void x87_pointers(CpuState *s, const Tcg *t, const Insn *i);
+/* Finds out whether it does: AMD's do so for unmasked exceptions only. */
+void x87_probe(VecCtx *c);
+
 /* ES and B follow the flags and masks. */
 static inline void x87_update_es(FpuState *f)
 {

@@ -3,8 +3,8 @@
  *
  * A tick is due at a multiple of the period from where the device started, so lateness never shifts
  * the phase. Ticks that could not be delivered in time follow one after another, closer together
- * than the period, so that a guest that counts ticks keeps its time. What is more than a second
- * behind is dropped: a guest that was stopped in a debugger should not be flooded.
+ * than the period, so that a guest that counts ticks keeps its time. A second's worth is kept; what
+ * is older is dropped: a guest that was stopped in a debugger should not be flooded.
  */
 #ifndef TANDEM_DEVICES_CATCH_UP_H
 #define TANDEM_DEVICES_CATCH_UP_H
@@ -24,7 +24,7 @@ static inline uint64_t catch_up(uint64_t *due, uint64_t period, uint64_t now, ui
     if (*due > now)
         return *due;
     if (now - *due > hz)
-        *due += (now - *due) / period * period;
+        *due += (now - *due - hz) / period * period;
     uint64_t least = (uint64_t)((unsigned __int128)CATCH_UP_GAP_NS * hz / NS_PER_S);
     return now + MAX_OF(MAX_OF(period / 4, least), 1);
 }

@@ -190,6 +190,11 @@ void lapic_set_lint0(Lapic *l, bool level)
     lapic_update(l);
 }
 
+bool lapic_lint0_open(const Lapic *l)
+{
+    return !lapic_enabled(l) || !(l->lvt[LVT_LINT0] & LVT_MASKED);
+}
+
 /* The NMI line is edge-sensitive. Whatever LINT1 is set to happens; NMI is what firmware leaves. */
 void lapic_nmi(Lapic *l)
 {

@@ -33,6 +33,8 @@ uint64_t lapic_bus_hz(const Clock *);
  */
 void lapic_set_lint0(Lapic *, bool level);
 void lapic_nmi(Lapic *);
+/* What comes in at LINT0 reaches the CPU: it is not masked, or the APIC is off. */
+bool lapic_lint0_open(const Lapic *);
 
 /* Deliverable vector? -1: none; 256: take it from the PIC (ExtINT, or APIC disabled). */
 #define LAPIC_EXTINT 256

@@ -52,6 +52,17 @@ static void hpet_legacy(void *opaque, bool on)
     mc146818_set_irq_enabled(m->pc.rtc, !on);
 }
 
+/* Has IRQ 0 still to be taken by a CPU? What stands at the 8259 counts only if an APIC lets it
+ * through: a guest that uses the I/O APIC may have left it unmasked there. */
+static bool irq0_busy(void *opaque)
+{
+    Machine *m = opaque;
+    bool open = false;
+    for (unsigned i = 0; i < m->vm.n_vcpus && !open; i++)
+        open = lapic_lint0_open(m->pc.lapic[i]);
+    return (open && i8259_irq_pending(m->pc.pic, 0)) || ioapic_irq_pending(m->pc.ioapic, 2);
+}
+
 static void cpu_intr(void *opaque, bool level)
 {
     Vcpu *v = opaque;
@@ -290,8 +301,10 @@ bool pc_init(Machine *m, GError **err)
     ioapic_connect(pc->ioapic, pc->lapic, m->vm.n_vcpus);
     lapic_set_eoi_hook(ioapic_eoi, pc->ioapic);
     i8254_connect(pc->pit, m->board.isa_irq[0]);
+    i8254_set_busy(pc->pit, irq0_busy, m);
     mc146818_connect(pc->rtc, m->board.isa_irq[8]);
     hpet_connect(pc->hpet, hpet_legacy, m);
+    hpet_set_busy(pc->hpet, irq0_busy, m);
     for (unsigned i = 0; i < MACHINE_SERIALS; i++) {
         if (!m->cfg.serial[i])
             continue;

@@ -248,6 +248,7 @@ typedef struct Msrs {
     uint64_t mtrr_def_type, mtrr_fixed[MTRR_FIXED_N], mtrr_base[MTRR_VAR_N], mtrr_mask[MTRR_VAR_N];
     uint64_t mcg_status, mcg_ctl, mc_ctl[MC_BANKS_MAX], mc_status[MC_BANKS_MAX],
         mc_addr[MC_BANKS_MAX], mc_misc[MC_BANKS_MAX];
+    uint64_t amd_syscfg, amd_hwcr, amd_nb_cfg, amd_de_cfg;
     uint64_t spec_ctrl, xss, debugctl, smbase, arch_capabilities, virt_ssbd;
 } Msrs;
 

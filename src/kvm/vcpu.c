@@ -163,7 +163,9 @@ static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
             return false;
     }
     if (req & VREQ_INTR) {
-        if (kv->run->ready_for_interrupt_injection && kv->run->if_flag) {
+        /* Not into a half-done instruction: it may yet end in an exception, which KVM delivers in
+         * the interrupt's stead, and the acknowledged interrupt would be gone. */
+        if (kv->run->ready_for_interrupt_injection && kv->run->if_flag && !kv->incomplete) {
             int vector = v->vm->bus->irq_ack(v);
             if (vector >= 0) {
                 struct kvm_interrupt intr = {.irq = (uint32_t)vector};

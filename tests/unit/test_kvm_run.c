@@ -312,6 +312,29 @@ START_TEST(interrupt_carried_over)
 }
 END_TEST
 
+/* One that comes while an instruction is half done waits for how it ends: here with #GP. */
+START_TEST(interrupt_behind_exception)
+{
+    real_mode();
+    LOAD(13 * 4, {0x00, 0x20, 0x00, 0x00});
+    LOAD(0x21 * 4, {0x20, 0x20, 0x00, 0x00});
+    /* #GP: steps over the two bytes, which leaves interrupts on. */
+    LOAD(0x2000, {0xfe, 0x06, 0x00, 0x05, 0x55, 0x89, 0xe5, 0x83, 0x46, 0x02, 0x02, 0x5d, 0xcf});
+    LOAD(0x2020, {0xfe, 0x06, 0x01, 0x05, 0xcf}); /* inc byte [501]; iret */
+    LOAD(CODE, {
+                   0x66, 0xb9, 0x03, 0x08, 0,    0,    0xfb, 0x90, 0x0f, 0x32, /* sti; rdmsr 803 */
+                   0x80, 0x3e, 0x01, 0x05, 0x01, 0xe0, 0xf9, /* loopne, some time */
+                   0xfa, 0xf4,                               /* cli; hlt */
+               });
+    fx.irq_on_msr = 0x21;
+    fx_import();
+    run_to(EXIT_HLT);
+    ck_assert_uint_eq(fx.ram[0x500], 1);
+    ck_assert_uint_eq(fx.ram[0x501], 1);
+    ck_assert_uint_eq(fx.acks, 1);
+}
+END_TEST
+
 START_TEST(nmi)
 {
     real_mode();
@@ -571,6 +594,7 @@ int main(void)
         cpuid_as_the_table_says,
         interrupts_wait_for_if,
         interrupt_carried_over,
+        interrupt_behind_exception,
         nmi,
         task_priority,
         kicks_are_never_lost,

@@ -35,6 +35,7 @@ enum {
     APIC_BASE = 0x1b,
     FEATURE_CONTROL = 0x3a,
     SYSENTER_ESP = 0x175,
+    AMD_CONFIG = 0xc001,
     TSC_DEADLINE = 0x6e0,
     X2APIC_FIRST = 0x800,
     X2APIC_LAST = 0x8ff
@@ -42,9 +43,11 @@ enum {
 
 bool kvm_msr_in_kernel(const MsrRow *row)
 {
+    if (row->is_const || row->is_alias)
+        return false;
     /* KVM needs FEATURE_CONTROL for VMX and SMX alone, which no guest is offered, and some refuse
-     * the lock bit that kernels set in it. */
-    if (row->is_const || row->is_alias || row->index == FEATURE_CONTROL)
+     * the lock bit that kernels set in it. Of AMD's configuration registers it takes few values. */
+    if (row->index == FEATURE_CONTROL || row->index >> 16 == AMD_CONFIG)
         return false;
     switch ((enum MsrPolicy)row->policy) {
     case MSRP_APIC:

@@ -1,4 +1,6 @@
 /* Small guests in KVM: exits, interrupts, kicks, half-done instructions, stale translations. */
+#include <cpuid.h>
+
 #include "kvm_fixture.h"
 
 /* ---- guests ---- */
@@ -251,6 +253,48 @@ START_TEST(cpuid_as_the_table_says)
                       "leaf %#x.%u: KVM %x %x %x %x, table %x %x %x %x", leaf[i][0], leaf[i][1],
                       (uint32_t)s->gpr[RAX], (uint32_t)s->gpr[RBX], (uint32_t)s->gpr[RCX],
                       (uint32_t)s->gpr[RDX], want[0], want[1], want[2], want[3]);
+    }
+}
+END_TEST
+
+/* QEMU's TCG as the processor below does not intercept XSETBV: KVM never hears of it. */
+static bool on_tcg(void)
+{
+    unsigned r[4];
+    __cpuid(0x40000000, r[0], r[1], r[2], r[3]);
+    return !memcmp(&r[1], "TCGTCGTCGTCG", 12);
+}
+
+/* Leaf 0xd follows XCR0 as the guest sets it and as an import does. */
+START_TEST(xsave_area_follows_xcr0)
+{
+    uint64_t mask = cpuid_xcr0_mask(&fx.cpuid);
+    uint32_t want[4];
+    if (!(mask & 4) || on_tcg()) {
+        printf("  XSETBV: not tried, %s\n", mask & 4 ? "TCG is below" : "no XSAVE or AVX here");
+        return;
+    }
+    real_mode();
+    fx.v.st.cr4 = CR4_OSXSAVE | CR4_OSFXSR;
+    LOAD(CODE,
+         {
+             0x66, 0xb8, 7,    0,    0,    0,    0x66, 0x31, 0xd2, /* mov eax, 7; xor edx, edx */
+             0x66, 0x31, 0xc9, 0x0f, 0x01, 0xd1,                   /* xor ecx, ecx; xsetbv */
+             0x66, 0xb8, 0x0d, 0,    0,    0,    0x0f, 0xa2,       /* mov eax, d; cpuid */
+             0xf4,
+         });
+    cpuid_execute(&fx.cpuid, 0, CR4_OSXSAVE, 7, fx.apic_base, 0xd, 0, want);
+    for (unsigned i = 0; i < 2; i++) {
+        fx_import();
+        run_to(EXIT_HLT);
+        fx_export();
+        ck_assert_uint_eq(fx.v.st.xcr0, 7);
+        ck_assert_uint_eq((uint32_t)fx.v.st.gpr[RBX], want[1]);
+        /* Once more without XSETBV. */
+        fx.v.st.rip = CODE + 12;
+        fx.v.st.gpr[RCX] = 0;
+        fx.v.st.run_state = RUN_RUNNING;
+        memcpy(fx.ram + CODE + 12, "\x90\x90\x90", 3);
     }
 }
 END_TEST
@@ -592,6 +636,7 @@ int main(void)
         triple_fault,
         registers_of_the_machine,
         cpuid_as_the_table_says,
+        xsave_area_follows_xcr0,
         interrupts_wait_for_if,
         interrupt_carried_over,
         interrupt_behind_exception,

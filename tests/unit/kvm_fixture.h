@@ -29,7 +29,7 @@ typedef struct Fixture {
     Access log[64];
     unsigned n_log;
     uint64_t input;        /* what reads give */
-    int irq_on_msr;        /* a vector that comes while the guest reads an APIC register */
+    int irq_on_msr;        /* a vector that comes while the guest reads MSR 0x803 */
     bool stop_on_input;    /* a read also asks the vCPU to stop */
     int irq[8];            /* vectors waiting */
     unsigned n_irqs, acks; /* acks: asked for one */
@@ -94,7 +94,7 @@ static inline uint64_t *fx_apic_reg(uint32_t msr)
 static inline bool fx_apic_read(Vcpu *v, uint32_t msr, uint64_t *value)
 {
     uint64_t *reg = fx_apic_reg(msr);
-    if (fx.irq_on_msr) {
+    if (fx.irq_on_msr && msr == 0x803) {
         fx.irq[fx.n_irqs++] = fx.irq_on_msr;
         fx.irq_on_msr = 0;
         vcpu_request(v, VREQ_INTR);

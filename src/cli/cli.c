@@ -130,6 +130,9 @@ static bool start(Run *r, GError **err)
     if (!open_chardevs(r, err))
         return false;
     o->cfg.devices = (const char *const *)o->devices->pdata;
+    o->cfg.has_monitor = r->n_chr > 0;
+    for (unsigned i = 0; i < MACHINE_SERIALS; i++)
+        o->cfg.has_monitor |= o->cfg.serial[i] && chardev_is_mux(o->cfg.serial[i]);
     r->m = machine_new(&o->cfg, err);
     if (!r->m)
         return false;

@@ -268,20 +268,24 @@ static gboolean do_internal_error(gpointer opaque)
     Machine *m = opaque;
     if (m->status == ST_RUNNING)
         pause_machine(m, ST_INTERNAL_ERROR);
-    if (m->cfg.no_shutdown)
-        warn_user(
-            "the machine is stopped; the monitor can look at it, 'system_reset' starts it again");
-    else
+    if (!m->cfg.no_shutdown && !m->cfg.has_monitor)
         end_loop(m, 1);
     return G_SOURCE_REMOVE;
 }
 
 static void on_error(Vcpu *v, const Exit *e)
 {
+    Machine *m = v->machine;
+    bool stays = m->cfg.no_shutdown || m->cfg.has_monitor;
     warn_user("cpu %d: %s", v->id, e->msg);
-    if (v->engine == &engine_kvm && ((Machine *)v->machine)->engine[ENGINE_INTERP])
+    if (v->engine == &engine_kvm && m->engine[ENGINE_INTERP] && stays)
+        warn_user("stopped; the monitor's 'switch tcg' and 'cont' go on in the software engine");
+    else if (v->engine == &engine_kvm && m->engine[ENGINE_INTERP])
         warn_user("this KVM cannot execute it: -accel tcg runs the guest in the software engine");
-    in_main_thread(do_internal_error, v->machine);
+    else if (stays)
+        warn_user(
+            "stopped; the monitor can look at it, and 'system_reset' and 'cont' start it again");
+    in_main_thread(do_internal_error, m);
 }
 
 static bool on_init(Vcpu *v)

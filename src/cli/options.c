@@ -2,6 +2,7 @@
 #include "cli/options.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "monitor/nearest.h"
@@ -172,12 +173,18 @@ static bool opt_m(Options *o, const OptionRow *row, const char *arg, GError **er
 {
     const char *text = g_str_has_prefix(arg, "size=") ? arg + strlen("size=") : arg;
     const char *comma = strchr(text, ',');
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), host_pages = (uint64_t)sysconf(_SC_PHYS_PAGES);
     if (comma)
         return bad(err, "-m %s: no property '%s'; memory cannot be added later", arg, comma + 1);
     if (!parse_size(text, &o->cfg.ram_bytes))
         return bad(err, "-m %s: not a size; sizes are like 512, 512M, 2G", arg);
     if (o->cfg.ram_bytes < 1 << 20)
         return bad(err, "-m %s: a machine needs at least 1 MiB", arg);
+    if (o->cfg.ram_bytes % page)
+        return bad(err, "-m %s: not a multiple of 4 KiB", arg);
+    if (o->cfg.ram_bytes / page > host_pages)
+        return bad(err, "-m %s: more than this host has: %" G_GUINT64_FORMAT " MiB", arg,
+                   host_pages * page >> 20);
     return true;
 }
 

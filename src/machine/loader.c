@@ -40,7 +40,8 @@ static bool read_file(const char *what, uint64_t ram, Image *img, GError **err)
         return file_error(what, img->path, err, g_strerror(errno));
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
         close(fd);
-        return file_error(what, img->path, err, "not a regular file");
+        return file_error(what, img->path, err,
+                          S_ISDIR(st.st_mode) ? "is a directory" : "not a regular file");
     }
     img->size = (uint64_t)st.st_size;
     if (img->size == 0 || img->size > ram) {

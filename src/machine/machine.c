@@ -10,6 +10,7 @@
 #include <glib-unix.h>
 
 #include "base/log.h"
+#include "machine/loader.h"
 #include "machine/machine_priv.h"
 #include "switch/vcpu_loop.h"
 
@@ -126,6 +127,8 @@ static void vcpu_reset_work(Vcpu *v, void *opaque)
     vcpu_request_clear(v, VREQ_INTR | VREQ_NMI | VREQ_SMI | VREQ_INIT | VREQ_SIPI);
     cpu_state_reset(&v->st, cpuid_signature(&m->cpuid), v->id == 0);
     v->st.msr.apic_base = 0xfee00000 | BIT(11) | (v->id == 0 ? BIT(8) : 0);
+    if (m->direct_boot)
+        boot_mtrrs(&v->st);
     if (v->id == 0 && m->direct_boot) {
         CpuState boot = m->boot_state;
         boot.tsc_offset = v->st.tsc_offset;

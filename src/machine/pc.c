@@ -63,6 +63,12 @@ static bool irq0_busy(void *opaque)
     return (open && i8259_irq_pending(m->pc.pic, 0)) || ioapic_irq_pending(m->pc.ioapic, 2);
 }
 
+void pc_irq_taken(Machine *m)
+{
+    i8254_irq_taken(m->pc.pit);
+    hpet_irq_taken(m->pc.hpet);
+}
+
 static void cpu_intr(void *opaque, bool level)
 {
     Vcpu *v = opaque;
@@ -247,15 +253,17 @@ static bool fill_fw_cfg(Machine *m, GError **err)
     Device *fw = m->pc.fw_cfg;
     uint64_t low = MIN_OF(m->ram.size, PC_LOW_RAM_MAX);
     E820Entry map[E820_MAX];
-    unsigned n = e820_build(low, m->ram.size - low, false, map);
+    unsigned n = e820_build(low, m->ram.size - low, m->direct_boot, map);
     AcpiConfig acpi = acpi_config(m);
     fw_cfg_add_u64(fw, FW_CFG_RAM_SIZE, m->ram.size);
     fw_cfg_add_u16(fw, FW_CFG_NOGRAPHIC, 1);
     fw_cfg_add_u16(fw, FW_CFG_NB_CPUS, (uint16_t)m->vm.n_vcpus);
     fw_cfg_add_u16(fw, FW_CFG_MAX_CPUS, (uint16_t)m->vm.n_vcpus);
     fw_cfg_add_u16(fw, FW_CFG_IRQ0_OVERRIDE, 1);
-    return fw_cfg_add_file(fw, "etc/e820", map, n * sizeof(map[0]), err) &&
-           acpi_add_to_fw_cfg(&acpi, fw, err);
+    if (!fw_cfg_add_file(fw, "etc/e820", map, n * sizeof(map[0]), err))
+        return false;
+    /* A kernel that is booted directly finds its tables in memory: there is no firmware to ask. */
+    return m->direct_boot || acpi_add_to_fw_cfg(&acpi, fw, err);
 }
 
 /* ---- the board ---- */
@@ -324,7 +332,7 @@ bool pc_init(Machine *m, GError **err)
     }
     fill_cmos(m);
     m->direct_boot = m->cfg.kernel != NULL;
-    return m->direct_boot || fill_fw_cfg(m, err);
+    return fill_fw_cfg(m, err);
 }
 
 static void each_device(Machine *m, void (*fn)(Device *))

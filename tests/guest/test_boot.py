@@ -60,7 +60,8 @@ def reset():
 
 def installer(arch):
     files = ["-kernel", INSTALLER.format(arch=arch, file="linux"), "-initrd", INSTALLER.format(arch=arch, file="initrd.gz")]
-    with Tandem(BINARY, ["-accel", "interp", "-m", "512", "-nographic", "-no-reboot", *files,
+    # With 512 MiB the installer says "Low memory mode" first and asks for no language.
+    with Tandem(BINARY, ["-accel", "interp", "-m", "1024", "-nographic", "-no-reboot", *files,
                          "-append", "console=ttyS0 quiet TERM=vt102"], 300) as t:
         t.expect(r"Select a language|Choose language|Language:")
         print(f"{arch} installer's first screen after {t.elapsed():.1f} s")

@@ -94,6 +94,14 @@ static G_GNUC_UNUSED bool one_in(unsigned n)
     return (rnd() >> 20) % n == 0;
 }
 
+/* Random cases a row: TANDEM_TEST_ROUNDS, for long runs, or the few that every test run has time
+ * for. */
+static G_GNUC_UNUSED unsigned rounds_a_row(unsigned usual)
+{
+    const char *given = getenv("TANDEM_TEST_ROUNDS");
+    return given ? (unsigned)strtoul(given, NULL, 0) : usual;
+}
+
 /* Bit patterns that mean something as floats, doubles or integers. */
 static G_GNUC_UNUSED uint64_t rnd_lane(void)
 {

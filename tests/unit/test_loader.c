@@ -512,9 +512,9 @@ START_TEST(bad_arguments)
     info.kernel = "/nonexistent";
     load_fails("kernel '/nonexistent': No such file or directory");
     info.kernel = "/";
-    load_fails("not a regular file");
+    load_fails("is a directory");
     info.kernel = "/dev/zero";
-    load_fails("not a regular file");
+    load_fails("is a directory");
 }
 END_TEST
 

@@ -6,7 +6,7 @@
 #include "native.h"
 #include "tcg/vec.h"
 
-#define ROUNDS 300 /* a row */
+#define ROUNDS 60 /* a row, unless TANDEM_TEST_ROUNDS says otherwise */
 
 enum { PFX_BYTES = 4 };
 
@@ -145,7 +145,7 @@ static void test_row(const OpRow *r, bool mem)
 {
     CpuState *s = &guest.v.st;
     Tcg *t = tcg();
-    for (unsigned round = 0; round < ROUNDS; round++) {
+    for (unsigned round = 0, all = rounds_a_row(ROUNDS); round < all; round++) {
         uint8_t b[16] = {0};
         Insn i;
         unsigned n = make_insn(r, mem, b);

@@ -5,7 +5,7 @@
  */
 #include "native.h"
 
-#define ROUNDS 400 /* a form */
+#define ROUNDS 80 /* a form, unless TANDEM_TEST_ROUNDS says otherwise */
 
 static const uint8_t operand_size[O_N] = {
 #define OPERAND(name, cls, size) [O_##name] = size,
@@ -109,7 +109,7 @@ static void test_form(const OpRow *r, bool mem, unsigned modrm, unsigned prefix)
 {
     Tcg *t = tcg();
     CpuState *s = &guest.v.st;
-    for (unsigned round = 0; round < ROUNDS; round++) {
+    for (unsigned round = 0, all = rounds_a_row(ROUNDS); round < all; round++) {
         uint8_t b[16] = {0};
         unsigned n = 0;
         if (prefix)

@@ -46,13 +46,24 @@ static unsigned io_size(const Insn *i)
     return MIN_OF(i->opsize, 4);
 }
 
+static uint32_t pio_read(Tcg *t, uint16_t port, unsigned size)
+{
+    vec_release(t);
+    return t->v->vm->bus->pio_read(t->v, port, size);
+}
+static void pio_write(Tcg *t, uint16_t port, unsigned size, uint32_t v)
+{
+    vec_release(t);
+    t->v->vm->bus->pio_write(t->v, port, size, v);
+}
+
 static Fault do_in(CpuState *s, Tcg *t, const Insn *i, uint16_t port)
 {
     unsigned size = io_size(i);
     Fault f = io_allowed(s, t, port, size);
     if (f)
         return f;
-    wr_size(s, RAX, size, t->v->vm->bus->pio_read(t->v, port, size) & size_mask(size));
+    wr_size(s, RAX, size, pio_read(t, port, size) & size_mask(size));
     watch_port(s, t, port, size);
     return FAULT_STATE;
 }
@@ -63,7 +74,7 @@ static Fault do_out(CpuState *s, Tcg *t, const Insn *i, uint16_t port)
     Fault f = io_allowed(s, t, port, size);
     if (f)
         return f;
-    t->v->vm->bus->pio_write(t->v, port, size, (uint32_t)(s->gpr[RAX] & size_mask(size)));
+    pio_write(t, port, size, (uint32_t)(s->gpr[RAX] & size_mask(size)));
     watch_port(s, t, port, size);
     return FAULT_STATE;
 }
@@ -105,7 +116,7 @@ static Fault ins_once(CpuState *s, Tcg *t, const Insn *i, uint16_t port, unsigne
         f = mem_probe_write(s, t, lin, size);
     if (f)
         return f;
-    f = mem_write(s, t, lin, size, t->v->vm->bus->pio_read(t->v, port, size));
+    f = mem_write(s, t, lin, size, pio_read(t, port, size));
     if (!f)
         advance(s, i, RDI, size);
     return f;
@@ -120,7 +131,7 @@ static Fault outs_once(CpuState *s, Tcg *t, const Insn *i, uint16_t port, unsign
         f = mem_read(s, t, lin, size, &v);
     if (f)
         return f;
-    t->v->vm->bus->pio_write(t->v, port, size, (uint32_t)v);
+    pio_write(t, port, size, (uint32_t)v);
     advance(s, i, RSI, size);
     return FAULT_NONE;
 }

@@ -21,6 +21,7 @@ DEF_EXEC(mov_from_cr)
         v = s->cr4;
         break;
     case 8:
+        vec_release(t);
         v = t->v->vm->bus->tpr_get(t->v);
         break;
     default:
@@ -50,6 +51,7 @@ DEF_EXEC(mov_to_cr)
     case 8:
         if (v >> 4)
             return raise_gp0(t);
+        vec_release(t);
         t->v->vm->bus->tpr_set(t->v, (uint8_t)v);
         break;
     default:
@@ -180,6 +182,7 @@ DEF_EXEC(cpuid)
 {
     uint32_t out[4];
     uint64_t apic_base = 0;
+    vec_release(t);
     t->v->vm->bus->apic_msr_read(t->v, 0x1b, &apic_base);
     cpuid_execute(t->v->vm->cpuid, (uint32_t)t->v->id, s->cr4, s->xcr0, apic_base,
                   (uint32_t)s->gpr[RAX], (uint32_t)s->gpr[RCX], out);

@@ -44,16 +44,26 @@ static Fault fp_unmasked(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, con
     return s->cr4 & CR4_OSXMMEXCPT ? raise_exc(t, VEC_XM) : raise_ud(t);
 }
 
+static inline bool all_masked(const CpuState *s)
+{
+    return (s->fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS;
+}
+
+/* The guest masks all: its MXCSR into the host's register, if it is not there yet. */
+static inline void fp_load(const CpuState *s, Tcg *t, const VecCtx *c)
+{
+    if (unlikely(!t->fp_live || c->mxcsr_out != s->fpu.mxcsr)) {
+        __builtin_ia32_ldmxcsr(s->fpu.mxcsr);
+        t->fp_live = true;
+    }
+}
+
 static Fault run_fp(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const Slots *p)
 {
-    uint32_t mxcsr = s->fpu.mxcsr;
-    c->mxcsr_in = (mxcsr & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS;
+    c->mxcsr_in = (s->fpu.mxcsr & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS;
+    t->fp_live = false; /* the thunk leaves the host's */
     run(th, c, p);
-    uint32_t flags = c->mxcsr_out & MXCSR_FLAGS;
-    if (unlikely((mxcsr & MXCSR_MASKS) != MXCSR_MASKS))
-        return fp_unmasked(s, t, th, c, p, flags);
-    s->fpu.mxcsr |= flags;
-    return FAULT_NONE;
+    return fp_unmasked(s, t, th, c, p, c->mxcsr_out & MXCSR_FLAGS);
 }
 
 /* A result that waited in VecCtx.out. */
@@ -101,7 +111,9 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
             return f;
     }
 
-    if (th->attr & A_FP) {
+    bool waits = false;
+    if ((th->attr & A_FP) && !all_masked(s)) {
+        waits = th->out_size;
         f = run_fp(s, t, th, c, &p);
         if (unlikely(f)) {
             if (th->attr & A_MMX)
@@ -109,7 +121,13 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
             return f;
         }
     } else {
-        run(th, c, &p);
+        if (th->attr & A_FP)
+            fp_load(s, t, c);
+        th->fast(p.reg, p.rm, p.vvvv, c, p.is4, p.xmm0);
+        if (th->attr & A_FP)
+            s->fpu.mxcsr = c->mxcsr_out;
+        else
+            waits = th->out_size;
     }
 
     if (th->mem == VM_WRITE) {
@@ -117,7 +135,7 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
         if (unlikely(f))
             return f;
     }
-    if (th->out_size)
+    if (waits)
         commit_out(s, i, th, c, &p);
     if (th->flags_out)
         t->cc = c->cc;
@@ -129,6 +147,61 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
     return FAULT_NONE;
 }
 const ExecSet exec_vec = EXEC_ONE(vec_fn);
+
+/*
+ * The common forms, without what they do not need: legacy SSE, XMM registers only, or a memory
+ * source. The thunk has stored the result; with fp, when the guest masks all exceptions.
+ */
+static inline __attribute__((always_inline)) Fault quick(CpuState *s, Tcg *t, const Insn *i,
+                                                         bool mem, bool fp, bool flags)
+{
+    const VecThunk *th = i->aux;
+    VecCtx *c = t->vec;
+    if (unlikely((s->cr0 & (CR0_EM | CR0_TS)) || !(s->cr4 & CR4_OSFXSR) || (fp && !all_masked(s))))
+        return vec_fn(s, t, i);
+    void *rm = s->fpu.v[i->rm].b;
+    if (mem) {
+        gva_t lin;
+        Fault f = vec_ea(s, t, i, th->attr, th->mem_size, ACC_READ, &lin);
+        if (unlikely(f))
+            return f;
+        rm = tlb_hit(t, t->mmu_mode, lin, th->mem_size, ACC_READ);
+        if (unlikely(!rm))
+            return vec_fn(s, t, i);
+    }
+    if (fp)
+        fp_load(s, t, c);
+    th->fast(s->fpu.v[i->reg].b, rm, NULL, c, NULL, s->fpu.v[0].b);
+    if (fp)
+        s->fpu.mxcsr = c->mxcsr_out;
+    if (flags)
+        t->cc = c->cc;
+    return FAULT_NONE;
+}
+#define QUICK(name, mem, fp, flags)                  \
+    static Fault quick_##name(EXEC_ARGS)             \
+    {                                                \
+        return quick(s, t, i, (mem), (fp), (flags)); \
+    }
+QUICK(reg, false, false, false)
+QUICK(mem, true, false, false)
+QUICK(reg_fp, false, true, false)
+QUICK(mem_fp, true, true, false)
+QUICK(reg_flags, false, true, true)
+QUICK(mem_flags, true, true, true)
+
+ExecFn *vec_handler(const Insn *i, const VecThunk *th)
+{
+    static ExecFn *const table[2][3] = {{quick_reg, quick_reg_fp, quick_reg_flags},
+                                        {quick_mem, quick_mem_fp, quick_mem_flags}};
+    bool fp = th->attr & A_FP;
+    bool xmm = th->reg_base == offsetof(CpuState, fpu.v) &&
+               (th->mem == VM_READ || (th->mem == VM_NONE && th->rm_base == th->reg_base));
+    if (!xmm || th->is_vex || th->is_string || (th->attr & A_MMX) || (th->out_size && !fp) ||
+        (th->flags_out && !fp))
+        return NULL;
+    return table[th->mem == VM_READ][th->flags_out ? 2 : fp];
+}
 
 /* PCMPxSTRx: lengths in (E)AX and (E)DX, index out in ECX or mask in XMM0. */
 static Fault vec_str_fn(CpuState *s, Tcg *t, const Insn *i)

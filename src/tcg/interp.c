@@ -292,6 +292,7 @@ static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req
         return deliver_interrupt(s, t, VEC_NMI, true) ? NEXT_BLOCK : shutdown(s, x);
     }
     if ((req & VREQ_INTR) && (s->rflags & FL_IF) && !t->inhibit) {
+        vec_release(t);
         int vector = v->vm->bus->irq_ack(v);
         if (vector >= 0) {
             s->run_state = RUN_RUNNING;
@@ -407,6 +408,7 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
         x = (Exit){.kind = EXIT_KICK};
     else if (inject(s, t, &x) == NEXT_BLOCK)
         x = run_loop(v, t);
+    vec_release(t);
     if (t->inhibit && !s->ev.shadow_mov_ss)
         s->ev.shadow_sti = true;
     v->insns += most - t->insns_left;

@@ -317,6 +317,17 @@ static void bytes_store(uint8_t *p, unsigned size, uint64_t v)
     }
 }
 
+static uint64_t mmio_read(Tcg *t, gpa_t gpa, unsigned size)
+{
+    vec_release(t);
+    return t->v->vm->bus->mmio_read(t->v, gpa, size);
+}
+static void mmio_write(Tcg *t, gpa_t gpa, unsigned size, uint64_t v)
+{
+    vec_release(t);
+    t->v->vm->bus->mmio_write(t->v, gpa, size, v);
+}
+
 /* len bytes, within a page. The bus takes powers of two. */
 static void spot_read(Tcg *t, const Spot *o, uint8_t *buf, unsigned len)
 {
@@ -326,7 +337,7 @@ static void spot_read(Tcg *t, const Spot *o, uint8_t *buf, unsigned len)
     }
     for (unsigned done = 0, n; done < len; done += n) {
         n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
-        uint64_t v = t->v->vm->bus->mmio_read(t->v, o->gpa + done, n);
+        uint64_t v = mmio_read(t, o->gpa + done, n);
         bytes_store(buf + done, n, v);
     }
 }
@@ -341,7 +352,7 @@ static void spot_write(Tcg *t, const Spot *o, const uint8_t *buf, unsigned len)
     }
     for (unsigned done = 0, n; done < len; done += n) {
         n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
-        t->v->vm->bus->mmio_write(t->v, o->gpa + done, n, bytes_load(buf + done, n));
+        mmio_write(t, o->gpa + done, n, bytes_load(buf + done, n));
     }
 }
 
@@ -391,8 +402,7 @@ Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode
         return raise_err(t, VEC_AC, 0);
     if (likely(o.n == 1)) {
         const Spot *p = &o.part[0].spot;
-        *out = p->host ? bytes_load(p->host, size)
-                       : t->v->vm->bus->mmio_read(t->v, p->gpa, size) & size_mask(size);
+        *out = p->host ? bytes_load(p->host, size) : mmio_read(t, p->gpa, size) & size_mask(size);
     } else {
         spot_read(t, &o.part[0].spot, buf, o.part[0].len);
         spot_read(t, &o.part[1].spot, buf + o.part[0].len, o.part[1].len);
@@ -415,7 +425,7 @@ Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mod
     if (likely(o.n == 1)) {
         const Spot *p = &o.part[0].spot;
         if (!p->host) {
-            t->v->vm->bus->mmio_write(t->v, p->gpa, size, v & size_mask(size));
+            mmio_write(t, p->gpa, size, v & size_mask(size));
             return FAULT_NONE;
         }
         bytes_store(p->host, size, v);

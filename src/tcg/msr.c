@@ -88,6 +88,7 @@ static const struct MsrRow *row_of(const Tcg *t, uint32_t index, const char *wha
 bool msr_read(CpuState *s, Tcg *t, uint32_t index, uint64_t *v)
 {
     const VcpuBus *bus = t->v->vm->bus;
+    vec_release(t);
     if (is_x2apic(index))
         return bus->apic_msr_read(t->v, index, v);
     const struct MsrRow *row = row_of(t, index, "read");
@@ -153,6 +154,7 @@ static void move_tsc(CpuState *s, uint64_t delta)
 bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
 {
     const VcpuBus *bus = t->v->vm->bus;
+    vec_release(t);
     if (is_x2apic(index))
         return bus->apic_msr_write(t->v, index, v);
     const struct MsrRow *row = row_of(t, index, "write");

@@ -75,6 +75,7 @@ struct Tcg {
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;
+    bool fp_live;  /* the guest's MXCSR is in the host's register: vec_release() */
     bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
     /* Changed (++) by every tlb_flush*() and by block.c: where linear addresses led to, and what
      * was decoded there, must be looked up again. */
@@ -306,6 +307,13 @@ void blocks_distrust(Tcg *t);
 /* ---- vector and x87 (vec.c, x87.c) ---- */
 bool vec_init(Tcg *t, GError **err);
 void vec_free(Tcg *t);
+/* Before code of the host runs that may use floating point (devices): its MXCSR again. */
+void vec_release_slow(Tcg *t);
+static inline void vec_release(Tcg *t)
+{
+    if (unlikely(t->fp_live))
+        vec_release_slow(t);
+}
 /* Called by the block builder after decode() of a row with A_SSE, A_AVX or A_MMX: makes i->aux, the
  * native form of the row. bytes: the i->len bytes of the instruction, prefixes first; i->op_at,
  * i->pfx, i->rexw, i->vexl and i->modrm tell where things are. False: cannot be done. */

@@ -70,6 +70,13 @@ static uint64_t thunk_key(const Insn *i)
            (uint64_t) !!(i->flags & IF_CODE64) << 27;
 }
 
+static VecFn *emit(VecCtx *c, const Insn *i, const VecThunk *th, bool fast)
+{
+    VecFn *fn = (VecFn *)(uintptr_t)(c->code_rx + c->code_used);
+    c->code_used += (vec_emit(c->code_rw + c->code_used, i, th, fast) + 15) & ~15u;
+    return fn;
+}
+
 bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
 {
     const OpRow *row = &op_rows[i->row];
@@ -81,18 +88,26 @@ bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
     uint64_t key = thunk_key(i);
     VecThunk *th = g_hash_table_lookup(c->thunks, &key);
     if (!th) {
-        if (c->code_used + VEC_THUNK_MAX > c->code_size)
+        if (c->code_used + 2 * VEC_THUNK_MAX > c->code_size)
             return false;
         th = g_new0(VecThunk, 1);
         th->key = key;
         vec_describe(i, th);
-        unsigned len = vec_emit(c->code_rw + c->code_used, i, th);
-        th->fn = (VecFn *)(uintptr_t)(c->code_rx + c->code_used);
-        c->code_used += (len + 15) & ~15u;
+        th->fn = emit(c, i, th, false);
+        th->fast = th->attr & A_FP ? emit(c, i, th, true) : th->fn;
         g_hash_table_insert(c->thunks, &th->key, th);
     }
     i->aux = th;
+    ExecFn *quick = vec_handler(i, th);
+    if (quick)
+        i->exec = quick;
     return true;
+}
+
+void vec_release_slow(Tcg *t)
+{
+    __builtin_ia32_ldmxcsr(t->vec->mxcsr_host);
+    t->fp_live = false;
 }
 
 Fault x87_pending(CpuState *s, Tcg *t)

@@ -10,9 +10,14 @@
  *     movups [rdi], xmm1
  *     ret
  *
- * and serves every PADDB with a memory operand, whatever its registers. An instruction that can
- * raise SIMD floating-point exceptions runs with the guest's MXCSR, all exceptions masked, and its
- * result waits in VecCtx.out until vec_finish_fp() has looked at the flags.
+ * and serves every PADDB with a memory operand, whatever its registers.
+ *
+ * An instruction that can raise SIMD floating-point exceptions has two thunks. `fast` is for a
+ * guest that masks all of them: it runs with the guest's MXCSR, which is loaded once and stays in
+ * the host's register (Tcg.fp_live) until vec_release(), and tells the flags after. That matters:
+ * LDMXCSR costs as much as the instruction, and one that changes flags, or an instruction that sets
+ * a flag which was clear, costs 50 to 100 cycles. `fn`, for all others, runs with exceptions masked
+ * and flags clear, and its result waits in VecCtx.out until fp_unmasked() has looked at the flags.
  */
 #ifndef TANDEM_TCG_VEC_H
 #define TANDEM_TCG_VEC_H
@@ -21,7 +26,10 @@
 
 /* Thunks address this by 8-bit displacements from RCX: offsets are fixed in vec_thunk.c. */
 typedef struct VecCtx {
-    uint32_t mxcsr_in, mxcsr_out, mxcsr_host;
+    uint32_t mxcsr_in;
+    uint32_t
+        mxcsr_out; /* after an instruction; while Tcg.fp_live, what the host's register holds */
+    uint32_t mxcsr_host;
     uint16_t cc;            /* flags an instruction left, LAHF/SETO form */
     uint64_t rax, rdx, rcx; /* PCMPxSTRx: in, in, out */
     _Alignas(
@@ -44,8 +52,8 @@ enum VecClass { VC_NONE, VC_VEC, VC_MMX, VC_GPR };
 
 typedef struct VecThunk {
     uint64_t key;
-    VecFn *fn;
-    uint32_t attr; /* of the row */
+    VecFn *fn, *fast; /* the same one unless A_FP */
+    uint32_t attr;    /* of the row */
     uint8_t mem_size;
     uint8_t mem;        /* enum VecMem */
     uint8_t dest;       /* enum VecDest: which operand is written, when not memory */
@@ -58,9 +66,13 @@ typedef struct VecThunk {
 
 /* What the row's operands make of this instruction, without its code. */
 void vec_describe(const Insn *i, VecThunk *th);
-/* Writes the code of a thunk, at most VEC_THUNK_MAX bytes; returns its length. */
+/* Writes the code of th->fn, or (fast) of th->fast, at most VEC_THUNK_MAX bytes; returns its
+ * length.
+ */
 enum { VEC_THUNK_MAX = 128 };
-unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th);
+unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th, bool fast);
+/* A handler for this form that is quicker than the row's, or NULL. */
+ExecFn *vec_handler(const Insn *i, const VecThunk *th);
 
 extern const ExecSet exec_vec, exec_vec_str, exec_vgather;
 

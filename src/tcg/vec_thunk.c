@@ -301,7 +301,7 @@ static void emit_insn(Emit *e, const Insn *i, const OpRow *row)
         PUT(e, (char)(is4 ? IS4_NUMBER << 4 | (i->imm & 15) : i->imm));
 }
 
-unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th)
+unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th, bool fast)
 {
     const OpRow *row = &op_rows[i->row];
     Emit em = {.p = code, .vex = th->is_vex}, *e = &em;
@@ -315,7 +315,7 @@ unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th)
         emit_mov(e, 0x8b, 0, BASE_RCX, AT_RAX);
         emit_mov(e, 0x8b, 2, BASE_RCX, AT_RDX);
     }
-    if (th->attr & A_FP)
+    if ((th->attr & A_FP) && !fast)
         emit_mxcsr(e, 2, AT_MXCSR_IN);
     emit_insn(e, i, row);
     if (th->is_string) {
@@ -333,14 +333,15 @@ unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th)
                           : th->dest == VD_RM ? RM_NUMBER
                                               : VVVV_NUMBER;
         unsigned base = th->dest == VD_REG ? BASE_RDI : th->dest == VD_RM ? BASE_RSI : BASE_RDX;
-        if (th->out_size)
+        if (th->out_size && !(fast && (th->attr & A_FP)))
             emit_move(e, false, th->dest_class, number, BASE_RCX, AT_OUT);
         else
             emit_move(e, false, th->dest_class, number, base, 0);
     }
     if (th->attr & A_FP) {
         emit_mxcsr(e, 3, AT_MXCSR_OUT);
-        emit_mxcsr(e, 2, AT_MXCSR_HOST);
+        if (!fast)
+            emit_mxcsr(e, 2, AT_MXCSR_HOST);
     }
     if (mmx)
         PUT(e, 0x0f, 0x77); /* emms */

@@ -144,6 +144,7 @@ static Fault x87_reg(EXEC_ARGS)
         return FAULT_NONE;
     uint16_t cc = t->cc;
     image_fill(&s->fpu, c->fx);
+    vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     commit(s, t, i, c->fx);
     if (row->fl_written)
@@ -172,6 +173,7 @@ static Fault x87_mem(EXEC_ARGS)
         return f;
     uint16_t cc = 0;
     image_fill(&s->fpu, c->fx);
+    vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     commit(s, t, i, c->fx);
     return FAULT_NONE;
@@ -197,6 +199,7 @@ DEF_EXEC(x87_store)
         return mem_write_bytes(s, t, lin, c->buf, size);
     uint16_t cc = 0;
     image_fill(&s->fpu, c->fx);
+    vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     if (!(image_fsw(c->fx) & ~s->fpu.fcw & FSW_NO_RESULT))
         f = mem_write_bytes(s, t, lin, c->buf, size);

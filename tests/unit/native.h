@@ -219,6 +219,7 @@ static Outcome run_both(const uint8_t *bytes, unsigned len, const Insn *insn)
     t->blk_rip = s->rip = s->gpr[GPR_IP] = G_CODE;
     t->cc = flags_to_cc(s->rflags);
     Fault f = i.exec(s, t, &i);
+    vec_release(t); /* as the run loop does: the host is next to use floating point */
     if (f == FAULT_EXC)
         o.engine = t->exc.vector;
     else if (f != FAULT_NONE)

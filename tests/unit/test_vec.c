@@ -225,6 +225,7 @@ static int exec_vector(const char *bytes, unsigned n)
     ck_assert(vec_prepare(t, &i, b));
     t->blk_rip = guest.v.st.rip;
     Fault f = i.exec(&guest.v.st, t, &i);
+    vec_release(t);
     return f == FAULT_EXC ? t->exc.vector : f == FAULT_NONE ? -1 : -2;
 }
 #define VECTOR(...) exec_vector((const char[]){__VA_ARGS__}, sizeof((const char[]){__VA_ARGS__}))

@@ -2,7 +2,11 @@
 
 #include <cpuid.h>
 #include <glib.h>
+#include <linux/perf_event.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 /*
@@ -35,19 +39,57 @@ static uint64_t host_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* Measured against CLOCK_MONOTONIC_RAW over 10 ms: good to some 20 ppm, and only where CPUID is
- * silent. */
+/*
+ * The kernel's own calibration, as it hands it to user space for perf: ns = tsc * time_mult >>
+ * time_shift (perf_event_open(2), cap_user_time). 0 where perf is not allowed or the kernel does
+ * not trust the TSC.
+ */
+static uint64_t kernel_khz(void)
+{
+    struct perf_event_attr attr = {
+        .type = PERF_TYPE_SOFTWARE,
+        .size = sizeof(attr),
+        .config = PERF_COUNT_SW_DUMMY,
+        .exclude_kernel = 1,
+        .exclude_hv = 1,
+    };
+    uint64_t khz = 0;
+    int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    struct perf_event_mmap_page *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    if (p != MAP_FAILED) {
+        if (p->cap_user_time && p->time_mult)
+            khz = (uint64_t)(((unsigned __int128)1000000 << p->time_shift) / p->time_mult);
+        munmap(p, 4096);
+    }
+    close(fd);
+    return khz;
+}
+
+/* Host TSC and ns read together: the pair, of a few, whose reading was least disturbed. */
+static void read_pair(uint64_t *tsc, uint64_t *ns)
+{
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 16; i++) {
+        uint64_t c0 = __rdtsc(), t = host_ns(), c1 = __rdtsc();
+        if (c1 - c0 < best) {
+            best = c1 - c0;
+            *tsc = c0 + (c1 - c0) / 2;
+            *ns = t;
+        }
+    }
+}
+
+/* Against CLOCK_MONOTONIC over 20 ms: only where CPUID and the kernel are silent. */
 static uint64_t measure_khz(void)
 {
-    uint64_t t0 = host_ns(), c0 = __rdtsc(), t1;
+    uint64_t t0, c0, t1, c1;
+    read_pair(&c0, &t0);
     do {
-        t1 = host_ns();
-    } while (t1 - t0 < 10000000);
-    uint64_t khz = (uint64_t)((unsigned __int128)(__rdtsc() - c0) * 1000000 / (t1 - t0));
-    /* Nominal frequencies are multiples of 100 kHz; the measurement's own error is smaller than
-     * half that. */
-    uint64_t rounded = (khz + 50) / 100 * 100;
-    return rounded;
+        read_pair(&c1, &t1);
+    } while (t1 - t0 < 20000000);
+    return (uint64_t)((unsigned __int128)(c1 - c0) * 1000000 / (t1 - t0));
 }
 
 uint64_t clock_host_tsc_khz(void)
@@ -62,6 +104,8 @@ uint64_t clock_host_tsc_khz(void)
             __cpuid(0x40000010, a, b, c, d); /* the hypervisor timing leaf */
             khz = a;
         }
+        if (!khz)
+            khz = kernel_khz();
         if (!khz)
             khz = measure_khz();
         g_once_init_leave(&once, 1);

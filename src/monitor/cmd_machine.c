@@ -20,7 +20,8 @@ void cmd_stop(MonCall *c)
 void cmd_cont(MonCall *c)
 {
     enum RunStatus s = machine_status(c->m);
-    if (s == ST_SHUTDOWN || s == ST_INTERNAL_ERROR)
+    /* After an internal error the vCPU stands at the instruction: another engine may know it. */
+    if (s == ST_SHUTDOWN)
         g_string_append_printf(c->out,
                                "Error: the machine is %s; system_reset has to start it again\n",
                                run_status_name(s));

@@ -514,7 +514,7 @@ START_TEST(bad_arguments)
     info.kernel = "/";
     load_fails("is a directory");
     info.kernel = "/dev/zero";
-    load_fails("is a directory");
+    load_fails("not a regular file");
 }
 END_TEST
 

@@ -132,6 +132,13 @@ static bool verify_import(Vcpu *v, const Engine *to, GError **err)
     if (!to->export_state(v, GROUPS_ALL, err))
         return false;
     v->st.run_state = in.run_state;
+    /* SVM has one shadow for both kinds (rule int-shadow): that there is one is all that can be
+     * held. */
+    if ((in.ev.shadow_sti || in.ev.shadow_mov_ss) ==
+        (v->st.ev.shadow_sti || v->st.ev.shadow_mov_ss)) {
+        v->st.ev.shadow_sti = in.ev.shadow_sti;
+        v->st.ev.shadow_mov_ss = in.ev.shadow_mov_ss;
+    }
     vmstate_diff(&in, &v->st, GROUPS_ALL, note_difference, &d);
     v->st = in;
     if (d.n) {

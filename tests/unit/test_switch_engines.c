@@ -82,6 +82,11 @@ START_TEST(random_states_survive_the_round_trip)
         held++;
         ck_assert(fx.v.where == ST_IN_ENGINE);
         to_engine(&engine_interp, seed);
+        /* SVM has one shadow for both kinds. */
+        if (before.ev.shadow_sti && fx.v.st.ev.shadow_mov_ss) {
+            before.ev.shadow_sti = false;
+            before.ev.shadow_mov_ss = true;
+        }
         unsigned n = vmstate_diff(&before, &fx.v.st, GROUPS_ALL, complain, NULL);
         ck_assert_msg(!n, "seed %u: %u fields changed", (unsigned)seed, n);
     }

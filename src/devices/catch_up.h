@@ -15,6 +15,12 @@
  * host no time for anything else. */
 #define CATCH_UP_GAP_NS 50000ull
 
+/* While a late tick's successors are due too, they follow as soon as the CPU has taken the one
+ * before, without waiting for the host to wake a timer, which on a busy host would be late again
+ * each time. No more than these in a row: a handler that lets interrupts in before it returns nests
+ * that deep. */
+#define CATCH_UP_BURST 16
+
 /*
  * All times in units of 1/hz seconds. *due is the moment of the next tick and is moved on when too
  * much piled up; returns when to deliver it, which is *due unless that is past. period > 0.

@@ -33,6 +33,7 @@ typedef struct Comparator {
     uint64_t period; /* last value written in periodic mode */
     uint64_t seen;   /* counter up to which matches have been looked for */
     uint64_t owed;   /* periodic matches not yet delivered as edges */
+    unsigned burst;  /* edges since the timer ran */
     bool edge;       /* edge mode: state of the output, which falls just before the next rise */
     bool line;       /* what is driven */
     Timer *timer;
@@ -171,6 +172,7 @@ static void service(Comparator *c)
 
 static void expired(void *opaque)
 {
+    ((Comparator *)opaque)->burst = 0;
     service(opaque);
 }
 
@@ -327,6 +329,15 @@ void hpet_set_busy(Device *dev, bool (*busy)(void *opaque), void *opaque)
 {
     ((Hpet *)dev)->busy = busy;
     ((Hpet *)dev)->busy_opaque = opaque;
+}
+
+void hpet_irq_taken(Device *dev)
+{
+    Comparator *c = &((Hpet *)dev)->t[0];
+    if (!c->owed || !legacy_route(c) || c->burst >= CATCH_UP_BURST)
+        return;
+    c->burst++;
+    service(c);
 }
 
 static bool realize(Device *dev, GHashTable *props, GError **err)

@@ -15,7 +15,8 @@ extern const DeviceClass device_hpet;
 /* Comparators drive Board.gsi 20-23. In legacy replacement mode: `legacy(opaque, true)` is called
  * so that the PIT and the RTC fall silent, and comparators 0 and 1 drive Board.isa_irq 0 and 8. */
 void hpet_connect(Device *, void (*legacy)(void *opaque, bool on), void *opaque);
-/* As i8254_set_busy(), for IRQ 0 in legacy replacement mode. */
+/* As i8254_set_busy() and i8254_irq_taken(), for IRQ 0 in legacy replacement mode. */
 void hpet_set_busy(Device *, bool (*busy)(void *opaque), void *opaque);
+void hpet_irq_taken(Device *);
 
 #endif

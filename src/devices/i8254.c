@@ -42,7 +42,8 @@ typedef struct Pit {
     void *busy_opaque;
     uint8_t port_b;
     Timer *timer;
-    uint64_t due; /* tick of the next rising edge of OUT 0; valid while the timer is armed */
+    uint64_t due;   /* tick of the next rising edge of OUT 0; valid while the timer is armed */
+    unsigned burst; /* edges since the timer ran */
     IoRegion *region[2];
 } Pit;
 
@@ -186,9 +187,8 @@ static void arm(Pit *p)
 }
 
 /* A rising edge is due, perhaps for some time: see catch_up.h. */
-static void rise(void *opaque)
+static void rise(Pit *p)
 {
-    Pit *p = opaque;
     Counter *c = &p->c[0];
     uint64_t now = now_tick(p);
     if (!p->irq_enabled) /* nobody listens; i8254_set_irq_enabled() goes on */
@@ -201,6 +201,13 @@ static void rise(void *opaque)
             return;
     }
     arm_at(p, catch_up(&p->due, c->n, now, PIT_HZ));
+}
+
+static void expired(void *opaque)
+{
+    Pit *p = opaque;
+    p->burst = 0;
+    rise(p);
 }
 
 /* A new count while modes 2 and 3 run waits for the end of the (half) cycle; in modes 1 and 5 for
@@ -418,6 +425,16 @@ void i8254_set_busy(Device *dev, bool (*busy)(void *opaque), void *opaque)
     ((Pit *)dev)->busy_opaque = opaque;
 }
 
+void i8254_irq_taken(Device *dev)
+{
+    Pit *p = (Pit *)dev;
+    if (!periodic(&p->c[0]) || !timer_pending(p->timer) || p->burst >= CATCH_UP_BURST ||
+        now_tick(p) < p->due)
+        return;
+    p->burst++;
+    rise(p);
+}
+
 void i8254_set_irq_enabled(Device *dev, bool on)
 {
     Pit *p = (Pit *)dev;
@@ -433,7 +450,7 @@ void i8254_set_irq_enabled(Device *dev, bool on)
 static bool realize(Device *dev, GHashTable *props, GError **err)
 {
     Pit *p = (Pit *)dev;
-    p->timer = timer_new(dev->board->clock, rise, p);
+    p->timer = timer_new(dev->board->clock, expired, p);
     p->irq_enabled = true;
     p->region[0] = io_map(dev->board->pio, 0x40, 4, &port_ops, p, "i8254");
     p->region[1] = io_map(dev->board->pio, 0x61, 1, &port_b_ops, p, "port 61");

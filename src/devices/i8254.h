@@ -21,5 +21,7 @@ void i8254_set_irq_enabled(Device *, bool on);
  * late; see catch_up.h. i8259_irq_pending(pic, 0) || ioapic_irq_pending(ioapic, 2).
  */
 void i8254_set_busy(Device *, bool (*busy)(void *opaque), void *opaque);
+/* A CPU has acknowledged an interrupt: what busy() held back may follow at once. */
+void i8254_irq_taken(Device *);
 
 #endif

@@ -91,6 +91,8 @@ int lapic_ack(Lapic *l)
     } else {
         set_vector(l->irr, (unsigned)v, false);
         set_vector(l->isr, (unsigned)v, true);
+        if (v == (int)(l->lvt[LVT_TIMER] & 0xff))
+            lapic_timer_taken(l);
     }
     if (lapic_pending(l) < 0 && l->intr_level) {
         l->intr_level = false;

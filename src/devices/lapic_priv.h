@@ -50,7 +50,8 @@ struct Lapic {
     uint64_t bus_hz;
     uint32_t timer_initial, timer_divide;
     uint64_t timer_start, timer_due, tsc_deadline;
-    bool timer_running; /* one-shot or periodic, not yet expired for good */
+    bool timer_running;   /* one-shot or periodic, not yet expired for good */
+    unsigned timer_burst; /* periodic expiries delivered since the timer ran */
     IoRegion *page;
 };
 
@@ -73,6 +74,7 @@ void lapic_timer_lvt_written(Lapic *, uint32_t old);
 void lapic_timer_reset(Lapic *);
 void lapic_timer_disarm(Lapic *);
 void lapic_timer_expired(void *lapic);
+void lapic_timer_taken(Lapic *); /* its vector has gone to the CPU */
 
 void lapic_bus_init(Lapic *const lapics[], unsigned n);
 void lapic_send(Lapic *, uint32_t dest); /* what l->icr says */

@@ -64,9 +64,8 @@ static void deadline_expired(Lapic *l)
     lapic_local(l, LVT_TIMER);
 }
 
-void lapic_timer_expired(void *opaque)
+static void expire(Lapic *l)
 {
-    Lapic *l = opaque;
     uint32_t lvt = l->lvt[LVT_TIMER];
     if (mode(lvt) == MODE_DEADLINE) {
         deadline_expired(l);
@@ -84,6 +83,22 @@ void lapic_timer_expired(void *opaque)
         l->timer_due += period(l);
     }
     arm_at(l, catch_up(&l->timer_due, period(l), now, l->bus_hz));
+}
+
+void lapic_timer_expired(void *opaque)
+{
+    Lapic *l = opaque;
+    l->timer_burst = 0;
+    expire(l);
+}
+
+void lapic_timer_taken(Lapic *l)
+{
+    if (mode(l->lvt[LVT_TIMER]) != MODE_PERIODIC || !l->timer_running ||
+        l->timer_burst >= CATCH_UP_BURST || now_tick(l) < l->timer_due)
+        return;
+    l->timer_burst++;
+    expire(l);
 }
 
 uint32_t lapic_timer_current(const Lapic *l)

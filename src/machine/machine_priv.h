@@ -75,6 +75,8 @@ void machine_update_intr(Vcpu *);
 bool pc_init(Machine *, GError **);
 void pc_free(Machine *);
 void pc_reset(Machine *); /* lock held */
+/* A CPU has acknowledged an interrupt: the timers may raise what they held back. Lock held. */
+void pc_irq_taken(Machine *);
 /* Loads -kernel (again after a reset: the guest may have overwritten it) and the tables it needs.
  */
 bool pc_load(Machine *, GError **);

@@ -66,6 +66,7 @@ static int irq_ack(Vcpu *v)
     int vector = lapic_ack(v->apic);
     if (vector == LAPIC_EXTINT)
         vector = i8259_ack(m->pc.pic);
+    pc_irq_taken(m);
     machine_update_intr(v);
     machine_unlock(m);
     if (log_on(LOG_IRQ))

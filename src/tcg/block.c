@@ -172,7 +172,7 @@ static void kill_block(Tcg *t, Block *b)
     t->map_gen++;
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
-            b->insn[k].exec = exec_changed;
+            b->insn[k].exec = b->insn[k].go = exec_changed;
 }
 
 static bool block_overlaps(const Block *b, gpa_t gpa, unsigned len)
@@ -333,6 +333,7 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         *fault = decode_alone(s, t, lin, limit - s->rip + 1, b->insn, b->bytes, &n, &b->gpa2);
     if (*fault)
         return NULL;
+    quick_block(b->insn, 1);
     b->n = 1;
     b->plain = false;
     b->size = (uint16_t)n;
@@ -399,6 +400,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
         n = 1;
         bytes = alone;
     }
+    quick_block(b->insn, n);
     const Insn *last = &b->insn[n - 1];
     b->plain = !(last->flags & IF_ENDS) || op_rows[last->row].emit == EMIT_BRANCH;
     b->gpa = page + off;

@@ -101,6 +101,9 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
  * next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 
+/* quick.c: sets Insn.go of a block's instructions. */
+void quick_block(Insn *insn, unsigned n);
+
 static inline uint64_t jump_tag(const Tcg *t, gva_t lin)
 {
     return lin ^ (uint64_t)t->decode_mode << 48;

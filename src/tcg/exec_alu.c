@@ -1,46 +1,6 @@
 /* ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, INC, DEC, NEG, NOT: SDM vol. 2. */
 #include "tcg/exec.h"
-
-/* r OP= b by the host's instruction; flags from it alone, or also fed into it (OP_C). */
-#define NATIVE2(bits, T, sfx, m, name, asmop)                   \
-    static inline T name##_##bits(T a, T b, uint16_t *cc)       \
-    {                                                           \
-        uint32_t ax;                                            \
-        __asm__(asmop sfx " %" m "[b], %" m "[a]" ASM_FLAGS_OUT \
-                : [a] "+q"(a), "=&a"(ax)                        \
-                : [b] "q"(b)                                    \
-                : "cc");                                        \
-        *cc = (uint16_t)ax;                                     \
-        return a;                                               \
-    }
-#define NATIVE2_C(bits, T, sfx, m, name, asmop)                                     \
-    static inline T name##_##bits(T a, T b, uint16_t *cc)                           \
-    {                                                                               \
-        uint32_t ax = *cc;                                                          \
-        __asm__("btl $8, %%eax\n\t" asmop sfx " %" m "[b], %" m "[a]" ASM_FLAGS_OUT \
-                : [a] "+q"(a), "+a"(ax)                                             \
-                : [b] "q"(b)                                                        \
-                : "cc");                                                            \
-        *cc = (uint16_t)ax;                                                         \
-        return a;                                                                   \
-    }
-/* One operand; CF is fed in, for INC and DEC leave it. */
-#define NATIVE1(bits, T, sfx, m, name, asmop)                            \
-    static inline T name##_##bits(T a, T b G_GNUC_UNUSED, uint16_t *cc)  \
-    {                                                                    \
-        uint32_t ax = *cc;                                               \
-        __asm__("btl $8, %%eax\n\t" asmop sfx " %" m "[a]" ASM_FLAGS_OUT \
-                : [a] "+q"(a), "+a"(ax)                                  \
-                :                                                        \
-                : "cc");                                                 \
-        *cc = (uint16_t)ax;                                              \
-        return a;                                                        \
-    }
-#define NATIVE_NOT(bits, T, sfx, m, name, asmop)                                      \
-    static inline T name##_##bits(T a, T b G_GNUC_UNUSED, uint16_t *cc G_GNUC_UNUSED) \
-    {                                                                                 \
-        return (T)~a;                                                                 \
-    }
+#include "tcg/exec_native.h"
 
 /* The form rmw_slow() calls. */
 #define GENERIC(bits, T, sfx, m, name, asmop)                               \

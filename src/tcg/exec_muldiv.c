@@ -1,5 +1,6 @@
 /* MUL, IMUL, DIV, IDIV. Done by the host's instruction once it is known not to fault. */
 #include "tcg/exec.h"
+#include "tcg/exec_native.h"
 
 /* Runs OP on (hi:lo) and src with the guest's flags in and out. */
 #define WIDE_OP(bits, T, sfx, m, name, asmop)                                         \
@@ -94,17 +95,8 @@ EXEC_SET(div_E);
 EXEC_SET(idiv_E);
 
 /* IMUL with one destination register. */
+FOR_SIZES_V(NATIVE_IMUL2, 0)
 #define IMUL2(bits, T, sfx, m, ...)                                                  \
-    static inline T imul2_##bits(T a, T b, uint16_t *cc)                             \
-    {                                                                                \
-        uint32_t ax = *cc;                                                           \
-        __asm__(ASM_FLAGS_IN "imul" sfx " %" m "[b], %" m "[a]" ASM_FLAGS_OUT        \
-                : [a] "+r"(a), "+a"(ax)                                              \
-                : [b] "r"(b)                                                         \
-                : "cc");                                                             \
-        *cc = (uint16_t)ax;                                                          \
-        return a;                                                                    \
-    }                                                                                \
     static inline Fault imul_to_##bits(CpuState *s, Tcg *t, const Insn *i, T a, T b) \
     {                                                                                \
         uint16_t cc = t->cc;                                                         \

@@ -1,19 +1,7 @@
 /* Shifts and rotates, SHLD, SHRD. The host's instruction does them with the guest's flags loaded,
  * so that a count of zero and undefined flags come out as on silicon. */
 #include "tcg/exec.h"
-
-/* The whole 64-bit register goes in and out: a 32-bit form clears the upper half as it would. */
-#define SHIFT_NATIVE(bits, T, sfx, m, name, asmop)                                 \
-    static inline uint64_t name##_##bits(uint64_t a, uint64_t count, uint16_t *cc) \
-    {                                                                              \
-        uint32_t ax = *cc;                                                         \
-        __asm__(ASM_FLAGS_IN asmop sfx " %%cl, %" m "[a]" ASM_FLAGS_OUT            \
-                : [a] "+q"(a), "+a"(ax)                                            \
-                : "c"((uint8_t)count)                                              \
-                : "cc");                                                           \
-        *cc = (uint16_t)ax;                                                        \
-        return a;                                                                  \
-    }
+#include "tcg/exec_native.h"
 
 #define SHIFT_FORM(bits, T, name, form, COUNT)                                    \
     static Fault name##_##form##_r##bits(EXEC_ARGS)                               \

@@ -71,7 +71,7 @@ enum InsnFlags {
 };
 
 struct Insn {
-    ExecFn *exec;
+    ExecFn *exec; /* runs this alone */
     int64_t imm;  /* immediate, sign-extended; or moffs; far pointer: offset | selector << 32 */
     void *aux;    /* per-row data: a vector row's native thunk */
     int64_t disp; /* sign-extended; for RIP-relative operands and branch targets also includes `end`
@@ -99,7 +99,7 @@ struct Insn {
                      PFX_NP when none */
     uint8_t rexw; /* REX.W or VEX.W */
     uint8_t vexl; /* VEX.L */
-    uint64_t unused; /* fills a cache line */
+    ExecFn *go;   /* runs this and what follows in its block: quick.c */
 };
 
 /* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */

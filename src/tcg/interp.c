@@ -310,6 +310,20 @@ static inline bool be_careful(const CpuState *s, const Tcg *t)
 
 /* ---- the loop ---- */
 
+/* The first instructions of a block, as many as are left. */
+static __attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x)
+{
+    enter_block(s, t, b);
+    const Insn *i = b->insn;
+    for (; t->insns_left; i++, t->insns_left--) {
+        Fault f = i->exec(s, t, i);
+        if (f)
+            return leave_block(s, t, i, f, x);
+    }
+    s->rip = insn_next_rip(s, t, i - 1);
+    return NEXT_BLOCK;
+}
+
 /*
  * Runs block after block while nothing but near branches joins them: those change none of what
  * run_loop() looks at between blocks, Vcpu.request excepted. Returns at a block boundary, or with
@@ -322,27 +336,26 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
     /* IF stays as it is inside a chain; without it a waiting vector is no reason to stop. */
     uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
     for (;;) {
-        const Insn *i = b->insn, *end = i + b->n;
         if (unlikely(left < b->n)) {
-            if (left == 0)
-                break;
-            end = i + left;
+            if (left) {
+                t->insns_left = left;
+                return run_some(s, t, b, x);
+            }
+            break;
         }
         enter_block(s, t, b);
-        Fault f;
-        do {
-            f = i->exec(s, t, i);
-        } while (likely(f == FAULT_NONE) && ++i != end);
-        left -= (uint64_t)(i - b->insn);
+        t->at = b->insn;
+        Fault f = b->insn->go(s, t, b->insn);
         if (likely(f == FAULT_JUMP)) {
-            left--;
+            left -= b->n;
         } else if (f == FAULT_NONE) {
-            s->rip = insn_next_rip(s, t, i - 1);
+            left -= b->n;
+            s->rip = insn_next_rip(s, t, t->at);
         } else {
-            t->insns_left = left;
-            return leave_block(s, t, i, f, x);
+            t->insns_left = left - (uint64_t)(t->at - b->insn);
+            return leave_block(s, t, t->at, f, x);
         }
-        if (unlikely(!b->plain || (atomic_load_explicit(&v->request, memory_order_relaxed) & heed)))
+        if (unlikely(atomic_load_explicit(&v->request, memory_order_relaxed) & heed))
             break;
 
         BlockLink *k = &b->to[f == FAULT_JUMP];
@@ -350,6 +363,8 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
             b = k->block;
             continue;
         }
+        if (!b->plain)
+            break; /* has no links */
         gva_t lin = code_lin(s, t);
         const JumpEntry *j = jump_entry(t, lin);
         Block *next = j->block;

@@ -68,6 +68,7 @@ struct Tcg {
     uint8_t ext;       /* EXT bit of selector error codes: an event is being delivered */
     Vcpu *v;
     PendingExc exc;
+    const Insn *at;          /* the instruction being executed, or last executed, of a block */
     const struct Block *blk; /* being executed */
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
     uint64_t insns_left;     /* until RunLimit; counts down from ~0 when there is none */

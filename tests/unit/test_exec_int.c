@@ -219,7 +219,33 @@ static void describe(const Made *m, const OpRow *r)
     fprintf(stderr, "\n");
 }
 
-/* Runs one instruction both ways; false when they differ. */
+/* What may follow, in registers alone: some of these overwrite all flags, others leave or read one,
+ * so that the engine may or may not do without the first one's flags. Returns how many. */
+static unsigned add_followers(uint8_t **p)
+{
+    static const char *const follower[] = {
+        "\x39\xd8",         /* cmp eax, ebx */
+        "\x48\x11\xd1",     /* adc rcx, rdx */
+        "\x41\xff\xc0",     /* inc r8d */
+        "\xc1\xe2\x03",     /* shl edx, 3 */
+        "\x49\xd1\xc1",     /* rol r9, 1 */
+        "\x48\x0f\xaf\xc1", /* imul rax, rcx */
+        "\x21\xd8",         /* and eax, ebx */
+        "\x0f\x92\xc2",     /* setb dl */
+        "\x4d\x0f\x46\xd3", /* cmovbe r10, r11 */
+        "\xd3\xe2",         /* shl edx, cl */
+        "\xf7\xdf",         /* neg edi */
+    };
+    unsigned n = rnd() & 3;
+    for (unsigned k = 0; k < n; k++) {
+        const char *f = follower[rnd() % ARRAY_LEN(follower)];
+        memcpy(*p, f, strlen(f));
+        *p += strlen(f);
+    }
+    return n;
+}
+
+/* Runs one instruction, and a few after it, both ways; false when they differ. */
 static bool try_one(const OpRow *r, unsigned *ran)
 {
     static uint8_t before[WINDOW], after[WINDOW];
@@ -284,19 +310,21 @@ static bool try_one(const OpRow *r, unsigned *ran)
     native_regs.rflags = s->rflags | FL_IF;
     native_regs.code = G_CODE;
     native_regs.back = (uint64_t)native_back;
-    /* The instruction, then JMP [RIP + 0]. */
+    /* The instructions, then JMP [RIP + 0]. */
     memcpy(gp(G_CODE), m.bytes, m.len);
-    memcpy((uint8_t *)gp(G_CODE) + m.len, "\xff\x25\0\0\0\0", 6);
-    memcpy((uint8_t *)gp(G_CODE) + m.len + 6, &native_regs.back, 8);
+    uint8_t *end = (uint8_t *)gp(G_CODE) + m.len;
+    unsigned followers = add_followers(&end), n = 2 + followers;
+    memcpy(end, "\xff\x25\0\0\0\0", 6);
+    memcpy(end + 6, &native_regs.back, 8);
 
     /* The engine first: what faults there is not tried on silicon. */
     memcpy(gp(G_DATA), before, WINDOW);
     s->rip = G_CODE;
     engine_interp.enter(&guest.v);
     uint64_t count = guest.v.insns;
-    Exit x = guest_run(2);
+    Exit x = guest_run(n);
     CpuState mine = *s;
-    bool faulted = x.kind != EXIT_LIMIT || guest.v.insns - count != 2;
+    bool faulted = x.kind != EXIT_LIMIT || guest.v.insns - count != n;
     memcpy(after, gp(G_DATA), WINDOW);
     guest_long_mode();
     if (faulted)

@@ -160,9 +160,9 @@ uint64_t io_read(IoSpace *s, uint64_t addr, unsigned size)
             uint64_t offset = addr + at - r->base;
             unsigned min = r->ops->min ? r->ops->min : 1;
             n = piece(r, size - at, left);
-            if (n < min && r->len >= min) {
+            uint64_t aligned = offset & ~(uint64_t)(min - 1);
+            if (n < min && r->len >= min && aligned <= r->len - min) {
                 /* The device drives its whole width; the bus picks the bytes. */
-                uint64_t aligned = offset & ~(uint64_t)(min - 1);
                 n = (unsigned)MIN_OF(n, aligned + min - offset);
                 part = r->ops->read(r->opaque, aligned, min) >> (offset - aligned) * 8;
             } else {

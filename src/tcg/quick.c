@@ -12,6 +12,8 @@
  * handler, through go_any(); that one also stands in for instructions that have no quick form. So
  * every block can be run either way, and plain handlers are all there is to being right.
  *
+ * A comparison before the Jcc that ends the block does both.
+ *
  * Quiet forms leave the flags alone. An instruction gets its quiet form when all flags it writes
  * are written again before anything reads them, and nothing in between can fault, store or end the
  * block: nobody ever sees the difference.
@@ -151,6 +153,17 @@ QUICK nop_r8(EXEC_ARGS)
     return go_on(s, t, i);
 }
 
+/* 90 is a NOP, and no exchange of EAX with itself, which would clear its upper half. */
+QUICK xchg_Z_r32(EXEC_ARGS)
+{
+    if (i->reg != RAX) {
+        uint32_t v = rd32(s, RAX);
+        wr32(s, RAX, rd32(s, i->reg));
+        wr32(s, i->reg, v);
+    }
+    return go_on(s, t, i);
+}
+
 /* ---- stack: 64-bit mode's own size ---- */
 #define QUICK_PUSH(value)                               \
     uint64_t v = (value), rsp;                          \
@@ -239,23 +252,36 @@ ALU(NATIVE2, xor, ^)
 ALU_C(adc)
 ALU_C(sbb)
 
-/* Flags alone. */
-#define FLAGS_OP(bits, T, name, form, A, B)       \
-    QUICK name##_##form##_r##bits(EXEC_ARGS)      \
-    {                                             \
-        uint16_t cc;                              \
-        (void)name##_##bits((T)(A), (T)(B), &cc); \
-        t->cc = cc;                               \
-        return go_on(s, t, i);                    \
-    }
-#define FLAGS_LOAD(bits, T, name, form, A, B)     \
-    QUICK name##_##form##_m##bits(EXEC_ARGS)      \
-    {                                             \
-        QUICK_LOAD(T, M)                          \
-        uint16_t cc;                              \
-        (void)name##_##bits((T)(A), (T)(B), &cc); \
-        t->cc = cc;                               \
-        return go_on(s, t, i);                    \
+/* Flags alone. do_NAME: false when it is for the plain handler. */
+#define FLAGS_OP(bits, T, name, form, A, B)                           \
+    static ALWAYS_INLINE bool do_##name##_##form##_r##bits(EXEC_ARGS) \
+    {                                                                 \
+        uint16_t cc;                                                  \
+        (void)name##_##bits((T)(A), (T)(B), &cc);                     \
+        t->cc = cc;                                                   \
+        return true;                                                  \
+    }                                                                 \
+    GO(name##_##form##_r##bits)
+#define FLAGS_LOAD(bits, T, name, form, A, B)                         \
+    static ALWAYS_INLINE bool do_##name##_##form##_m##bits(EXEC_ARGS) \
+    {                                                                 \
+        const void *p = quick_mem(s, t, i, sizeof(T), ACC_READ);      \
+        if (unlikely(!p))                                             \
+            return false;                                             \
+        T M;                                                          \
+        uint16_t cc;                                                  \
+        __builtin_memcpy(&M, p, sizeof(T));                           \
+        (void)name##_##bits((T)(A), (T)(B), &cc);                     \
+        t->cc = cc;                                                   \
+        return true;                                                  \
+    }                                                                 \
+    GO(name##_##form##_m##bits)
+#define GO(form)                           \
+    QUICK form(EXEC_ARGS)                  \
+    {                                      \
+        if (unlikely(!do_##form(s, t, i))) \
+            return go_any(s, t, i);        \
+        return go_on(s, t, i);             \
     }
 #define COMPARES(bits, T, sfx, m, name, asmop)                           \
     FLAGS_OP(bits, T, name, EG, rd##bits(s, i->rm), rd##bits(s, i->reg)) \
@@ -271,8 +297,17 @@ FOR_SIZES(COMPARES_GE, cmp, "cmp")
 FOR_SIZES(NATIVE2, test, "test")
 FOR_SIZES(COMPARES, test, "test")
 
+#define OP_UNARY(bits, T, name)                                        \
+    static ALWAYS_INLINE bool do_##name##_E_r##bits(EXEC_ARGS)         \
+    {                                                                  \
+        uint16_t cc = t->cc;                                           \
+        wr##bits(s, i->rm, name##_##bits(rd##bits(s, i->rm), 0, &cc)); \
+        t->cc = cc;                                                    \
+        return true;                                                   \
+    }                                                                  \
+    GO(name##_E_r##bits)
 #define UNARY_FORMS(bits, T, sfx, m, name, plain) \
-    OP_REG(bits, T, name, E, i->rm, 0)            \
+    OP_UNARY(bits, T, name)                       \
     OP_MEM(bits, T, name, E, 0)                   \
     QUIET_REG(bits, T, name, E, i->rm, plain)
 #define UNARY(native, name, plain) \
@@ -334,6 +369,66 @@ SHIFT(ror, a >> n | a << ((0u - n) & (sizeof(a) * 8 - 1)))
     IMUL_FORM(bits, T, GEI, rd##bits(s, i->rm), (T)i->imm)
 FOR_SIZES_32(NATIVE_IMUL2, 0)
 FOR_SIZES_32(IMUL_FORMS, 0)
+
+/* ---- a comparison and the Jcc after it, the last two of a block, in 64-bit mode ---- */
+static ALWAYS_INLINE Fault branch_if(CpuState *s, Tcg *t, const Insn *i, bool taken)
+{
+    t->at = i;
+    if (!taken)
+        return FAULT_NONE;
+    uint64_t target = t->blk_rip + (uint64_t)i->disp;
+    if (unlikely((uint64_t)((int64_t)target >> 47) + 1 > 1))
+        return raise_gp0(t);
+    s->rip = target;
+    return FAULT_JUMP;
+}
+#define FUSED(op, n, cnd)                              \
+    QUICK op##_j##cnd(EXEC_ARGS)                       \
+    {                                                  \
+        if (unlikely(!do_##op(s, t, i)))               \
+            return go_any(s, t, i);                    \
+        return branch_if(s, t, i + 1, cond(t->cc, n)); \
+    }
+#define FOR_CONDITIONS_OF(X, op)                                                           \
+    X(op, 0, o)                                                                            \
+    X(op, 1, no)                                                                           \
+    X(op, 2, b) X(op, 3, ae) X(op, 4, e) X(op, 5, ne) X(op, 6, be) X(op, 7, a) X(op, 8, s) \
+        X(op, 9, ns) X(op, 10, p) X(op, 11, np) X(op, 12, l) X(op, 13, ge) X(op, 14, le)   \
+            X(op, 15, g)
+#define FOR_FUSED(X)                                                                        \
+    X(cmp_EG_r32)                                                                           \
+    X(cmp_EG_r64)                                                                           \
+    X(cmp_EG_m32) X(cmp_EG_m64) X(cmp_GE_m32) X(cmp_GE_m64) X(cmp_EI_r8) X(cmp_EI_r32)      \
+        X(cmp_EI_r64) X(cmp_EI_m8) X(cmp_EI_m32) X(cmp_EI_m64) X(test_EG_r8) X(test_EG_r32) \
+            X(test_EG_r64) X(test_EI_r8) X(test_EI_r32) X(test_EI_m8) X(dec_E_r32) X(dec_E_r64)
+#define FUSED_ALL(op) FOR_CONDITIONS_OF(FUSED, op)
+FOR_FUSED(FUSED_ALL)
+
+static const struct {
+    ExecFn *go, *fused[16];
+} fused_rows[] = {
+#define FUSED_ENTRY(op, n, cnd) op##_j##cnd,
+#define FUSED_ROW(op)           {op, {FOR_CONDITIONS_OF(FUSED_ENTRY, op)}},
+    FOR_FUSED(FUSED_ROW)};
+
+/* The last of a block is a Jcc and goes to 64-bit addresses: its condition, or -1. */
+static int condition_of(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    bool jcc =
+        (r->map == MAP_1B && r->opcode >> 4 == 7) || (r->map == MAP_0F && r->opcode >> 4 == 8);
+    return jcc && i->opsize == 8 && i->exec == r->exec->f[3][0] ? r->opcode & 15 : -1;
+}
+
+static void fuse(Insn *before_last, int condition)
+{
+    for (unsigned k = 0; condition >= 0 && k < ARRAY_LEN(fused_rows); k++) {
+        if (before_last->go == fused_rows[k].go) {
+            before_last->go = fused_rows[k].fused[condition];
+            return;
+        }
+    }
+}
 
 /* ---- which rows have them ---- */
 enum QuickKind {
@@ -415,10 +510,10 @@ DECLARE_ALU(cmp);
 DECLARE_ALU(mov);
 FOR_CONDITIONS(DECLARE_CONDITION)
 extern const ExecSet exec_test_EG, exec_test_EI, exec_mov_ZI, exec_movzx_b, exec_movzx_w,
-    exec_movsx_b, exec_movsx_w, exec_movsxd, exec_lea, exec_nop, exec_push_Z, exec_push_I,
-    exec_pop_Z, exec_inc_E, exec_dec_E, exec_neg_E, exec_not_E, exec_shl_EI, exec_shr_EI,
-    exec_sar_EI, exec_rol_EI, exec_ror_EI, exec_shl_E1, exec_shr_E1, exec_sar_E1, exec_rol_E1,
-    exec_ror_E1, exec_imul_GE, exec_imul_GEI;
+    exec_movsx_b, exec_movsx_w, exec_movsxd, exec_lea, exec_nop, exec_xchg_Z, exec_push_Z,
+    exec_push_I, exec_pop_Z, exec_inc_E, exec_dec_E, exec_neg_E, exec_not_E, exec_shl_EI,
+    exec_shr_EI, exec_sar_EI, exec_rol_EI, exec_ror_EI, exec_shl_E1, exec_shr_E1, exec_sar_E1,
+    exec_rol_E1, exec_ror_E1, exec_imul_GE, exec_imul_GEI;
 
 static const QuickRow quick_rows[] = {
     ROW(mov_EG, QK_PURE, SIZES_RM, NULL),
@@ -435,6 +530,7 @@ static const QuickRow quick_rows[] = {
      QK_PURE,
      {{nop_r8, nop_r8}, {nop_r8, nop_r8}, {nop_r8, nop_r8}, {nop_r8, nop_r8}},
      {NULL}},
+    {&exec_xchg_Z, QK_PURE, {{NULL}, {NULL}, {xchg_Z_r32}}, {NULL}},
     ROW(push_Z, QK_TOUCHES, SIZES_64R, NULL),
     ROW(push_I, QK_TOUCHES, SIZES_64R, NULL),
     ROW(pop_Z, QK_TOUCHES, SIZES_64R, NULL),
@@ -519,4 +615,6 @@ void quick_block(Insn *insn, unsigned n)
     insn[n - 1].go = insn[n - 1].exec;
     for (unsigned k = n - 1; k-- > 0;)
         choose(&insn[k], &live);
+    if (n > 1)
+        fuse(&insn[n - 2], condition_of(&insn[n - 1]));
 }

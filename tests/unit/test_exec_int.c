@@ -245,6 +245,44 @@ static unsigned add_followers(uint8_t **p)
     return n;
 }
 
+/* A comparison and a branch on it; two instructions follow either way. Returns how many in all. */
+static unsigned add_branch(uint8_t **p)
+{
+    static const struct {
+        const char *bytes;
+        unsigned len;
+    } compare[] = {
+        {"\x39\xd8", 2},                 /* cmp eax, ebx */
+        {"\x48\x39\xd8", 3},             /* cmp rax, rbx */
+        {"\x39\x44\x24\x08", 4},         /* cmp [rsp + 8], eax */
+        {"\x48\x39\x44\x24\x08", 5},     /* cmp [rsp + 8], rax */
+        {"\x3b\x44\x24\x08", 4},         /* cmp eax, [rsp + 8] */
+        {"\x48\x3b\x44\x24\x08", 5},     /* cmp rax, [rsp + 8] */
+        {"\x80\xfd\x41", 3},             /* cmp ch, 65 */
+        {"\x83\xf9\xff", 3},             /* cmp ecx, -1 */
+        {"\x48\x81\xfa\xff\x7f\0\0", 7}, /* cmp rdx, 7fff */
+        {"\x80\x7c\x24\x08\x41", 5},     /* cmp byte [rsp + 8], 65 */
+        {"\x83\x7c\x24\x08\x80", 5},     /* cmp dword [rsp + 8], -128 */
+        {"\x48\x83\x7c\x24\x08\x01", 6}, /* cmp qword [rsp + 8], 1 */
+        {"\x84\xe4", 2},                 /* test ah, ah */
+        {"\x85\xc0", 2},                 /* test eax, eax */
+        {"\x48\x85\xd1", 3},             /* test rcx, rdx */
+        {"\x40\xf6\xc7\x81", 4},         /* test dil, 81 */
+        {"\xf7\xc1\x00\x00\x01\x80", 6}, /* test ecx, 80010000 */
+        {"\xf6\x44\x24\x08\x80", 5},     /* test byte [rsp + 8], 80 */
+        {"\xff\xc9", 2},                 /* dec ecx */
+        {"\x48\xff\xcf", 3},             /* dec rdi */
+    };
+    unsigned k = rnd() % ARRAY_LEN(compare);
+    memcpy(*p, compare[k].bytes, compare[k].len);
+    *p += compare[k].len;
+    *(*p)++ = 0x70 | (rnd() & 15);
+    /* Jcc 1f; inc r15; jmp 2f; 1: dec r14; nop; 2: */
+    memcpy(*p, "\x05\x49\xff\xc7\xeb\x04\x49\xff\xce\x90", 10);
+    *p += 10;
+    return 4;
+}
+
 /* Runs one instruction, and a few after it, both ways; false when they differ. */
 static bool try_one(const OpRow *r, unsigned *ran)
 {
@@ -314,6 +352,8 @@ static bool try_one(const OpRow *r, unsigned *ran)
     memcpy(gp(G_CODE), m.bytes, m.len);
     uint8_t *end = (uint8_t *)gp(G_CODE) + m.len;
     unsigned followers = add_followers(&end), n = 2 + followers;
+    if (rnd() & 1)
+        n += add_branch(&end);
     memcpy(end, "\xff\x25\0\0\0\0", 6);
     memcpy(end + 6, &native_regs.back, 8);
 

@@ -145,6 +145,7 @@ START_TEST(levels)
     ck_assert_int_eq(lapic_ack(apic[0]), 0x50);
     line(16, false);
     line(16, true); /* not again before EOI */
+    ck_assert(!ioapic_irq_pending(ioapic, 16));
     ck_assert_int_eq(lapic_ack(apic[0]), -1);
     apic_set(0, 0xb0, 0);
     ck_assert_int_eq(lapic_ack(apic[0]), 0x50); /* still up at EOI */

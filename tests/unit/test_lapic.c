@@ -458,6 +458,7 @@ START_TEST(tsc_deadline)
     ck_assert(wrmsr(0, 0x6e0, 15000));
     ck_assert_uint_eq(rdmsr(0, 0x6e0), 15000);
     set(0, TMICT, 100); /* "writes to the initial-count register are ignored" */
+    ck_assert_uint_eq(get(0, TMICT), 0);
     ck_assert_uint_eq(get(0, TMCCT), 0);
     fake_advance(9999);
     ck_assert_int_eq(lapic_pending(apic[0]), -1);

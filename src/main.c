@@ -1,6 +1,6 @@
-#include "cli/cli.h"
+#include "tandem.h"
 
 int main(int argc, char *argv[])
 {
-    return cli_main(argc, argv);
+    return tandem_main(argc, argv);
 }

@@ -1,5 +1,5 @@
 /* Glue: options to machine, character devices, monitors; signals; the end. */
-#include "cli/cli.h"
+#include "tandem.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -195,7 +195,7 @@ static void open_standard_fds(void)
     }
 }
 
-int cli_main(int argc, char *argv[])
+int tandem_main(int argc, char *argv[])
 {
     Options o;
     GError *err = NULL;

@@ -1,6 +1,7 @@
 /*
- * stamp: copies lines from standard input to standard output, each behind the host's monotonic clock in
- * microseconds at the moment its first byte arrived. For holding a guest's clock against the host's.
+ * stamp: copies lines from standard input to standard output, each behind the host's monotonic
+ * clock in microseconds at the moment its first byte arrived. For holding a guest's clock against
+ * the host's.
  */
 #include <stdio.h>
 #include <time.h>

@@ -59,7 +59,7 @@ bool blocks_init(Tcg *t, GError **err)
     c->single = single;
     c->gen = GENERATION_START;
     t->blocks = c;
-    t->map_gen++;
+    tlb_forget_code(t);
     return true;
 }
 
@@ -90,7 +90,7 @@ static void flush_all(Tcg *t)
     memset(c->page, 0, sizeof(c->page));
     c->used = 0;
     c->flushes++;
-    t->map_gen++;
+    tlb_forget_code(t);
 }
 
 static void *arena_alloc(BlockCache *c, size_t size)
@@ -103,7 +103,7 @@ static void *arena_alloc(BlockCache *c, size_t size)
 /* ---- generations ---- */
 void blocks_distrust(Tcg *t)
 {
-    t->map_gen++;
+    tlb_forget_code(t);
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;
         flush_all(t);
@@ -127,13 +127,15 @@ static CodePage *code_page(const Tcg *t, gpa_t page)
 /* Own TLB entries through which this host page could still be written without notice. */
 static void drop_write_tags(Tcg *t, const uint8_t *host)
 {
-    for (unsigned m = 0; m < MMU_MODES; m++)
-        for (unsigned k = 0; k < TLB_SIZE; k++) {
-            TlbEntry *e = &t->tlb[m][k];
+    for (unsigned b = 0; b < TLB_BANKS; b++) {
+        if (!t->banks[b].valid)
+            continue;
+        TlbEntry *e = t->banks[b].entry[0], *end = e + MMU_MODES * TLB_SIZE;
+        for (; e < end; e++)
             if (e->tag[ACC_WRITE] != TLB_NONE &&
                 (const uint8_t *)(e->tag[ACC_WRITE] + e->addend) == host)
                 e->tag[ACC_WRITE] = TLB_NONE;
-        }
+    }
 }
 
 /*
@@ -169,7 +171,7 @@ static void kill_block(Tcg *t, Block *b)
 {
     b->gen = 0;
     t->blocks->killed++;
-    t->map_gen++;
+    tlb_forget_code(t);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
             b->insn[k].exec = b->insn[k].go = exec_changed;
@@ -409,7 +411,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->mode = (uint8_t)t->decode_mode;
     b->gen = c->gen;
     b->page_next[0] = b->page_next[1] = NULL;
-    b->to[0].gen = b->to[1].gen = t->map_gen - 1;
+    b->to[0].gen = b->to[1].gen = 0;
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);

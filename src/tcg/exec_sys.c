@@ -271,7 +271,7 @@ DEF_EXEC(invlpg)
     return FAULT_STATE;
 }
 
-/* The TLB does not keep PCIDs apart, so each kind drops more than it must. */
+/* An address is dropped from every PCID, which is more than must be. */
 DEF_EXEC(invpcid)
 {
     enum { INDIVIDUAL, SINGLE_CONTEXT, ALL, ALL_BUT_GLOBAL };
@@ -290,8 +290,10 @@ DEF_EXEC(invpcid)
         tlb_flush_page(t, desc[1]);
     else if (type == ALL)
         tlb_flush(t);
+    else if (type == SINGLE_CONTEXT)
+        tlb_flush_pcid(t, (uint16_t)desc[0]);
     else
-        tlb_flush_non_global(t);
+        tlb_flush_pcids(t);
     return FAULT_STATE;
 }
 

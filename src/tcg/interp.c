@@ -480,6 +480,8 @@ static bool interp_vcpu_init(Vcpu *v, GError **err)
     }
     memset(t, 0, sizeof(*t));
     t->v = v;
+    t->bank = &t->banks[0];
+    t->bank->valid = true;
     for (unsigned k = 0; k < FEAT_N; k++)
         t->features[k] = cpuid_has(v->vm->cpuid, (enum CpuFeature)k);
     v->engine_data[ENGINE_INTERP] = t;

@@ -99,9 +99,9 @@ Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
     *gpa = w.page | (lin & ~PAGE_MASK);
     if (a == ACC_EXEC) {
         unsigned bit = exec_bit(lin);
-        t->exec_pages[bit / 64] |= BIT(bit % 64);
+        t->bank->exec_pages[bit / 64] |= BIT(bit % 64);
         if (w.big)
-            t->exec_big |= BIT(lin >> 30 & 63);
+            t->bank->exec_big |= BIT(lin >> 30 & 63);
     }
     return FAULT_NONE;
 }
@@ -167,8 +167,8 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
                  const RamSlot *slot, bool code)
 {
     gva_t page = lin & PAGE_MASK;
-    unsigned idx = lin >> PAGE_BITS & (TLB_SIZE - 1);
-    TlbEntry *e = &t->tlb[mode][idx];
+    unsigned idx = tlb_index(lin);
+    TlbEntry *e = &t->bank->entry[mode][idx];
     bool explicit_ok = !(t->align_check && mode == MMU_USER);
     if (s->dr7 & 0xff)
         explicit_ok &= !data_breakpoints(s, page, PAGE_SIZE, true);
@@ -180,47 +180,120 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
             : TLB_NONE;
     e->tag[ACC_EXEC] = allowed(s, w, ACC_EXEC, mode) ? page : TLB_NONE;
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
-    mark(t->tlb_local[mode], idx, !w->global);
-    mark(t->tlb_big[mode], idx, w->big);
+    mark(t->bank->local[mode], idx, !w->global);
+    mark(t->bank->big[mode], idx, w->big);
 }
 
 /* Where code was fetched from must be asked again. */
-static void forget_code(Tcg *t)
+static void forget_code(Tcg *t, TlbBank *b)
 {
-    t->map_gen++;
-    memset(t->exec_pages, 0, sizeof(t->exec_pages));
-    t->exec_big = 0;
+    b->map_gen = ++t->last_gen;
+    if (b == t->bank)
+        t->map_gen = b->map_gen;
+    memset(b->exec_pages, 0, sizeof(b->exec_pages));
+    b->exec_big = 0;
+}
+
+void tlb_forget_code(Tcg *t)
+{
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        if (t->banks[k].valid)
+            forget_code(t, &t->banks[k]);
+}
+
+static void bank_clear(Tcg *t, TlbBank *b)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        for (unsigned k = 0; k < TLB_SIZE; k++)
+            entry_clear(&b->entry[m][k]);
+    memset(b->local, 0, sizeof(b->local));
+    memset(b->big, 0, sizeof(b->big));
+    forget_code(t, b);
+}
+
+static void bank_clear_local(Tcg *t, TlbBank *b)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+            uint64_t left = b->local[m][word];
+            b->local[m][word] = 0;
+            for (; left; left &= left - 1)
+                entry_clear(&b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
+        }
+    }
+    forget_code(t, b);
 }
 
 void tlb_flush(Tcg *t)
 {
-    for (unsigned m = 0; m < MMU_MODES; m++)
-        for (unsigned k = 0; k < TLB_SIZE; k++)
-            entry_clear(&t->tlb[m][k]);
-    memset(t->tlb_local, 0, sizeof(t->tlb_local));
-    memset(t->tlb_big, 0, sizeof(t->tlb_big));
-    forget_code(t);
+    const CpuState *s = &t->v->st;
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        t->banks[k].valid = false;
+    if (!t->bank)
+        t->bank = &t->banks[0];
+    t->bank->valid = true;
+    t->bank->pcid = s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0;
+    bank_clear(t, t->bank);
 }
 
 void tlb_flush_non_global(Tcg *t)
 {
-    for (unsigned m = 0; m < MMU_MODES; m++) {
-        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
-            uint64_t left = t->tlb_local[m][word];
-            t->tlb_local[m][word] = 0;
-            for (; left; left &= left - 1)
-                entry_clear(&t->tlb[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
-        }
-    }
-    forget_code(t);
+    bank_clear_local(t, t->bank);
+}
+
+static TlbBank *bank_of(Tcg *t, uint16_t pcid)
+{
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        if (t->banks[k].valid && t->banks[k].pcid == pcid)
+            return &t->banks[k];
+    return NULL;
+}
+
+/* A bank that is free, or else the one not used for longest, empty. */
+static TlbBank *bank_new(Tcg *t, uint16_t pcid)
+{
+    TlbBank *b = &t->banks[0];
+    for (unsigned k = 0; k < TLB_BANKS && b->valid; k++)
+        if (!t->banks[k].valid || t->banks[k].last_use < b->last_use)
+            b = &t->banks[k];
+    b->valid = true;
+    b->pcid = pcid;
+    bank_clear(t, b);
+    return b;
+}
+
+void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
+{
+    t->bank->last_use = ++t->bank_uses;
+    TlbBank *b = bank_of(t, pcid);
+    if (!b)
+        b = bank_new(t, pcid);
+    else if (!keep)
+        bank_clear_local(t, b);
+    t->bank = b;
+    t->map_gen = b->map_gen;
+}
+
+void tlb_flush_pcid(Tcg *t, uint16_t pcid)
+{
+    TlbBank *b = bank_of(t, pcid);
+    if (b)
+        bank_clear_local(t, b);
+}
+
+void tlb_flush_pcids(Tcg *t)
+{
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        if (t->banks[k].valid)
+            bank_clear_local(t, &t->banks[k]);
 }
 
 /* An address in a large page drops the whole of it. Which size a page had is not kept: all entries
  * from large pages in the same gigabyte, the largest size, go. */
-void tlb_flush_page(Tcg *t, gva_t lin)
+static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 {
     for (unsigned m = 0; m < MMU_MODES; m++) {
-        TlbEntry *at = tlb_entry(t, m, lin);
+        TlbEntry *at = &b->entry[m][tlb_index(lin)];
         for (unsigned a = 0; a < ARRAY_LEN(at->tag); a++) {
             if (at->tag[a] == (lin & PAGE_MASK)) {
                 entry_clear(at);
@@ -228,8 +301,8 @@ void tlb_flush_page(Tcg *t, gva_t lin)
             }
         }
         for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
-            for (uint64_t left = t->tlb_big[m][word]; left; left &= left - 1) {
-                TlbEntry *e = &t->tlb[m][word * 64 + (unsigned)__builtin_ctzll(left)];
+            for (uint64_t left = b->big[m][word]; left; left &= left - 1) {
+                TlbEntry *e = &b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)];
                 for (unsigned a = 0; a < ARRAY_LEN(e->tag); a++) {
                     if (e->tag[a] != TLB_NONE && (e->tag[a] ^ lin) >> 30 == 0) {
                         entry_clear(e);
@@ -240,8 +313,15 @@ void tlb_flush_page(Tcg *t, gva_t lin)
         }
     }
     unsigned bit = exec_bit(lin);
-    if ((t->exec_pages[bit / 64] >> (bit % 64) & 1) || (t->exec_big >> (lin >> 30 & 63) & 1))
-        forget_code(t);
+    if ((b->exec_pages[bit / 64] >> (bit % 64) & 1) || (b->exec_big >> (lin >> 30 & 63) & 1))
+        forget_code(t, b);
+}
+
+void tlb_flush_page(Tcg *t, gva_t lin)
+{
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        if (t->banks[k].valid)
+            bank_flush_page(t, &t->banks[k], lin);
 }
 
 /* ---- finding the bytes ---- */

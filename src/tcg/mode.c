@@ -119,9 +119,12 @@ Fault write_cr0(CpuState *s, Tcg *t, uint64_t v)
 
 Fault write_cr3(CpuState *s, Tcg *t, uint64_t v)
 {
+    bool keep = false;
     if (s->efer & EFER_LMA) {
-        if (s->cr4 & CR4_PCIDE)
-            v &= ~BIT(63); /* "keep the entries of this PCID": the TLB has none to keep */
+        if (s->cr4 & CR4_PCIDE) {
+            keep = v >> 63;
+            v &= ~BIT(63);
+        }
         if (v >> phys_bits(t))
             return raise_gp0(t);
     } else if (pae_paging(s->cr0, s->cr4, s->efer)) {
@@ -130,7 +133,10 @@ Fault write_cr3(CpuState *s, Tcg *t, uint64_t v)
             return f;
     }
     s->cr3 = v;
-    tlb_flush_non_global(t);
+    if (s->cr4 & CR4_PCIDE)
+        tlb_switch(t, v & 0xfff, keep);
+    else
+        tlb_flush_non_global(t);
     return FAULT_NONE;
 }
 

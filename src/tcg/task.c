@@ -205,7 +205,7 @@ Fault task_switch_raw(CpuState *s, Tcg *t, uint16_t sel, enum TaskReason why, bo
     tr->attr |= SEG_TSS_BUSY;
     s->cr0 |= CR0_TS;
     s->dr7 &= ~0x155ull; /* local breakpoints and LE */
-    t->map_gen++;
+    tlb_forget_code(t);
     for (unsigned r = RAX; r <= RDI; r++)
         s->gpr[r] = l->field == 4 ? m.gpr[r] : (s->gpr[r] & 0xffff0000) | m.gpr[r];
     s->rip = m.ip;

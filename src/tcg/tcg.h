@@ -18,14 +18,15 @@
 #define PAGE_MASK (~(PAGE_SIZE - 1))
 
 /*
- * TLB: direct-mapped, by linear page. A tag is the page's linear address when the access is allowed
- * without further work, TLB_NONE otherwise (not mapped, not allowed, MMIO, dirty bit to be set,
- * code on the page to be watched). Host address = linear + addend.
+ * TLB: direct-mapped, by linear page (tlb_index()). A tag is the page's linear address when the
+ * access is allowed without further work, TLB_NONE otherwise (not mapped, not allowed, MMIO, dirty
+ * bit to be set, code on the page to be watched). Host address = linear + addend.
  */
 #define TLB_BITS   10
 #define TLB_SIZE   (1u << TLB_BITS)
 #define EXEC_PAGES 4096u /* bits of a filter */
 #define TLB_NONE   1ull  /* equals no page address */
+#define TLB_BANKS  8     /* PCIDs kept */
 
 enum Access { ACC_READ, ACC_WRITE, ACC_EXEC };
 /* Supervisor; user; supervisor with EFLAGS.AC set (SMAP off). */
@@ -35,6 +36,21 @@ typedef struct TlbEntry {
     uint64_t tag[3]; /* enum Access */
     uintptr_t addend;
 } TlbEntry;
+
+/* What one PCID has in the TLB; without CR4.PCIDE all is PCID 0's. Entries for global pages are in
+ * each bank that has used them. */
+typedef struct TlbBank {
+    TlbEntry entry[MMU_MODES][TLB_SIZE];
+    /* Of the entries: not global; from a large page (mmu.c). */
+    uint64_t local[MMU_MODES][TLB_SIZE / 64], big[MMU_MODES][TLB_SIZE / 64];
+    /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
+     * large page among them. INVLPG of other pages leaves map_gen as it is. */
+    uint64_t exec_pages[EXEC_PAGES / 64], exec_big;
+    uint64_t map_gen;  /* Tcg.map_gen while this is the current bank; no two banks have the same */
+    uint64_t last_use; /* Tcg.bank_uses */
+    uint16_t pcid;
+    bool valid;
+} TlbBank;
 
 typedef struct PendingExc {
     uint8_t vector;
@@ -57,12 +73,8 @@ struct Tcg {
     uint8_t cpl;      /* copy of s->cpl while running */
     bool code64;
     unsigned decode_mode;
-    TlbEntry tlb[MMU_MODES][TLB_SIZE];
-    /* Of the entries: not global; from a large page (mmu.c). */
-    uint64_t tlb_local[MMU_MODES][TLB_SIZE / 64], tlb_big[MMU_MODES][TLB_SIZE / 64];
-    /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
-     * large page among them. INVLPG of other pages leaves map_gen as it is. */
-    uint64_t exec_pages[EXEC_PAGES / 64], exec_big;
+    TlbBank *bank; /* of the current PCID */
+    uint64_t bank_uses, last_gen;
     bool align_check;  /* CR0.AM and EFLAGS.AC: MMU_USER entries have no read and write tags */
     uint8_t phys_bits; /* MAXPHYADDR; 0: not looked up yet */
     uint8_t ext;       /* EXT bit of selector error codes: an event is being delivered */
@@ -78,8 +90,9 @@ struct Tcg {
     bool inhibit;
     bool fp_live;  /* the guest's MXCSR is in the host's register: vec_release() */
     bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
-    /* Changed (++) by every tlb_flush*() and by block.c: where linear addresses led to, and what
-     * was decoded there, must be looked up again. */
+    /* Changed by every tlb_flush*(), by a switch to another PCID and by block.c: where linear
+     * addresses led to, and what was decoded there, is not known any more, or not in this PCID.
+     * Never 0. */
     uint64_t map_gen;
     /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
      * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
@@ -90,6 +103,7 @@ struct Tcg {
     struct VecCtx *vec;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */
+    TlbBank banks[TLB_BANKS];
 };
 
 /* ---- flags ---- */
@@ -140,9 +154,16 @@ Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bo
 /* Recomputes cpl, code64, decode_mode, mmu_mode after CR0, EFER, CS, SS, RFLAGS or segment changes.
  */
 void tcg_update_mode(CpuState *s, Tcg *t);
-void tlb_flush(Tcg *t);            /* everything */
-void tlb_flush_non_global(Tcg *t); /* MOV to CR3 */
-void tlb_flush_page(Tcg *t, gva_t lin);
+void tlb_flush(Tcg *t);                 /* everything */
+void tlb_flush_non_global(Tcg *t);      /* of the current PCID: MOV to CR3 */
+void tlb_flush_page(Tcg *t, gva_t lin); /* of every PCID */
+/* To another PCID's bank; without keep, what is not global in it is dropped. */
+void tlb_switch(Tcg *t, uint16_t pcid, bool keep);
+/* All but the global entries of a PCID, which may be the current one; and of every PCID. */
+void tlb_flush_pcid(Tcg *t, uint16_t pcid);
+void tlb_flush_pcids(Tcg *t);
+/* Blocks have gone or changed: whatever PCID, they must be looked up anew. */
+void tlb_forget_code(Tcg *t);
 /* Control registers with all their checks and consequences. */
 Fault write_cr0(CpuState *s, Tcg *t, uint64_t v);
 Fault write_cr3(CpuState *s, Tcg *t, uint64_t v);
@@ -153,9 +174,14 @@ Fault write_cr4(CpuState *s, Tcg *t, uint64_t v);
 Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out);
 Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v);
 
+/* Kernels lay things out in multiples of 4 MiB: the bits above take part. */
+static inline unsigned tlb_index(gva_t lin)
+{
+    return (lin >> PAGE_BITS ^ lin >> (PAGE_BITS + TLB_BITS)) & (TLB_SIZE - 1);
+}
 static inline TlbEntry *tlb_entry(Tcg *t, unsigned mode, gva_t lin)
 {
-    return &t->tlb[mode][lin >> PAGE_BITS & (TLB_SIZE - 1)];
+    return &t->bank->entry[mode][tlb_index(lin)];
 }
 /* Host pointer for `size` bytes at lin if the TLB allows it, else NULL. */
 static inline void *tlb_hit(Tcg *t, unsigned mode, gva_t lin, unsigned size, enum Access a)

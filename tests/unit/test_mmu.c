@@ -288,6 +288,62 @@ START_TEST(flushes)
 }
 END_TEST
 
+/* What each PCID has in the TLB is its own; bit 63 of what goes to CR3 keeps it (SDM vol. 3,
+ * 4.10.4.1). */
+START_TEST(pcids)
+{
+    uint64_t v;
+    make_map(L4, P | W, P | W, FRAME);
+    uint64_t cr3 = S->cr3;
+    T->features[FEAT_PCID] = 1;
+    ck_assert_int_eq(write_cr4(S, T, S->cr4 | CR4_PCIDE), FAULT_NONE);
+    mem_read(S, T, LIN64, 4, &v);
+    uint64_t gen = T->map_gen;
+    ck_assert_int_eq(write_cr3(S, T, cr3 | 1), FAULT_NONE);
+    ck_assert_uint_ne(T->map_gen, gen);
+    ck_assert_ptr_null(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+    ck_assert_int_eq(write_cr3(S, T, cr3 | BIT(63)), FAULT_NONE);
+    ck_assert_uint_eq(S->cr3, cr3);
+    ck_assert_uint_eq(T->map_gen, gen);
+    ck_assert_ptr_nonnull(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+    /* Without the bit it is dropped. */
+    write_cr3(S, T, cr3 | 1 | BIT(63));
+    write_cr3(S, T, cr3);
+    ck_assert_ptr_null(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+    ck_assert_uint_ne(T->map_gen, gen);
+    /* From another PCID: by INVPCID, by an address, by a flush of all. */
+    for (unsigned how = 0; how < 4; how++) {
+        mem_read(S, T, LIN64, 4, &v);
+        gen = T->map_gen;
+        write_cr3(S, T, cr3 | 1 | BIT(63));
+        if (how == 0)
+            tlb_flush_pcid(T, 0);
+        else if (how == 1)
+            tlb_flush_page(T, LIN64);
+        else if (how == 2)
+            tlb_flush(T);
+        else
+            tlb_flush_pcids(T);
+        write_cr3(S, T, cr3 | BIT(63));
+        ck_assert_ptr_null(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+        if (how != 1)
+            ck_assert_uint_ne(T->map_gen, gen);
+    }
+    /* More PCIDs than are kept. */
+    mem_read(S, T, LIN64, 4, &v);
+    for (unsigned k = 1; k < 40; k++) {
+        write_cr3(S, T, cr3 | k | BIT(63));
+        ck_assert_ptr_null(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+        mem_read(S, T, LIN64, 4, &v);
+    }
+    tlb_forget_code(T);
+    gen = T->map_gen;
+    write_cr3(S, T, cr3 | 38 | BIT(63));
+    ck_assert_ptr_nonnull(tlb_hit(T, MMU_KERNEL, LIN64, 4, ACC_READ));
+    ck_assert_uint_ne(T->map_gen, gen);
+}
+END_TEST
+
 /* map_gen moves when code may be elsewhere now, and only then. */
 START_TEST(flushes_and_code)
 {
@@ -444,6 +500,7 @@ int main(void)
     tcase_add_test(c, non_canonical);
     tcase_add_test(c, dirty_bit_and_tags);
     tcase_add_test(c, flushes);
+    tcase_add_test(c, pcids);
     tcase_add_test(c, flushes_and_code);
     tcase_add_test(c, page_crossing);
     tcase_add_test(c, wrap_at_4g);

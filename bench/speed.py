@@ -85,7 +85,7 @@ def main():
             f.write("c\n")  # Debian's Bochs starts in its debugger
         engines = {
             "tandem": [a.tandem, "-accel", a.accel, "-m", "64", "-display", "none", "-bios", rom,
-                       "-debugcon", "stdio", "-device", "isa-debug-exit"],
+                       "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4"],
             "bochs": ["bochs", "-q", "-f", f"{tmp}/bochsrc", "-rc", f"{tmp}/rc"],
             "qemu": ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "64", "-display", "none", "-bios", rom,
                      "-chardev", "stdio,id=c", "-device", "isa-debugcon,iobase=0xe9,chardev=c",

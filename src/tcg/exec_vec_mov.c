@@ -215,3 +215,45 @@ static Fault movd_store_m(EXEC_ARGS)
 }
 const ExecSet exec_movd_load = EXEC_RM(movd_load_r, movd_load_m);
 const ExecSet exec_movd_store = EXEC_RM(movd_store_r, movd_store_m);
+
+/* ---- quick forms ---- */
+DEF_GO(load16)
+DEF_GO(store16)
+DEF_GO(copy16_rm_to_reg)
+DEF_GO(copy16_reg_to_rm)
+DEF_GO(movsd_load_fn)
+DEF_GO(movss_load_fn)
+DEF_GO(movss_copy_fn)
+DEF_GO(movsd_copy_fn)
+DEF_GO(movss_store_m)
+DEF_GO(store_low)
+DEF_GO(movlps_load_fn)
+DEF_GO(movhps_load_fn)
+DEF_GO(movd_load_r)
+DEF_GO(movd_store_r)
+
+ExecFn *vec_move_go(ExecFn *exec)
+{
+    static const struct {
+        ExecFn *exec, *go;
+    } table[] = {
+        {load16, go_load16},
+        {store16, go_store16},
+        {copy16_rm_to_reg, go_copy16_rm_to_reg},
+        {copy16_reg_to_rm, go_copy16_reg_to_rm},
+        {movsd_load_fn, go_movsd_load_fn},
+        {movss_load_fn, go_movss_load_fn},
+        {movss_copy_fn, go_movss_copy_fn},
+        {movsd_copy_fn, go_movsd_copy_fn},
+        {movss_store_m, go_movss_store_m},
+        {store_low, go_store_low},
+        {movlps_load_fn, go_movlps_load_fn},
+        {movhps_load_fn, go_movhps_load_fn},
+        {movd_load_r, go_movd_load_r},
+        {movd_store_r, go_movd_store_r},
+    };
+    for (unsigned k = 0; k < ARRAY_LEN(table); k++)
+        if (table[k].exec == exec)
+            return table[k].go;
+    return NULL;
+}

@@ -160,21 +160,6 @@ typedef uint64_t RmwFn(uint64_t a, uint64_t b, uint16_t *cc);
 Fault rmw_slow(CpuState *s, Tcg *t, const Insn *i, gva_t lin, unsigned size, uint64_t b, RmwFn *op,
                uint64_t *old);
 
-/* The end of an Insn.go: to the next instruction of the block (quick.c). */
-static inline __attribute__((always_inline)) Fault go_on(CpuState *s, Tcg *t, const Insn *i)
-{
-    i++;
-    t->at = i;
-    return i->go(s, t, i);
-}
-/* Makes go_NAME, the quick form of a handler that can be inlined. */
-#define DEF_GO(name)                             \
-    static Fault go_##name(EXEC_ARGS)            \
-    {                                            \
-        Fault f = name(s, t, i);                 \
-        return unlikely(f) ? f : go_on(s, t, i); \
-    }
-
 /* Stack at its fast: 64-bit mode, or a flat 32-bit one. NULL: use stack_push()/stack_pop(). */
 static inline void *stack_fast(CpuState *s, Tcg *t, unsigned size, int64_t move, enum Access a,
                                uint64_t *rsp)

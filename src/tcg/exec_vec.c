@@ -178,40 +178,17 @@ static inline __attribute__((always_inline)) Fault quick(CpuState *s, Tcg *t, co
         t->cc = c->cc;
     return FAULT_NONE;
 }
-#define QUICK(name, mem, fp, flags)                                           \
-    static inline __attribute__((always_inline)) Fault name##_body(EXEC_ARGS) \
-    {                                                                         \
-        return quick(s, t, i, (mem), (fp), (flags));                          \
-    }                                                                         \
-    static Fault quick_##name(EXEC_ARGS)                                      \
-    {                                                                         \
-        return name##_body(s, t, i);                                          \
-    }                                                                         \
-    DEF_GO(name##_body)
+#define QUICK(name, mem, fp, flags)                  \
+    static Fault quick_##name(EXEC_ARGS)             \
+    {                                                \
+        return quick(s, t, i, (mem), (fp), (flags)); \
+    }
 QUICK(reg, false, false, false)
 QUICK(mem, true, false, false)
 QUICK(reg_fp, false, true, false)
 QUICK(mem_fp, true, true, false)
 QUICK(reg_flags, false, true, true)
 QUICK(mem_flags, true, true, true)
-
-ExecFn *vec_go(ExecFn *exec)
-{
-    static const struct {
-        ExecFn *exec, *go;
-    } table[] = {
-        {quick_reg, go_reg_body},
-        {quick_mem, go_mem_body},
-        {quick_reg_fp, go_reg_fp_body},
-        {quick_mem_fp, go_mem_fp_body},
-        {quick_reg_flags, go_reg_flags_body},
-        {quick_mem_flags, go_mem_flags_body},
-    };
-    for (unsigned k = 0; k < ARRAY_LEN(table); k++)
-        if (table[k].exec == exec)
-            return table[k].go;
-    return vec_move_go(exec);
-}
 
 ExecFn *vec_handler(const Insn *i, const VecThunk *th)
 {

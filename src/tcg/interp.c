@@ -329,7 +329,7 @@ static __attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block 
  * run_loop() looks at between blocks, Vcpu.request excepted. Returns at a block boundary, or with
  * *x filled.
  */
-static __attribute__((noinline)) Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
+static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
 {
     Vcpu *v = t->v;
     uint64_t left = t->insns_left;

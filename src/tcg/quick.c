@@ -22,10 +22,16 @@
 #include "tcg/block.h"
 #include "tcg/exec.h"
 #include "tcg/exec_native.h"
-#include "tcg/vec.h"
 
 #define QUICK         static Fault __attribute__((hot))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+
+static ALWAYS_INLINE Fault go_on(CpuState *s, Tcg *t, const Insn *i)
+{
+    i++;
+    t->at = i;
+    return i->go(s, t, i);
+}
 
 /* By the plain handler. */
 static __attribute__((noinline)) Fault go_any(CpuState *s, Tcg *t, const Insn *i)
@@ -383,17 +389,19 @@ static ALWAYS_INLINE Fault branch_if(CpuState *s, Tcg *t, const Insn *i, bool ta
             return go_any(s, t, i);                    \
         return branch_if(s, t, i + 1, cond(t->cc, n)); \
     }
-/* clang-format off */
 #define FOR_CONDITIONS_OF(X, op)                                                            \
-    X(op, 0, o) X(op, 1, no) X(op, 2, b) X(op, 3, ae) X(op, 4, e) X(op, 5, ne) X(op, 6, be) \
-    X(op, 7, a) X(op, 8, s) X(op, 9, ns) X(op, 10, p) X(op, 11, np) X(op, 12, l)            \
-    X(op, 13, ge) X(op, 14, le) X(op, 15, g)
-#define FOR_FUSED(X)                                                                       \
-    X(cmp_EG_r32) X(cmp_EG_r64) X(cmp_EG_m32) X(cmp_EG_m64) X(cmp_GE_m32) X(cmp_GE_m64)    \
-    X(cmp_EI_r8) X(cmp_EI_r32) X(cmp_EI_r64) X(cmp_EI_m8) X(cmp_EI_m32) X(cmp_EI_m64)      \
-    X(test_EG_r8) X(test_EG_r32) X(test_EG_r64) X(test_EI_r8) X(test_EI_r32) X(test_EI_m8) \
-    X(dec_E_r32) X(dec_E_r64)
-/* clang-format on */
+    X(op, 0, o)                                                                             \
+    X(op, 1, no)                                                                            \
+    X(op, 2, b)                                                                             \
+    X(op, 3, ae) X(op, 4, e) X(op, 5, ne) X(op, 6, be) X(op, 7, a) X(op, 8, s) X(op, 9, ns) \
+        X(op, 10, p) X(op, 11, np) X(op, 12, l) X(op, 13, ge) X(op, 14, le) X(op, 15, g)
+#define FOR_FUSED(X)                                                                         \
+    X(cmp_EG_r32)                                                                            \
+    X(cmp_EG_r64)                                                                            \
+    X(cmp_EG_m32)                                                                            \
+    X(cmp_EG_m64) X(cmp_GE_m32) X(cmp_GE_m64) X(cmp_EI_r8) X(cmp_EI_r32) X(cmp_EI_r64)       \
+        X(cmp_EI_m8) X(cmp_EI_m32) X(cmp_EI_m64) X(test_EG_r8) X(test_EG_r32) X(test_EG_r64) \
+            X(test_EI_r8) X(test_EI_r32) X(test_EI_m8) X(dec_E_r32) X(dec_E_r64)
 #define FUSED_ALL(op) FOR_CONDITIONS_OF(FUSED, op)
 FOR_FUSED(FUSED_ALL)
 
@@ -580,9 +588,7 @@ static void choose(Insn *i, uint32_t *live)
     bool mem = i->flags & IF_MEM;
     uint32_t after = *live;
 
-    i->go = vec_go(i->exec);
-    if (!i->go)
-        i->go = go_any;
+    i->go = go_any;
     *live = FL_ARITH;
     if (!q || i->exec != q->set->f[size][mem] || !q->f[size][mem] || (i->flags & IF_LOCK))
         return;

@@ -74,10 +74,6 @@ unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th, bool fast);
 /* A handler for this form that is quicker than the row's, or NULL. */
 ExecFn *vec_handler(const Insn *i, const VecThunk *th);
 
-/* The quick form (quick.c) of a vector instruction's handler, or NULL. */
-ExecFn *vec_go(ExecFn *exec);
-ExecFn *vec_move_go(ExecFn *exec);
-
 extern const ExecSet exec_vec, exec_vec_str, exec_vgather;
 
 /* VSIB: decode() has read it as an ordinary SIB byte. Puts the vector index register and the scale

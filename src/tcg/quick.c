@@ -389,19 +389,17 @@ static ALWAYS_INLINE Fault branch_if(CpuState *s, Tcg *t, const Insn *i, bool ta
             return go_any(s, t, i);                    \
         return branch_if(s, t, i + 1, cond(t->cc, n)); \
     }
-/* clang-format off: it never settles on one layout for these. */
-#define FOR_CONDITIONS_OF(X, op)                                                           \
-    X(op, 0, o)                                                                            \
-    X(op, 1, no)                                                                           \
-    X(op, 2, b) X(op, 3, ae) X(op, 4, e) X(op, 5, ne) X(op, 6, be) X(op, 7, a) X(op, 8, s) \
-        X(op, 9, ns) X(op, 10, p) X(op, 11, np) X(op, 12, l) X(op, 13, ge) X(op, 14, le)   \
-            X(op, 15, g)
-#define FOR_FUSED(X)                                                                        \
-    X(cmp_EG_r32)                                                                           \
-    X(cmp_EG_r64)                                                                           \
-    X(cmp_EG_m32) X(cmp_EG_m64) X(cmp_GE_m32) X(cmp_GE_m64) X(cmp_EI_r8) X(cmp_EI_r32)      \
-        X(cmp_EI_r64) X(cmp_EI_m8) X(cmp_EI_m32) X(cmp_EI_m64) X(test_EG_r8) X(test_EG_r32) \
-            X(test_EG_r64) X(test_EI_r8) X(test_EI_r32) X(test_EI_m8) X(dec_E_r32) X(dec_E_r64)
+/* clang-format never settles on one layout for these. */
+/* clang-format off */
+#define FOR_CONDITIONS_OF(X, op) \
+    X(op, 0, o) X(op, 1, no) X(op, 2, b) X(op, 3, ae) X(op, 4, e) X(op, 5, ne) \
+    X(op, 6, be) X(op, 7, a) X(op, 8, s) X(op, 9, ns) X(op, 10, p) X(op, 11, np) \
+    X(op, 12, l) X(op, 13, ge) X(op, 14, le) X(op, 15, g)
+#define FOR_FUSED(X) \
+    X(cmp_EG_r32) X(cmp_EG_r64) X(cmp_EG_m32) X(cmp_EG_m64) X(cmp_GE_m32) \
+    X(cmp_GE_m64) X(cmp_EI_r8) X(cmp_EI_r32) X(cmp_EI_r64) X(cmp_EI_m8) \
+    X(cmp_EI_m32) X(cmp_EI_m64) X(test_EG_r8) X(test_EG_r32) X(test_EG_r64) \
+    X(test_EI_r8) X(test_EI_r32) X(test_EI_m8) X(dec_E_r32) X(dec_E_r64)
 /* clang-format on */
 #define FUSED_ALL(op) FOR_CONDITIONS_OF(FUSED, op)
 FOR_FUSED(FUSED_ALL)

@@ -19,18 +19,6 @@
 
 #define BIOS_MAX (16ull << 20)
 
-#ifdef __SANITIZE_THREAD__
-void AnnotateBenignRaceSized(const char *file, int line, const volatile void *at, long size,
-                             const char *what);
-/* vCPUs that race for guest RAM do so because the guest's program says so. */
-static void races_are_the_guests(const RamBlock *b)
-{
-    AnnotateBenignRaceSized(__FILE__, __LINE__, b->host, (long)b->size, "guest RAM");
-}
-#else
-static void races_are_the_guests(const RamBlock *b) {}
-#endif
-
 static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err)
 {
     b->size = size;
@@ -48,7 +36,6 @@ static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err
         return false;
     }
     b->host = p;
-    races_are_the_guests(b);
     return true;
 }
 

@@ -1,5 +1,6 @@
 # One static library per room, from the rows of rooms.txt. A room is added by a row there and a
 # folder below src/; its sources are found. src/<room>/room.cmake, if present, may add to the target.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/rooms.txt)
 file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/rooms.txt rows REGEX "^[a-z]")
 set(TANDEM_ROOMS "")
 foreach(row IN LISTS rows)

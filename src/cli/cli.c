@@ -14,6 +14,7 @@
 #include "cli/options.h"
 #include "cli/pidfile.h"
 #include "demo/demo.h"
+#include "diff/diff.h"
 #include "monitor/monitor.h"
 
 #define MONITORS_MAX 8
@@ -202,6 +203,8 @@ int tandem_main(int argc, char *argv[])
     int status = 0;
     open_standard_fds();
     signal(SIGPIPE, SIG_IGN);
+    if (argc > 1 && !strcmp(argv[1], "diff"))
+        return diff_main(argc - 1, argv + 1);
     if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
         status = complain(err);
     } else if (o.print) {

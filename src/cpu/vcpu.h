@@ -43,20 +43,35 @@ typedef enum ExitKind {
     EXIT_DEBUG,          /* single step or breakpoint asked for by the host */
     EXIT_INTERNAL_ERROR, /* the engine cannot execute the instruction at RIP: text in Exit.msg */
     EXIT_FAIL_ENTRY,     /* KVM refused the state: Exit.code is the hardware reason */
+    EXIT_EXCEPTION,      /* RunLimit.stop_at_exception: Exit.exc was raised and not delivered */
     EXIT_N
 } ExitKind;
+
+/* What EXIT_EXCEPTION stopped at. State is as the event found it: RIP is the instruction's own for
+ * faults, the next one's for #DB traps; CR2 and DR6 are not yet set. INT n, INT3, INTO and INT1
+ * stop here too, once their gate lets them through: RIP is still on them, and len is their length.
+ */
+typedef struct ExitException {
+    uint8_t vector, len;
+    bool has_error, soft;
+    uint32_t error;
+    uint64_t cr2; /* of a page fault */
+    uint64_t dr6; /* of a debug exception: bits to be set */
+} ExitException;
 
 typedef struct Exit {
     ExitKind kind;
     uint64_t code;    /* KVM: hardware entry failure reason, or internal error suberror */
     uint8_t insn[15]; /* EXIT_INTERNAL_ERROR: bytes at RIP as far as known */
     uint8_t insn_len;
+    ExitException exc;
     char msg[160]; /* one line for people; empty unless an error */
 } Exit;
 
 typedef struct RunLimit {
     uint64_t max_insns; /* 0: none. The software engine stops exactly there; KVM only honours 1 (a
                            step). */
+    bool stop_at_exception; /* software engines: see EXIT_EXCEPTION. Interrupts are delivered. */
 } RunLimit;
 
 /* What an engine may ask of the machine. Each call may take the machine lock; none may be made with

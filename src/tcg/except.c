@@ -131,32 +131,44 @@ static Fault deliver_task(CpuState *s, Tcg *t, const Event *e, uint16_t sel, boo
     return f;
 }
 
-static Fault deliver_gate(CpuState *s, Tcg *t, const Event *e, bool *committed)
+/* The event's entry in the IDT, as far as it can be judged alone: type, privilege, presence. */
+static Fault gate_read(CpuState *s, Tcg *t, const Event *e, uint64_t *raw, uint64_t *up)
 {
     bool lma = s->efer & EFER_LMA;
-    unsigned entry_size = lma ? 16 : 8, new_cpl;
-    uint64_t raw, up = 0;
-    Desc d;
-    Stack k;
-
+    unsigned entry_size = lma ? 16 : 8;
+    *up = 0;
     if (e->vector * entry_size + entry_size - 1 > s->idt.limit)
         return raise_idt(t, VEC_GP, e);
     gva_t at = s->idt.base + e->vector * entry_size;
-    Fault f = mem_read_mode(s, t, at, 8, MMU_KERNEL, &raw);
+    Fault f = mem_read_mode(s, t, at, 8, MMU_KERNEL, raw);
     if (!f && lma)
-        f = mem_read_mode(s, t, at + 8, 8, MMU_KERNEL, &up);
+        f = mem_read_mode(s, t, at + 8, 8, MMU_KERNEL, up);
+    if (f)
+        return f;
+    uint32_t hi = (uint32_t)(*raw >> 32);
+    unsigned type = hi >> 8 & 0x1f;
+    bool legacy = type == TYPE_INT16 || type == TYPE_TRAP16 || type == TYPE_TASK;
+    if (type != TYPE_INT && type != TYPE_TRAP && (lma || !legacy))
+        return raise_idt(t, VEC_GP, e);
+    if (e->soft && (hi >> 13 & 3) < t->cpl)
+        return raise_idt(t, VEC_GP, e);
+    return hi & BIT(15) ? FAULT_NONE : raise_idt(t, VEC_NP, e);
+}
+
+static Fault deliver_gate(CpuState *s, Tcg *t, const Event *e, bool *committed)
+{
+    bool lma = s->efer & EFER_LMA;
+    unsigned new_cpl;
+    uint64_t raw, up;
+    Desc d;
+    Stack k;
+
+    Fault f = gate_read(s, t, e, &raw, &up);
     if (f)
         return f;
     uint32_t hi = (uint32_t)(raw >> 32);
     unsigned type = hi >> 8 & 0x1f;
-    bool is64_or_32 = type == TYPE_INT || type == TYPE_TRAP;
     bool is16 = type == TYPE_INT16 || type == TYPE_TRAP16;
-    if (!is64_or_32 && (lma || !(is16 || type == TYPE_TASK)))
-        return raise_idt(t, VEC_GP, e);
-    if (e->soft && (hi >> 13 & 3) < t->cpl)
-        return raise_idt(t, VEC_GP, e);
-    if (!(hi & BIT(15)))
-        return raise_idt(t, VEC_NP, e);
     uint16_t sel = (uint16_t)(raw >> 16);
     if (type == TYPE_TASK)
         return deliver_task(s, t, e, sel, committed);
@@ -358,6 +370,17 @@ bool deliver_interrupt(CpuState *s, Tcg *t, uint8_t vector, bool nmi)
     return f == FAULT_EXC ? deliver_chain(s, t, BENIGN) : true;
 }
 
+/* RunLimit.stop_at_exception: what the gate would refuse, or the event itself. */
+static Fault stop_at_gate(CpuState *s, Tcg *t, const Event *e)
+{
+    uint64_t raw, up;
+    Fault f = mode_real(s) ? FAULT_NONE : gate_read(s, t, e, &raw, &up);
+    if (f)
+        return f;
+    t->exc = (PendingExc){.vector = e->vector, .soft = e->soft, .icebp = !e->soft};
+    return FAULT_EXC;
+}
+
 Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool icebp)
 {
     bool committed;
@@ -365,8 +388,10 @@ Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bo
     if (log_on(LOG_INT))
         log_event(s, t, "software interrupt", vector, 0);
     t->ext = icebp;
-    Fault f = deliver_event(s, t, &e, &committed);
+    Fault f = t->stop_exc ? stop_at_gate(s, t, &e) : deliver_event(s, t, &e, &committed);
     t->ext = 0;
+    if (t->stop_exc)
+        return f;
     if (f == FAULT_EXC && committed)
         return deliver_in_new_task(s, t);
     return f ? f : FAULT_JUMP;

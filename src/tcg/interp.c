@@ -10,6 +10,7 @@
  */
 #include "base/log.h"
 #include "tcg/block.h"
+#include "tcg/sys.h"
 
 #define DR7_ENABLED 0xffull /* L0 to G3 */
 
@@ -38,8 +39,24 @@ static Next shutdown(CpuState *s, Exit *x)
     return NEXT_EXIT;
 }
 
+static __attribute__((noinline, cold)) Next stop_at_exception(CpuState *s, const Tcg *t, Exit *x)
+{
+    const PendingExc *e = &t->exc;
+    *x = (Exit){.kind = EXIT_EXCEPTION,
+                .exc = {.vector = e->vector,
+                        .has_error = e->has_error && !mode_real(s),
+                        .soft = e->soft,
+                        .error = e->error,
+                        .cr2 = e->cr2,
+                        .dr6 = e->dr6}};
+    return NEXT_EXIT;
+}
+
+/* Of an exception the guest has raised just now. */
 static Next deliver(CpuState *s, Tcg *t, Exit *x)
 {
+    if (unlikely(t->stop_exc))
+        return stop_at_exception(s, t, x);
     if (!deliver_exception(s, t) || s->ev.triple_fault)
         return shutdown(s, x);
     return NEXT_BLOCK;
@@ -82,6 +99,8 @@ static __attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, con
         s->rip = insn_rip(t, i);
         noncanonical_vector(t, i);
         next = deliver(s, t, x);
+        if (next == NEXT_EXIT && x->kind == EXIT_EXCEPTION && (t->exc.soft || t->exc.icebp))
+            x->exc.len = i->len;
         break;
     case FAULT_UNSUPPORTED:
         s->rip = insn_rip(t, i);
@@ -215,6 +234,15 @@ static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
     return next;
 }
 
+static Next deliver_now(CpuState *s, Tcg *t, Exit *x)
+{
+    bool stop = t->stop_exc;
+    t->stop_exc = false;
+    Next next = deliver(s, t, x);
+    t->stop_exc = stop;
+    return next;
+}
+
 /* What KVM or another engine left half delivered. */
 static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
 {
@@ -236,7 +264,7 @@ static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
             s->rip += ev->soft_len;
         }
         ev->exception.injected = ev->exception.pending = ev->exception.has_payload = false;
-        if (deliver(s, t, x) == NEXT_EXIT)
+        if (deliver_now(s, t, x) == NEXT_EXIT)
             return NEXT_EXIT;
     }
     if (ev->nmi.injected) {
@@ -249,7 +277,7 @@ static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
         ev->interrupt.injected = false;
         if (ev->interrupt.soft) {
             Fault f = software_interrupt(s, t, vector, s->rip + ev->soft_len, false);
-            if (f == FAULT_EXC && deliver(s, t, x) == NEXT_EXIT)
+            if (f == FAULT_EXC && deliver_now(s, t, x) == NEXT_EXIT)
                 return NEXT_EXIT;
         } else if (!deliver_interrupt(s, t, vector, false)) {
             return shutdown(s, x);
@@ -415,6 +443,7 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     t->cc = flags_to_cc(s->rflags);
     t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
     t->step = limit && limit->max_insns == 1;
+    t->stop_exc = limit && limit->stop_at_exception;
     uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
     t->insns_left = most;
     t->blk = NULL;

@@ -84,7 +84,8 @@ struct Tcg {
     const struct Block *blk; /* being executed */
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
     uint64_t insns_left;     /* until RunLimit; counts down from ~0 when there is none */
-    bool limited, step;      /* step: of one instruction, or one iteration of a REP */
+    bool step;               /* of one instruction, or one iteration of a REP */
+    bool stop_exc;           /* RunLimit.stop_at_exception */
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;

@@ -481,6 +481,62 @@ START_TEST(kick)
 }
 END_TEST
 
+/* ---- exceptions that the caller wants to see ---- */
+static Exit run_to_exception(uint64_t max_insns)
+{
+    RunLimit limit = {.max_insns = max_insns, .stop_at_exception = true};
+    return engine_interp.run(&guest.v, &limit);
+}
+
+START_TEST(stops_at_exceptions)
+{
+    CODE(0x90, 0x8b, 0x03, 0xf4); /* nop; mov eax, [rbx] */
+    ST->gpr[RBX] = 0x1234;
+    for (unsigned step = 0; step < 2; step++) { /* in a block, and alone */
+        ST->rip = G_CODE + step;
+        Exit x = run_to_exception(step);
+        ck_assert_int_eq(x.kind, EXIT_EXCEPTION);
+        ck_assert_uint_eq(x.exc.vector, VEC_PF);
+        ck_assert(x.exc.has_error && !x.exc.soft);
+        ck_assert_uint_eq(x.exc.error, 0);
+        ck_assert_uint_eq(x.exc.cr2, 0x1234);
+        ck_assert_uint_eq(ST->rip, G_CODE + 1);
+        ck_assert_uint_eq(ST->cr2, 0);
+    }
+    /* A fetch that faults. */
+    ST->rip = 0x5678;
+    Exit x = run_to_exception(0);
+    ck_assert_int_eq(x.kind, EXIT_EXCEPTION);
+    ck_assert_uint_eq(x.exc.cr2, 0x5678);
+    ck_assert_uint_eq(x.exc.error, 0x10);
+    /* The single-step trap is behind the instruction. */
+    CODE(0xff, 0xc0, 0xf4);
+    ST->rflags |= FL_TF;
+    x = run_to_exception(0);
+    ck_assert_int_eq(x.kind, EXIT_EXCEPTION);
+    ck_assert_uint_eq(x.exc.vector, VEC_DB);
+    ck_assert_uint_eq(x.exc.dr6, DR6_BS);
+    ck_assert_uint_eq(ST->rip, G_CODE + 2);
+    /* INT n asks its gate: outside the IDT. */
+    CODE(0xcd, 0x40);
+    ST->idt.limit = 0;
+    x = run_to_exception(0);
+    ck_assert_int_eq(x.kind, EXIT_EXCEPTION);
+    ck_assert_uint_eq(x.exc.vector, VEC_GP);
+    ck_assert_uint_eq(x.exc.error, 0x40 * 8 + 2);
+    /* With one it is the event itself, RIP on the instruction. */
+    put64(G_IDT + 0x40 * 16, 0xee0000080000ull);
+    put64(G_IDT + 0x40 * 16 + 8, 0);
+    ST->idt = (DescTable){.base = G_IDT, .limit = 0xfff};
+    x = run_to_exception(0);
+    ck_assert_int_eq(x.kind, EXIT_EXCEPTION);
+    ck_assert_uint_eq(x.exc.vector, 0x40);
+    ck_assert_uint_eq(x.exc.len, 2);
+    ck_assert(x.exc.soft && !x.exc.has_error);
+    ck_assert_uint_eq(ST->rip, G_CODE);
+}
+END_TEST
+
 /* ---- two vCPUs ---- */
 static Vcpu second;
 static Vcpu *both[2];
@@ -569,6 +625,7 @@ int main(void)
     tcase_add_test(tc, interrupts);
     tcase_add_test(tc, halt);
     tcase_add_test(tc, kick);
+    tcase_add_test(tc, stops_at_exceptions);
     tcase_add_test(tc, cross_modifying);
     Suite *suite = suite_create("interp");
     suite_add_tcase(suite, tc);

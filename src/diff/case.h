@@ -33,6 +33,13 @@
 #define CASE_STACK       (CASE_BASE + 0x300000)
 #define CASE_STACK_BYTES 0x1000u
 
+/* Within CASE_SYS (case_sys.c). */
+#define CASE_CR3 (CASE_SYS + 0x1000)
+#define CASE_GDT (CASE_SYS + 0x10000)
+#define CASE_LDT (CASE_SYS + 0x11000)
+#define CASE_TSS (CASE_SYS + 0x12000)
+#define CASE_IDT (CASE_SYS + 0x14000)
+
 /* How an executor knows that the instruction is over. */
 enum CaseStop {
     STOP_STEP,    /* RFLAGS.TF or the engine's own single step: one iteration of a REP */
@@ -132,9 +139,25 @@ typedef struct Differences {
 bool case_compare(const DiffCase *, const DiffOutcome *a, const DiffOutcome *b, unsigned groups,
                   Differences *out);
 
-/* ---- case_file.c: text, one line a field, defaults left out; tests/regress holds such files ----
+/* ---- case_state.c ---- */
+/*
+ * An empty case of this mode and privilege: no instruction, memory zero, and in `in` what a case
+ * starts from before anything is drawn. Flat segments and Linux's selectors, so that bare silicon
+ * needs nothing special; 16-bit segments have their bases at CASE_CODE, CASE_DATA and CASE_STACK,
+ * and RIP and RSP are offsets there. cpl is 0 or 3; real mode has 0, vm86 3, whatever is asked for.
  */
+void case_baseline(DiffCase *, enum CaseMode, unsigned cpl);
+/* Linear address of the instruction. */
+uint64_t case_linear_rip(const DiffCase *);
+/* Does the state fit the mode, does the instruction begin in CASE_CODE, can a processor hold it?
+ * Executors may rely on it; cases from files have passed it. err says what does not fit. */
+bool case_valid(const DiffCase *, GError **err);
+
+/* ---- case_file.c, case_explain.c ----
+ * Text, one line a field, what equals the baseline left out; tests/regress holds such files. */
 void case_write(const DiffCase *, GString *out);
+/* name is for messages, which have the line number too. The text may come from anywhere. row and
+ * form are left for case_classify(). */
 bool case_read(DiffCase *, const char *text, const char *name, GError **err);
 /* The instruction as assembler. */
 void case_asm(const DiffCase *, GString *out);

@@ -1,0 +1,1 @@
+target_link_libraries(diff PUBLIC PkgConfig::CAPSTONE) # assembler beside the bytes of a case

@@ -19,7 +19,7 @@ typedef struct CampaignId { /* results of different campaigns do not merge */
     const char *rows;       /* the patterns, or "" */
 } CampaignId;
 
-/* Cases of one row and form. */
+/* Cases of one row and form: cases are those that were judged, skipped ones are not among them. */
 typedef struct CellCount {
     uint64_t cases, skipped, differences;
 } CellCount;
@@ -28,16 +28,22 @@ typedef struct ChunkResult ChunkResult; /* built up while a chunk runs */
 ChunkResult *chunk_new(uint64_t chunk);
 void chunk_free(ChunkResult *);
 void chunk_count(ChunkResult *, uint16_t row, uint16_t form, const CellCount *add);
+/* Why one more case was skipped; chunk_count() counts it. */
 void chunk_skip(ChunkResult *, const char *why);
 /* A failure: case_text is what case_write() wrote, of the shrunk case; signature makes failures of
- * one cause one: "row|what differs". */
+ * one cause one: "row|what differs". A chunk keeps the first case of a signature and counts the
+ * others: for those case_text may be NULL. */
 void chunk_failure(ChunkResult *, const DiffCase *, const char *signature, const char *case_text);
 
 typedef struct ResultsFile ResultsFile;
-/* Opens or continues path. False when the file is another campaign's (named) or cannot be read or
- * written. NULL path: counts are kept in memory alone. */
+/* Opens or continues path. NULL when the file is another campaign's (what differs is named), is
+ * open in another process, or cannot be read or written. NULL path: counts are kept in memory
+ * alone. Used by one thread. From then on the process ignores SIGXFSZ: a file size limit is an
+ * error like a full disk. */
 ResultsFile *results_open(const char *path, const CampaignId *, GError **err);
 bool results_has(const ResultsFile *, uint64_t chunk); /* done before: skip it */
+/* Whether any chunk of this signature's failures was seen: no need to shrink another. */
+bool results_has_failure(const ResultsFile *, const char *signature);
 /* Appends and syncs. False: the disk is full or the like; what was written before stays good. */
 bool results_add(ResultsFile *, const ChunkResult *, double seconds, GError **err);
 /* Totals of what the file holds, all runs together. */

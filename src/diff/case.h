@@ -34,11 +34,19 @@
 #define CASE_STACK_BYTES 0x1000u
 
 /* Within CASE_SYS (case_sys.c). */
-#define CASE_CR3 (CASE_SYS + 0x1000)
-#define CASE_GDT (CASE_SYS + 0x10000)
-#define CASE_LDT (CASE_SYS + 0x11000)
-#define CASE_TSS (CASE_SYS + 0x12000)
-#define CASE_IDT (CASE_SYS + 0x14000)
+#define CASE_SYS_BYTES      0x40000u /* what is used of the MiB */
+#define CASE_CR3            (CASE_SYS + 0x1000)
+#define CASE_GDT            (CASE_SYS + 0x10000)
+#define CASE_GDT_LIMIT      0xcfu
+#define CASE_LDT            (CASE_SYS + 0x11000)
+#define CASE_LDT_LIMIT      0x17u
+#define CASE_TSS            (CASE_SYS + 0x12000)
+#define CASE_IDT            (CASE_SYS + 0x14000)
+#define CASE_HANDLERS       (CASE_SYS + 0x20000) /* HLTs, 16 bytes a vector */
+#define CASE_SYSCALL        (CASE_SYS + 0x21000) /* LSTAR, CSTAR, SYSENTER_EIP, 16 bytes each */
+#define CASE_HANDLERS_BYTES 0x1100u
+#define CASE_EVENT_STACK    (CASE_SYS + 0x30000) /* top of what events are pushed on */
+#define CASE_REAL_HANDLERS  0x1000ull            /* of real mode, which cannot jump higher */
 
 /* How an executor knows that the instruction is over. */
 enum CaseStop {
@@ -152,6 +160,23 @@ uint64_t case_linear_rip(const DiffCase *);
 /* Does the state fit the mode, does the instruction begin in CASE_CODE, can a processor hold it?
  * Executors may rely on it; cases from files have passed it. err says what does not fit. */
 bool case_valid(const DiffCase *, GError **err);
+
+/* ---- case_sys.c ---- */
+/*
+ * Fills the CASE_SYS_BYTES at CASE_SYS for this mode: page tables as the map above says (code
+ * pages not writable, others not executable), a GDT and LDT with the selectors of case_baseline()
+ * and more to be loaded, a TSS, and an IDT whose gates lead to HLTs: in long mode on IST1, else by
+ * ESP0. Executors with tables of their own give instructions that look at them the same to see.
+ *
+ * Selectors besides the baseline's: 60 conforming code, 68 read-only data, 70 not present, 78
+ * expand-down, 80 execute-only code, 88/90/98 16-bit code, data, stack (LDT 07/0f/17 at CPL 3), a0
+ * call gate, b0 available TSS, c0 LDT.
+ */
+void case_sys_build(uint8_t *sys, enum CaseMode);
+/* Where the IDT leads for a vector: offset in the handlers' code segment. */
+uint64_t case_handler(enum CaseMode, unsigned vector);
+/* Bits 11:0 and 63 of the page table entry for a linear address of the map; 0: not there. */
+uint64_t case_page_flags(uint64_t linear);
 
 /* ---- case_file.c, case_explain.c ----
  * Text, one line a field, what equals the baseline left out; tests/regress holds such files. */

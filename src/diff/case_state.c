@@ -73,9 +73,17 @@ void case_baseline(DiffCase *c, enum CaseMode mode, unsigned cpl)
         s->cr3 = CASE_CR3;
     }
     s->seg[TR] = (Segment){.selector = 0x40, .base = CASE_TSS, .limit = 0x67, .attr = SEG_P | 11};
-    s->seg[LDTR] = (Segment){.selector = 0x50, .base = CASE_LDT, .limit = 0x17, .attr = SEG_P | 2};
-    s->gdt = (DescTable){CASE_GDT, 0x9f};
+    s->seg[LDTR] =
+        (Segment){.selector = 0x50, .base = CASE_LDT, .limit = CASE_LDT_LIMIT, .attr = SEG_P | 2};
+    s->gdt = (DescTable){CASE_GDT, CASE_GDT_LIMIT};
     s->idt = (DescTable){CASE_IDT, mode == CM_REAL ? 0x3ff : 0xfff};
+    s->msr.star = 0x0023001000000000;
+    s->msr.lstar = CASE_SYSCALL;
+    s->msr.cstar = CASE_SYSCALL + 16;
+    s->msr.sysenter_eip = CASE_SYSCALL + 32;
+    s->msr.sysenter_esp = CASE_EVENT_STACK;
+    s->msr.sysenter_cs = 0x10;
+    s->msr.fmask = FL_TF | FL_IF | FL_DF | FL_AC | FL_NT | FL_IOPL;
     switch (mode) {
     case CM_LONG:
         flat_segments(s, cpl, cpl ? 0x33 : 0x10, SEG_L);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 
 #define SHARDS_MAX     1000000u
+#define DEPTH_MAX      16
 #define LINE_MAX_BYTES (64u << 20)
 
 void json_quote(GString *out, const char *s)
@@ -78,6 +79,24 @@ static JsonObject *get_object(JsonObject *o, const char *name)
     return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 }
 
+/* The parser recurses: no deeper than a chunk needs. */
+static bool too_deep(const char *s, size_t len)
+{
+    unsigned depth = 0;
+    bool quoted = false;
+    for (size_t k = 0; k < len; k++) {
+        if (quoted && s[k] == '\\')
+            k++;
+        else if (s[k] == '"')
+            quoted = !quoted;
+        else if (!quoted && (s[k] == '[' || s[k] == '{') && ++depth > DEPTH_MAX)
+            return true;
+        else if (!quoted && (s[k] == ']' || s[k] == '}') && depth)
+            depth--;
+    }
+    return false;
+}
+
 static JsonObject *parse_object(JsonParser *parser, const char *line, gssize len, GError **err)
 {
     if (len < 0)
@@ -87,7 +106,7 @@ static JsonObject *parse_object(JsonParser *parser, const char *line, gssize len
         return NULL;
     }
     g_autoptr(GError) parse = NULL;
-    if (!json_parser_load_from_data(parser, line, len, &parse)) {
+    if (too_deep(line, (size_t)len) || !json_parser_load_from_data(parser, line, len, &parse)) {
         g_set_error(err, TANDEM_ERROR, ERR_USAGE, "not JSON");
         return NULL;
     }

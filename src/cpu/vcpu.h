@@ -19,6 +19,7 @@
 #include "base/memmap.h"
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
+#include "cpu/writelog.h"
 
 typedef struct Vcpu Vcpu;
 typedef struct Engine Engine;
@@ -65,13 +66,23 @@ typedef struct Exit {
     uint8_t insn[15]; /* EXIT_INTERNAL_ERROR: bytes at RIP as far as known */
     uint8_t insn_len;
     ExitException exc;
-    char msg[160]; /* one line for people; empty unless an error */
+    bool delivered; /* EXIT_LIMIT with RunLimit.caller_events: exc has just been delivered */
+    char msg[160];  /* one line for people; empty unless an error */
 } Exit;
 
 typedef struct RunLimit {
     uint64_t max_insns; /* 0: none. The software engine stops exactly there; KVM only honours 1 (a
                            step). */
     bool stop_at_exception; /* software engines: see EXIT_EXCEPTION. Interrupts are delivered. */
+    /*
+     * For who compares two vCPUs step by step. NMIs and interrupts are the caller's, who puts them
+     * into st.ev as injected: run() returns EXIT_KICK where one could be taken. Software engines
+     * count an event that is delivered (injected, or an exception of the guest's) as an
+     * instruction, and return EXIT_LIMIT behind it; of an exception, Exit.exc tells.
+     */
+    bool caller_events;
+    bool careful;   /* software engines: each instruction by itself, without shortcuts */
+    bool one_block; /* software engines: may return EXIT_LIMIT at the first block's end */
 } RunLimit;
 
 /* What an engine may ask of the machine. Each call may take the machine lock; none may be made with
@@ -94,6 +105,9 @@ typedef struct VcpuBus {
      * export. */
     uint8_t (*tpr_get)(Vcpu *);
     void (*tpr_set)(Vcpu *, uint8_t cr8);
+    /* The guest's TSC before the vCPU's offset; NULL: clock_tsc() of the machine's clock. KVM's
+     * guests read the processor's by themselves. */
+    uint64_t (*clock_tsc)(Vcpu *);
 } VcpuBus;
 
 /* Shared by all vCPUs of a machine; what engines need of it. Owned by the Machine. */
@@ -108,6 +122,7 @@ typedef struct VmCommon {
     bool tsc_offset_fixed;
     void *kvm; /* struct KvmVm of the kvm room; NULL without KVM */
     void *tcg; /* struct TcgVm of the tcg room: shared page flags */
+    void *tap; /* of who has put a bus of his own before the machine's; else NULL */
 } VmCommon;
 
 enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_N };
@@ -128,6 +143,8 @@ struct Vcpu {
     void *apic; /* the machine's: struct Lapic */
     /* Software engine's instruction count, and KVM's exits: monotonic, for info and limits. */
     uint64_t insns, exits;
+    /* NULL, or where software engines note their stores. Set before engine->enter(). */
+    WriteLog *writes;
     CpuState st;
 };
 
@@ -187,9 +204,19 @@ static inline void vcpu_request_clear(Vcpu *v, uint32_t bits)
     atomic_fetch_and_explicit(&v->request, ~bits, memory_order_seq_cst);
 }
 
-static inline uint64_t vcpu_tsc(const Vcpu *v)
+/* The guest's TSC, for devices and the host. */
+static inline uint64_t vcpu_clock_tsc(const Vcpu *v)
 {
     return clock_tsc(v->vm->clock) + v->st.tsc_offset;
+}
+
+/* The guest's TSC as the guest reads it, for engines. */
+static inline uint64_t vcpu_tsc(Vcpu *v)
+{
+    const VcpuBus *bus = v->vm->bus;
+    if (unlikely(bus && bus->clock_tsc))
+        return bus->clock_tsc(v) + v->st.tsc_offset;
+    return vcpu_clock_tsc(v);
 }
 
 #endif

@@ -135,7 +135,7 @@ static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
         break;
     case DEMO_PORT_SUM: {
         uint32_t want = model_round(d);
-        d->tsc_floor = vcpu_tsc(d->v);
+        d->tsc_floor = vcpu_clock_tsc(d->v);
         d->rounds++;
         d->mode_rounds[mode_index(d->mode)]++;
         if (value != want)
@@ -145,7 +145,7 @@ static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
     }
     case DEMO_PORT_TSC_LO:
         d->tsc_lo = (uint32_t)value;
-        d->tsc_ceiling = vcpu_tsc(d->v);
+        d->tsc_ceiling = vcpu_clock_tsc(d->v);
         break;
     case DEMO_PORT_TSC_HI:
         report_tsc(d, value << 32 | d->tsc_lo);

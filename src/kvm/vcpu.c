@@ -350,7 +350,7 @@ static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
     }
 }
 
-static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step)
+static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
 {
     for (;;) {
         Exit e = {0};
@@ -358,7 +358,9 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step)
         uint32_t req = atomic_load(&v->request);
         if (req & VREQ_EXIT_MASK)
             return (Exit){.kind = EXIT_KICK};
-        if (!inject(v, kv, req))
+        if (caller_events)
+            kv->run->request_interrupt_window = 0;
+        else if (!inject(v, kv, req))
             return system_error("KVM_NMI or KVM_INTERRUPT");
         uint64_t cr8 = v->vm->bus->tpr_get(v);
         kv->run->cr8 = cr8;
@@ -388,7 +390,7 @@ Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
         return system_error("KVM_SET_GUEST_DEBUG");
     kv->thread = pthread_self();
     atomic_store(&kv->in_run, true);
-    Exit e = run_loop(v, kv, step);
+    Exit e = run_loop(v, kv, step, limit && limit->caller_events);
     atomic_store(&kv->in_run, false);
     /* Host stepping must not be seen in the state that is exported. */
     if (step && !set_stepping(kv, false))

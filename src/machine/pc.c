@@ -102,7 +102,7 @@ static void cpu_sipi(void *opaque, uint8_t vector)
 
 static uint64_t cpu_tsc(void *opaque)
 {
-    return vcpu_tsc(opaque);
+    return vcpu_clock_tsc(opaque);
 }
 
 static uint64_t cpu_ns_at_tsc(void *opaque, uint64_t tsc)

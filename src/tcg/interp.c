@@ -39,10 +39,10 @@ static Next shutdown(CpuState *s, Exit *x)
     return NEXT_EXIT;
 }
 
-static __attribute__((noinline, cold)) Next stop_at_exception(CpuState *s, const Tcg *t, Exit *x)
+static __attribute__((noinline, cold)) Next exit_with_exc(CpuState *s, const PendingExc *e,
+                                                          enum ExitKind kind, Exit *x)
 {
-    const PendingExc *e = &t->exc;
-    *x = (Exit){.kind = EXIT_EXCEPTION,
+    *x = (Exit){.kind = kind,
                 .exc = {.vector = e->vector,
                         .has_error = e->has_error && !mode_real(s),
                         .soft = e->soft,
@@ -52,14 +52,29 @@ static __attribute__((noinline, cold)) Next stop_at_exception(CpuState *s, const
     return NEXT_EXIT;
 }
 
+/* An event has been delivered: with RunLimit.caller_events it counts, and is the last thing. */
+static Next event_done(Tcg *t, Exit *x)
+{
+    if (likely(!t->caller_events))
+        return NEXT_BLOCK;
+    t->insns_left -= t->insns_left > 0; /* a trap behind the last instruction has no room */
+    x->kind = EXIT_LIMIT;
+    return NEXT_EXIT;
+}
+
 /* Of an exception the guest has raised just now. */
 static Next deliver(CpuState *s, Tcg *t, Exit *x)
 {
     if (unlikely(t->stop_exc))
-        return stop_at_exception(s, t, x);
+        return exit_with_exc(s, &t->exc, EXIT_EXCEPTION, x);
+    PendingExc exc = t->exc;
     if (!deliver_exception(s, t) || s->ev.triple_fault)
         return shutdown(s, x);
-    return NEXT_BLOCK;
+    if (unlikely(t->caller_events)) {
+        exit_with_exc(s, &exc, EXIT_LIMIT, x);
+        x->delivered = true;
+    }
+    return event_done(t, x);
 }
 
 /* A non-canonical stack operand is #SS, all others #GP: the slow path cannot tell them apart. */
@@ -271,6 +286,8 @@ static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
         ev->nmi.injected = false;
         if (!deliver_interrupt(s, t, VEC_NMI, true))
             return shutdown(s, x);
+        if (event_done(t, x) == NEXT_EXIT)
+            return NEXT_EXIT;
     }
     if (ev->interrupt.injected) {
         uint8_t vector = ev->interrupt.nr;
@@ -282,6 +299,8 @@ static __attribute__((noinline)) Next inject(CpuState *s, Tcg *t, Exit *x)
         } else if (!deliver_interrupt(s, t, vector, false)) {
             return shutdown(s, x);
         }
+        if (event_done(t, x) == NEXT_EXIT)
+            return NEXT_EXIT;
     }
     if (ev->nmi.pending) {
         ev->nmi.pending = false;
@@ -314,12 +333,18 @@ static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req
     }
     if (req & VREQ_TLB_FLUSH)
         flush_request(t);
-    if ((req & VREQ_NMI) && !s->ev.nmi.masked && !t->inhibit) {
+    bool nmi = (req & VREQ_NMI) && !s->ev.nmi.masked && !t->inhibit;
+    bool intr = (req & VREQ_INTR) && (s->rflags & FL_IF) && !t->inhibit;
+    if (unlikely(t->caller_events)) {
+        *x = (Exit){.kind = EXIT_KICK};
+        return nmi || intr ? NEXT_EXIT : NEXT_BLOCK;
+    }
+    if (nmi) {
         vcpu_request_clear(v, VREQ_NMI);
         s->run_state = RUN_RUNNING;
         return deliver_interrupt(s, t, VEC_NMI, true) ? NEXT_BLOCK : shutdown(s, x);
     }
-    if ((req & VREQ_INTR) && (s->rflags & FL_IF) && !t->inhibit) {
+    if (intr) {
         vec_release(t);
         int vector = v->vm->bus->irq_ack(v);
         if (vector >= 0) {
@@ -333,7 +358,8 @@ static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req
 
 static inline bool be_careful(const CpuState *s, const Tcg *t)
 {
-    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step;
+    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step ||
+           t->careful;
 }
 
 /* ---- the loop ---- */
@@ -349,6 +375,24 @@ static __attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block 
             return leave_block(s, t, i, f, x);
     }
     s->rip = insn_next_rip(s, t, i - 1);
+    return NEXT_BLOCK;
+}
+
+/* A whole block, by its quick forms, or what is left of the limit. */
+static __attribute__((noinline)) Next run_one(CpuState *s, Tcg *t, const Block *b, Exit *x)
+{
+    if (t->insns_left < b->n)
+        return run_some(s, t, b, x);
+    enter_block(s, t, b);
+    t->at = b->insn;
+    Fault f = b->insn->go(s, t, b->insn);
+    if (f != FAULT_NONE && f != FAULT_JUMP) {
+        t->insns_left -= (uint64_t)(t->at - b->insn);
+        return leave_block(s, t, t->at, f, x);
+    }
+    t->insns_left -= b->n;
+    if (f == FAULT_NONE)
+        s->rip = insn_next_rip(s, t, t->at);
     return NEXT_BLOCK;
 }
 
@@ -426,8 +470,13 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             next = careful_step(s, t, &x);
         } else {
             Block *b = find(s, t, code_lin(s, t), &x, &next);
-            if (likely(b != NULL))
+            if (unlikely(b && t->one_block)) {
+                next = run_one(s, t, b, &x);
+                if (next != NEXT_EXIT)
+                    return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
+            } else if (likely(b != NULL)) {
                 next = run_chain(s, t, b, &x);
+            }
         }
         if (unlikely(next == NEXT_EXIT))
             return x;
@@ -444,6 +493,9 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
     t->step = limit && limit->max_insns == 1;
     t->stop_exc = limit && limit->stop_at_exception;
+    t->caller_events = limit && limit->caller_events;
+    t->careful = limit && limit->careful;
+    t->one_block = limit && limit->one_block;
     uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
     t->insns_left = most;
     t->blk = NULL;

@@ -15,7 +15,7 @@ enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 /* A byte of guest memory: in RAM or ROM at host; with host NULL, the bus's. */
 typedef struct Spot {
     uint8_t *host;
-    gpa_t gpa; /* valid when host is NULL or code is set */
+    gpa_t gpa; /* valid when host is NULL, code is set, or writes are noted */
     bool code; /* writes must go through blocks_invalidate() */
 } Spot;
 
@@ -79,7 +79,7 @@ static Fault walk_checked(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigne
         }
         if (!allowed(s, w, a, mode))
             return page_fault(s, t, lin, a, mode, PF_P);
-    } while (!mmu_walk_mark(w, a == ACC_WRITE));
+    } while (!mmu_walk_mark(w, a == ACC_WRITE, t->v->writes));
     return FAULT_NONE;
 }
 
@@ -174,10 +174,10 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
         explicit_ok &= !data_breakpoints(s, page, PAGE_SIZE, true);
 
     e->tag[ACC_READ] = explicit_ok && allowed(s, w, ACC_READ, mode) ? page : TLB_NONE;
-    e->tag[ACC_WRITE] =
-        explicit_ok && !slot->readonly && w->dirty && !code && allowed(s, w, ACC_WRITE, mode)
-            ? page
-            : TLB_NONE;
+    e->tag[ACC_WRITE] = explicit_ok && !slot->readonly && w->dirty && !code && !t->v->writes &&
+                                allowed(s, w, ACC_WRITE, mode)
+                            ? page
+                            : TLB_NONE;
     e->tag[ACC_EXEC] = allowed(s, w, ACC_EXEC, mode) ? page : TLB_NONE;
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
     mark(t->bank->local[mode], idx, !w->global);
@@ -425,6 +425,7 @@ static void spot_read(Tcg *t, const Spot *o, uint8_t *buf, unsigned len)
 static void spot_write(Tcg *t, const Spot *o, const uint8_t *buf, unsigned len)
 {
     if (o->host) {
+        write_log_note(t->v->writes, o->gpa, o->host, len);
         memcpy(o->host, buf, len);
         if (o->code)
             blocks_invalidate(t, o->gpa, len);
@@ -508,6 +509,7 @@ Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mod
             mmio_write(t, p->gpa, size, v & size_mask(size));
             return FAULT_NONE;
         }
+        write_log_note(t->v->writes, p->gpa, p->host, size);
         bytes_store(p->host, size, v);
         if (p->code)
             blocks_invalidate(t, p->gpa, size);
@@ -590,6 +592,7 @@ Fault mem_rmw_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode,
     *host = o.n == 1 ? o.part[0].spot.host : NULL;
     if (*host) {
         watch(s, t, lin, size, true); /* otherwise mem_read() and mem_write() do */
+        write_log_note(t->v->writes, o.part[0].spot.gpa, *host, size);
         if (o.part[0].spot.code)
             blocks_invalidate(t, o.part[0].spot.gpa, size);
     }

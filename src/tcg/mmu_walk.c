@@ -29,6 +29,7 @@ static uint64_t read_entry(const MemMap *mem, gpa_t table, unsigned index, PageW
             host = NULL;
     }
     w->entry[w->n].host = host;
+    w->entry[w->n].gpa = at;
     w->entry[w->n].value = value;
     w->n++;
     return value;
@@ -125,7 +126,7 @@ enum WalkResult mmu_walk(const CpuState *s, const MemMap *mem, const WalkModel *
     return walk64(s, mem, m, lin, w, pdpte & address, 2);
 }
 
-bool mmu_walk_mark(PageWalk *w, bool write)
+bool mmu_walk_mark(PageWalk *w, bool write, WriteLog *log)
 {
     for (unsigned k = 0; k < w->n; k++) {
         bool last = k + 1 == w->n;
@@ -133,6 +134,7 @@ bool mmu_walk_mark(PageWalk *w, bool write)
         uint64_t want = old | PTE_A | (last && write ? PTE_D : 0);
         if (want == old || !w->entry[k].host)
             continue;
+        write_log_note(log, w->entry[k].gpa, w->entry[k].host, w->wide ? 8 : 4);
         if (w->wide) {
             uint64_t *p = (uint64_t *)(void *)w->entry[k].host;
             if (!__atomic_compare_exchange_n(p, &old, want, false, __ATOMIC_SEQ_CST,

@@ -17,6 +17,7 @@ typedef struct PageWalk {
     unsigned n;
     struct {
         uint8_t *host;
+        gpa_t gpa;
         uint64_t value;
     } entry[5];
 } PageWalk;
@@ -34,8 +35,8 @@ typedef struct WalkModel { /* what the guest's CPUID offers */
 enum WalkResult mmu_walk(const CpuState *s, const MemMap *mem, const WalkModel *model, gva_t lin,
                          PageWalk *w);
 /* Sets the accessed bits and, for a write, the dirty bit of the last entry, each with a compare and
- * exchange. False: an entry was changed meanwhile, walk again. */
-bool mmu_walk_mark(PageWalk *w, bool write);
+ * exchange. False: an entry was changed meanwhile, walk again. log: NULL, or where to note it. */
+bool mmu_walk_mark(PageWalk *w, bool write, WriteLog *log);
 
 static inline bool lin_canonical(const CpuState *s, gva_t lin)
 {

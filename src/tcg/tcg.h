@@ -86,6 +86,7 @@ struct Tcg {
     uint64_t insns_left;     /* until RunLimit; counts down from ~0 when there is none */
     bool step;               /* of one instruction, or one iteration of a REP */
     bool stop_exc;           /* RunLimit.stop_at_exception */
+    bool caller_events, careful, one_block; /* RunLimit's */
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;

@@ -34,19 +34,21 @@
 #define CASE_STACK_BYTES 0x1000u
 
 /* Within CASE_SYS (case_sys.c). */
-#define CASE_SYS_BYTES      0x40000u /* what is used of the MiB */
-#define CASE_CR3            (CASE_SYS + 0x1000)
-#define CASE_GDT            (CASE_SYS + 0x10000)
-#define CASE_GDT_LIMIT      0xcfu
-#define CASE_LDT            (CASE_SYS + 0x11000)
-#define CASE_LDT_LIMIT      0x17u
-#define CASE_TSS            (CASE_SYS + 0x12000)
-#define CASE_IDT            (CASE_SYS + 0x14000)
-#define CASE_HANDLERS       (CASE_SYS + 0x20000) /* HLTs, 16 bytes a vector */
-#define CASE_SYSCALL        (CASE_SYS + 0x21000) /* LSTAR, CSTAR, SYSENTER_EIP, 16 bytes each */
+#define CASE_SYS_BYTES 0x40000u /* what is used of the MiB */
+#define CASE_CR3       (CASE_SYS + 0x1000)
+#define CASE_GDT       (CASE_SYS + 0x10000)
+#define CASE_GDT_LIMIT 0xcfu
+#define CASE_LDT       (CASE_SYS + 0x11000)
+#define CASE_LDT_LIMIT 0x17u
+#define CASE_TSS       (CASE_SYS + 0x12000)
+#define CASE_IDT       (CASE_SYS + 0x14000)
+#define CASE_HANDLERS  (CASE_SYS + 0x20000) /* 16 bytes a vector */
+/* LSTAR, CSTAR, SYSENTER_EIP and a call gate lead here, 16 bytes each. */
+#define CASE_SYSCALL        (CASE_SYS + 0x21000)
 #define CASE_HANDLERS_BYTES 0x1100u
 #define CASE_EVENT_STACK    (CASE_SYS + 0x30000) /* top of what events are pushed on */
 #define CASE_REAL_HANDLERS  0x1000ull            /* of real mode, which cannot jump higher */
+#define CASE_PORT           0xf5                 /* handlers write to it: the case is over */
 
 /* How an executor knows that the instruction is over. */
 enum CaseStop {
@@ -113,6 +115,8 @@ typedef struct DiffEngine {
     void (*run)(DiffExec *, const DiffCase *, DiffOutcome *, unsigned n);
 } DiffEngine;
 
+#define ENGINE(id) extern const DiffEngine diff_engine_##id;
+#include "diff/engines.def"
 extern const DiffEngine *const diff_engines[]; /* NULL-terminated */
 /* By name; NULL and err with the names there are. */
 const DiffEngine *diff_engine_find(const char *name, GError **err);
@@ -165,14 +169,17 @@ bool case_valid(const DiffCase *, GError **err);
 /*
  * Fills the CASE_SYS_BYTES at CASE_SYS for this mode: page tables as the map above says (code
  * pages not writable, others not executable), a GDT and LDT with the selectors of case_baseline()
- * and more to be loaded, a TSS, and an IDT whose gates lead to HLTs: in long mode on IST1, else by
- * ESP0. Executors with tables of their own give instructions that look at them the same to see.
+ * and more to be loaded, a TSS, and an IDT whose gates lead to the handlers: in long mode on IST1,
+ * else by ESP0. Executors with tables of their own give instructions that look at them the same to
+ * see.
  *
  * Selectors besides the baseline's: 60 conforming code, 68 read-only data, 70 not present, 78
  * expand-down, 80 execute-only code, 88/90/98 16-bit code, data, stack (LDT 07/0f/17 at CPL 3), a0
  * call gate, b0 available TSS, c0 LDT.
  */
 void case_sys_build(uint8_t *sys, enum CaseMode);
+/* The handlers' code: OUT to CASE_PORT, HLT. */
+void case_handlers(uint8_t *to, unsigned bytes);
 /* Where the IDT leads for a vector: offset in the handlers' code segment. */
 uint64_t case_handler(enum CaseMode, unsigned vector);
 /* Bits 11:0 and 63 of the page table entry for a linear address of the map; 0: not there. */

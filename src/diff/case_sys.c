@@ -98,8 +98,8 @@ static void gdt(uint8_t *sys, bool lma)
     };
     for (unsigned i = 0; i < ARRAY_LEN(row); i++)
         put64(sys, CASE_GDT + row[i].selector, descriptor(row[i].base, row[i].limit, row[i].attr));
-    /* A call gate for privilege 3 to the handler of vector 0. */
-    uint64_t to = CASE_HANDLERS;
+    /* A call gate for privilege 3. */
+    uint64_t to = CASE_SYSCALL + 48;
     put64(sys, CASE_GDT + 0xa0,
           (to & 0xffff) | (lma ? 0x10ull : 0x08ull) << 16 | 0xecull << 40 |
               (to >> 16 & 0xffff) << 48);
@@ -155,6 +155,14 @@ static void real_idt(uint8_t *sys)
     }
 }
 
+void case_handlers(uint8_t *to, unsigned bytes)
+{
+    static const uint8_t out_hlt[] = {0xe6, CASE_PORT, 0xf4};
+    memset(to, 0xf4, bytes);
+    for (unsigned at = 0; at < bytes; at += 16)
+        memcpy(to + at, out_hlt, sizeof(out_hlt));
+}
+
 void case_sys_build(uint8_t *sys, enum CaseMode mode)
 {
     bool lma = mode <= CM_COMPAT16;
@@ -169,6 +177,5 @@ void case_sys_build(uint8_t *sys, enum CaseMode mode)
         real_idt(sys);
     else
         idt(sys, lma);
-    /* HLT, which no case can make out of its own. */
-    memset(sys + (CASE_HANDLERS - CASE_SYS), 0xf4, CASE_HANDLERS_BYTES);
+    case_handlers(sys + (CASE_HANDLERS - CASE_SYS), CASE_HANDLERS_BYTES);
 }

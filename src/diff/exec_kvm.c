@@ -1,0 +1,449 @@
+/*
+ * Cases in a virtual machine of one vCPU under KVM.
+ *
+ * The vCPU's state is imported, it is run until the instruction is over, and exported again. How
+ * one sees that the instruction is over depends on what this KVM can do, which is tried for each
+ * mode and privilege when the executor is opened:
+ *
+ *   - KVM's own single step, where it works. What is stepped over is left as it is; a fault is
+ *     delivered through the IDT, whose gates lead to handlers that stop (case_sys.c), and taken
+ * back: registers from the frame that was pushed, memory under the frame from the case.
+ *   - RFLAGS.TF in the guest (STOP_STEP), or the INT3 bytes around the instruction (STOP_THROUGH),
+ *     where it does not, as in backends that run privilege 3 natively and do the rest in software.
+ *
+ * A mode in which not even NOP can be run is refused, with what happened. An instruction that KVM
+ * says it cannot emulate is skipped: a gap is not a wrong result. One that does not end is cut off
+ * by a watchdog and broken.
+ */
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "cpu/vcpu.h"
+#include "diff/case.h"
+#include "diff/case_event.h"
+#include "kvm/kvm.h"
+#include "tcg/insn.h"
+
+enum { TICK_MS = 100, TICKS_MAX = 5, STEPS_MAX = 70000, LOW_BYTES = 0x1000 };
+
+struct DiffExec {
+    VmCommon vm;
+    Vcpu v, *vcpus[1];
+    VcpuBus bus;
+    MemMap mem;
+    CpuidTable cpuid;
+    uint8_t *ram, *low;
+    uint8_t sys[CM_N][CASE_SYS_BYTES]; /* as case_sys_build() made it */
+    enum CaseMode sys_mode;            /* what is in ram now; CM_N: nothing of use */
+    uint8_t tpr;
+    uint64_t apic_base;
+    bool running; /* vcpu_init() was done */
+    bool halted;  /* the last case has stepped a HLT */
+    struct ExecWay {
+        bool works, steps; /* steps: KVM's single step does */
+        char why[80];      /* it does not work */
+    } way[CM_N][2];        /* [privilege 3] */
+    /* Watchdog: run() counts `turn` up before and after KVM runs; odd: it is running. */
+    pthread_t watchdog;
+    _Atomic unsigned turn;
+    _Atomic bool stop, late;
+    char why[96]; /* what refuses() returned */
+};
+
+/* ---- what the vCPU sees besides RAM ---- */
+
+static uint64_t no_mmio_read(Vcpu *v, gpa_t gpa, unsigned size)
+{
+    return size_mask(size);
+}
+static void no_mmio_write(Vcpu *v, gpa_t gpa, unsigned size, uint64_t value) {}
+static uint32_t no_pio_read(Vcpu *v, uint16_t port, unsigned size)
+{
+    return (uint32_t)size_mask(size);
+}
+static void pio_write(Vcpu *v, uint16_t port, unsigned size, uint32_t value)
+{
+    if (port == CASE_PORT)
+        vcpu_request(v, VREQ_WORK);
+}
+static int no_irq(Vcpu *v)
+{
+    return -1;
+}
+static bool apic_read(Vcpu *v, uint32_t msr, uint64_t *value)
+{
+    const DiffExec *x = v->machine;
+    *value = x->apic_base;
+    return msr == 0x1b;
+}
+static bool apic_write(Vcpu *v, uint32_t msr, uint64_t value)
+{
+    return msr == 0x1b;
+}
+static uint8_t tpr_get(Vcpu *v)
+{
+    return ((const DiffExec *)v->machine)->tpr;
+}
+static void tpr_set(Vcpu *v, uint8_t cr8)
+{
+    ((DiffExec *)v->machine)->tpr = cr8;
+}
+
+/* ---- watchdog ---- */
+
+/* One that has seen the same odd turn TICKS_MAX times asks KVM to stop, and goes on asking. */
+static void *watch(void *opaque)
+{
+    DiffExec *x = opaque;
+    unsigned seen = 0, ticks = 0;
+
+    while (!atomic_load(&x->stop)) {
+        g_usleep(TICK_MS * 1000);
+        unsigned turn = atomic_load(&x->turn);
+        ticks = turn == seen && turn & 1 ? ticks + 1 : 0;
+        seen = turn;
+        if (ticks >= TICKS_MAX) {
+            atomic_store(&x->late, true);
+            vcpu_request(&x->v, VREQ_WORK);
+            engine_kvm.kick(&x->v);
+        }
+    }
+    return NULL;
+}
+
+static Exit run_watched(DiffExec *x, const RunLimit *limit)
+{
+    atomic_store(&x->late, false);
+    vcpu_request_clear(&x->v, VREQ_WORK);
+    atomic_fetch_add(&x->turn, 1);
+    Exit e = engine_kvm.run(&x->v, limit);
+    atomic_fetch_add(&x->turn, 1);
+    return e;
+}
+
+/* ---- one case ---- */
+
+static void load_memory(DiffExec *x, const DiffCase *c)
+{
+    uint8_t *code = x->ram + (CASE_CODE - CASE_BASE);
+    uint64_t at = case_linear_rip(c) - CASE_CODE;
+    /* Only what runs at privilege 0 can have written there, and events on their stack. */
+    if (x->sys_mode != c->mode)
+        memcpy(x->ram, x->sys[c->mode], CASE_SYS_BYTES);
+    x->sys_mode = c->in.cpl ? c->mode : CM_N;
+    memset(code, 0xcc, CASE_CODE_BYTES);
+    memcpy(code + at, c->insn, MIN_OF(c->len, CASE_CODE_BYTES - at));
+    memcpy(x->ram + (CASE_DATA - CASE_BASE), c->data, CASE_DATA_BYTES);
+    memcpy(x->ram + (CASE_STACK - CASE_BASE), c->stack, CASE_STACK_BYTES);
+}
+
+static void G_GNUC_PRINTF(3, 4) ends(DiffOutcome *o, enum OutcomeKind kind, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    o->kind = (uint8_t)kind;
+    g_vsnprintf(o->why, sizeof(o->why), fmt, ap);
+    va_end(ap);
+}
+
+/* A case's state has XSAVE and AVX, as a host with them. Where KVM does not offer them, the state
+ * it gets does without, and what it cannot have changed is as it was. */
+static void hide_features(const DiffExec *x, CpuState *s)
+{
+    s->xcr0 = (s->xcr0 & cpuid_xcr0_mask(&x->cpuid)) | 1;
+    if (!cpuid_has(&x->cpuid, FEAT_XSAVE))
+        s->cr4 &= ~(uint64_t)CR4_OSXSAVE;
+    if (!cpuid_has(&x->cpuid, FEAT_FSGSBASE))
+        s->cr4 &= ~(uint64_t)CR4_FSGSBASE;
+}
+
+static void show_features(const DiffExec *x, const DiffCase *c, CpuState *s)
+{
+    CpuState given = c->in;
+    hide_features(x, &given);
+    if (s->xcr0 == given.xcr0)
+        s->xcr0 = c->in.xcr0;
+    if (s->cr4 == given.cr4)
+        s->cr4 = c->in.cr4;
+    if (!(given.xcr0 & BIT(2)))
+        for (unsigned i = 0; i < ARRAY_LEN(s->fpu.v); i++)
+            memcpy(s->fpu.v[i].b + 16, c->in.fpu.v[i].b + 16, sizeof(VecReg) - 16);
+}
+
+/* What of an exit is no end of the instruction but of the attempt. True: the case is over. */
+static bool exit_is_final(DiffExec *x, const DiffCase *c, const Exit *e, DiffOutcome *o)
+{
+    switch (e->kind) {
+    case EXIT_HLT:
+    case EXIT_LIMIT:
+        return false;
+    case EXIT_KICK:
+        if (!atomic_load(&x->late))
+            return false; /* a handler's OUT */
+        ends(o, OUT_BROKEN, "KVM does not come to an end of the instruction");
+        break;
+    case EXIT_SHUTDOWN:
+        ends(o, c->mode <= CM_COMPAT16 ? OUT_BROKEN : OUT_SKIPPED,
+             "shutdown: a fault could not be delivered");
+        break;
+    case EXIT_INTERNAL_ERROR:
+        /* "KVM cannot emulate popcnt eax, ebx [f3 0f ...] at RIP ...": the cause, without operands,
+         * so that what is missing can be counted. */
+        if (e->insn_len)
+            ends(o, OUT_SKIPPED, "this KVM cannot emulate it");
+        else
+            ends(o, OUT_BROKEN, "%.90s", e->msg);
+        break;
+    default:
+        ends(o, OUT_BROKEN, "%.90s",
+             *e->msg ? e->msg : "KVM left for no reason that was asked for");
+        break;
+    }
+    return true;
+}
+
+static bool get_state(DiffExec *x, DiffOutcome *o)
+{
+    g_autoptr(GError) err = NULL;
+    if (!engine_kvm.export_state(&x->v, GROUPS_ALL, &err)) {
+        ends(o, OUT_BROKEN, "%.90s", err->message);
+        return false;
+    }
+    return true;
+}
+
+/* Steps until the instruction is over: once, or until a REP is through. */
+static bool run_stepping(DiffExec *x, const DiffCase *c, DiffOutcome *o)
+{
+    static const RunLimit one = {.max_insns = 1};
+    for (unsigned n = 0; n < STEPS_MAX; n++) {
+        Exit e = run_watched(x, &one);
+        if (exit_is_final(x, c, &e, o) || !get_state(x, o))
+            return false;
+        if (e.kind != EXIT_LIMIT || c->stop == STOP_STEP || x->v.st.rip != c->in.rip)
+            return true;
+    }
+    ends(o, OUT_SKIPPED, "more than %u iterations", STEPS_MAX);
+    return false;
+}
+
+static bool run_to_handler(DiffExec *x, const DiffCase *c, DiffOutcome *o)
+{
+    Exit e = run_watched(x, NULL);
+    return !exit_is_final(x, c, &e, o) && get_state(x, o);
+}
+
+static void set_up(DiffExec *x, const DiffCase *c)
+{
+    load_memory(x, c);
+    x->v.st = c->in;
+    x->tpr = (uint8_t)(c->in.cr8 & 15);
+    x->v.st.tsc_offset = 0;
+    hide_features(x, &x->v.st);
+}
+
+/* KVM reports a stepped HLT as a step, and may come out of the next KVM_RUN for its halt. */
+static void spend_halt(DiffExec *x)
+{
+    if (!x->halted)
+        return;
+    DiffCase *nop = g_new(DiffCase, 1);
+    case_baseline(nop, CM_LONG, 0);
+    nop->insn[0] = 0x90;
+    nop->len = 1;
+    set_up(x, nop);
+    if (engine_kvm.import_state(&x->v, GROUPS_ALL, NULL))
+        run_watched(x, NULL);
+    g_free(nop);
+    x->halted = false;
+}
+
+static void run_one(DiffExec *x, const DiffCase *c, DiffOutcome *o)
+{
+    const struct ExecWay *way = &x->way[c->mode][c->in.cpl == 3];
+    g_autoptr(GError) err = NULL;
+
+    memset(o, 0, offsetof(DiffOutcome, st));
+    spend_halt(x);
+    set_up(x, c);
+    x->halted = way->steps && c->insn[c->len - 1] == 0xf4;
+    if (!way->steps && c->stop == STOP_STEP)
+        x->v.st.rflags |= FL_TF;
+    if (!engine_kvm.import_state(&x->v, GROUPS_ALL, &err)) {
+        ends(o, OUT_SKIPPED, "KVM does not take the state: %.60s", err->message);
+        return;
+    }
+    if (way->steps ? !run_stepping(x, c, o) : !run_to_handler(x, c, o)) {
+        if (atomic_load(&x->late))
+            x->sys_mode = CM_N;
+        return;
+    }
+    o->st = x->v.st;
+    memcpy(o->data, x->ram + (CASE_DATA - CASE_BASE), CASE_DATA_BYTES);
+    memcpy(o->stack, x->ram + (CASE_STACK - CASE_BASE), CASE_STACK_BYTES);
+    show_features(x, c, &o->st);
+    o->st.run_state = RUN_RUNNING;
+    case_event_undo(c, x->ram, !way->steps && c->stop == STOP_STEP, o);
+}
+
+static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
+{
+    const struct ExecWay *way = &x->way[c->mode][c->in.cpl == 3];
+    uint16_t feature = c->row < op_rows_n ? op_rows[c->row].feature : FEAT_N;
+
+    if (!way->works)
+        return way->why;
+    if (feature < FEAT_N && !cpuid_has(&x->cpuid, feature)) {
+        g_snprintf(x->why, sizeof(x->why), "KVM has no %s", cpu_feature_name(feature));
+        return x->why;
+    }
+    return NULL;
+}
+
+static void exec_kvm_run(DiffExec *x, const DiffCase *c, DiffOutcome *o, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const char *why = exec_kvm_refuses(x, &c[i]);
+        if (why)
+            ends(&o[i], OUT_SKIPPED, "%.90s", why);
+        else
+            run_one(x, &c[i], &o[i]);
+    }
+}
+
+/* ---- what this KVM can do ---- */
+
+static bool try_nop(DiffExec *x, DiffCase *c, DiffOutcome *o, struct ExecWay *way)
+{
+    run_one(x, c, o);
+    const char *why = o->kind > OUT_FAULT                                  ? o->why
+                      : o->kind == OUT_FAULT || o->st.rip != c->in.rip + 1 ? "NOP ends elsewhere"
+                      : o->st.rflags != c->in.rflags && c->mode == CM_VM86 ? "RFLAGS.VM is dropped"
+                      : o->st.rflags != c->in.rflags                       ? "NOP changes RFLAGS"
+                                                                           : NULL;
+    if (why)
+        g_snprintf(way->why, sizeof(way->why), "this KVM does not run %s at CPL %u: %.40s",
+                   case_mode_name[c->mode], c->in.cpl, why);
+    return !why;
+}
+
+static void probe(DiffExec *x)
+{
+    DiffCase *c = g_new(DiffCase, 1);
+    DiffOutcome *o = g_new(DiffOutcome, 1);
+    for (unsigned mode = 0; mode < CM_N; mode++) {
+        for (unsigned user = 0; user < 2; user++) {
+            struct ExecWay *way = &x->way[mode][user];
+            case_baseline(c, mode, user ? 3 : 0);
+            if ((c->in.cpl == 3) != user)
+                continue; /* the mode does not have this privilege */
+            c->insn[0] = 0x90;
+            c->len = 1;
+            way->steps = true;
+            way->works = try_nop(x, c, o, way);
+            if (way->works)
+                continue;
+            /* Both ends must then show in the other way. */
+            way->steps = false;
+            way->works = try_nop(x, c, o, way);
+            c->stop = STOP_THROUGH;
+            way->works = way->works && try_nop(x, c, o, way);
+        }
+    }
+    g_free(c);
+    g_free(o);
+}
+
+/* ---- opening ---- */
+
+static uint8_t *ram_map(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void exec_kvm_close(DiffExec *x)
+{
+    if (x->running) {
+        atomic_store(&x->stop, true);
+        pthread_join(x->watchdog, NULL);
+        engine_kvm.vcpu_free(&x->v);
+    }
+    if (x->vm.kvm)
+        engine_kvm.vm_free(&x->vm);
+    if (x->vm.clock)
+        clock_free(x->vm.clock);
+    if (x->ram)
+        munmap(x->ram, CASE_SIZE);
+    if (x->low)
+        munmap(x->low, LOW_BYTES);
+    g_free(x);
+}
+
+static DiffExec *exec_kvm_open(GError **err)
+{
+    CpuidTable kvm;
+    if (!kvm_available(err) || !kvm_supported_cpuid(&kvm, err))
+        return NULL;
+
+    DiffExec *x = g_new0(DiffExec, 1);
+    x->ram = ram_map(CASE_SIZE);
+    x->low = ram_map(LOW_BYTES);
+    x->vm.clock = clock_new();
+    if (!x->ram || !x->low || !cpuid_build(&x->cpuid, "max", &kvm, 1, 2000000, err))
+        goto failed;
+    case_handlers(x->low, LOW_BYTES);
+    for (unsigned mode = 0; mode < CM_N; mode++)
+        case_sys_build(x->sys[mode], mode);
+    x->sys_mode = CM_N;
+    x->apic_base = 0xfee00900;
+    x->mem.n = 2;
+    x->mem.slot[0] =
+        (RamSlot){.gpa = CASE_REAL_HANDLERS, .size = LOW_BYTES, .host = x->low, .fd = -1};
+    x->mem.slot[1] = (RamSlot){.gpa = CASE_BASE, .size = CASE_SIZE, .host = x->ram, .fd = -1};
+    x->bus = (VcpuBus){.mmio_read = no_mmio_read,
+                       .mmio_write = no_mmio_write,
+                       .pio_read = no_pio_read,
+                       .pio_write = pio_write,
+                       .irq_ack = no_irq,
+                       .apic_msr_read = apic_read,
+                       .apic_msr_write = apic_write,
+                       .tpr_get = tpr_get,
+                       .tpr_set = tpr_set};
+    x->vcpus[0] = &x->v;
+    x->vm.mem = &x->mem;
+    x->vm.bus = &x->bus;
+    x->vm.cpuid = &x->cpuid;
+    x->vm.vcpu = x->vcpus;
+    x->vm.n_vcpus = 1;
+    x->v.vm = &x->vm;
+    x->v.machine = x;
+    x->v.engine = &engine_kvm;
+    if (!engine_kvm.vm_init(&x->vm, err) || !engine_kvm.vcpu_init(&x->v, err))
+        goto failed;
+    if (pthread_create(&x->watchdog, NULL, watch, x) != 0) {
+        engine_kvm.vcpu_free(&x->v);
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no thread for the watchdog");
+        goto failed;
+    }
+    x->running = true;
+    probe(x);
+    return x;
+failed:
+    if (err && !*err)
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no memory for the KVM executor's guest");
+    exec_kvm_close(x);
+    return NULL;
+}
+
+const DiffEngine diff_engine_kvm = {
+    .name = "kvm",
+    .help = "this host's KVM: all modes it can run",
+    .groups = GRP_REGS | GRP_SREGS | GRP_FPU,
+    .open = exec_kvm_open,
+    .close = exec_kvm_close,
+    .refuses = exec_kvm_refuses,
+    .run = exec_kvm_run,
+};

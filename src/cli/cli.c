@@ -11,7 +11,7 @@
 #include <glib-unix.h>
 
 #include "base/log.h"
-#include "cli/options.h"
+#include "options/options.h"
 #include "cli/pidfile.h"
 #include "demo/demo.h"
 #include "diff/diff.h"
@@ -71,29 +71,10 @@ static void on_mux_quit(void *opaque)
 
 /* ---- character devices ---- */
 
-static bool open_one(CharDev **out, const char *option, unsigned n, const char *spec, GError **err)
-{
-    if (!chardev_open(out, spec, err)) {
-        g_prefix_error(err, "-%s %s: ", option, spec);
-        return false;
-    }
-    const char *name = chardev_describe(*out);
-    const char *pty = strstr(name, "pty:");
-    if (pty) { /* the words scripts look for */
-        printf("char device redirected to %s (label %s%u)\n", pty + strlen("pty:"), option, n);
-        fflush(stdout);
-    }
-    return true;
-}
-
 static bool open_chardevs(Run *r, GError **err)
 {
     Options *o = r->o;
-    for (guint i = 0; i < o->serial->len; i++) {
-        if (!open_one(&o->cfg.serial[i], "serial", i, g_ptr_array_index(o->serial, i), err))
-            return false;
-    }
-    if (o->debugcon && !open_one(&o->cfg.debugcon, "debugcon", 0, o->debugcon, err))
+    if (!options_open(o, err))
         return false;
     for (guint i = 0; i < o->monitor->len; i++) {
         const char *spec = g_ptr_array_index(o->monitor, i);
@@ -102,7 +83,7 @@ static bool open_chardevs(Run *r, GError **err)
                         r->n_chr);
             return false;
         }
-        if (!open_one(&r->monitor_chr[r->n_chr], "monitor", i, spec, err))
+        if (!options_open_chardev(&r->monitor_chr[r->n_chr], "monitor", i, spec, err))
             return false;
         if (r->monitor_chr[r->n_chr])
             r->n_chr++;
@@ -130,7 +111,6 @@ static bool start(Run *r, GError **err)
         return false;
     if (!open_chardevs(r, err))
         return false;
-    o->cfg.devices = (const char *const *)o->devices->pdata;
     o->cfg.has_monitor = r->n_chr > 0;
     for (unsigned i = 0; i < MACHINE_SERIALS; i++)
         o->cfg.has_monitor |= o->cfg.serial[i] && chardev_is_mux(o->cfg.serial[i]);
@@ -151,9 +131,7 @@ static void end(Run *r)
     machine_free(r->m);
     for (unsigned i = 0; i < r->n_chr; i++)
         chardev_free(r->monitor_chr[i]);
-    chardev_free(r->o->cfg.debugcon);
-    for (unsigned i = 0; i < MACHINE_SERIALS; i++)
-        chardev_free(r->o->cfg.serial[i]);
+    options_close(r->o);
     pidfile_remove(&r->pidfile);
 }
 

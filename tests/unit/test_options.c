@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/options.h"
+#include "options/options.h"
 #include "cli/pidfile.h"
 
 #define ARGS_MAX 10
@@ -317,7 +317,7 @@ START_TEST(qemu_options)
 {
     static const char *const name[] = {
 #define REFUSED(n, advice) n,
-#include "cli/qemu_options.def"
+#include "options/qemu_options.def"
 #undef REFUSED
     };
     for (unsigned i = 0; i < ARRAY_LEN(name); i++) {

@@ -1,7 +1,7 @@
 /* -help, the man page and bash completion, made from the rows of options.def and commands.def. */
 #include <string.h>
 
-#include "cli/options.h"
+#include "options/options.h"
 #include "monitor/monitor_docs.h"
 
 #define HELP_COLUMN 26

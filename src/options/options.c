@@ -1,5 +1,5 @@
 /* Parsing the command line, and what each option means. */
-#include "cli/options.h"
+#include "options/options.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -12,14 +12,14 @@
 /* clang-format off */
 #define SECTION(title)
 #define OPTION(name, arg, form, help, fn) static OptionFn opt_##fn;
-#include "cli/options.def"
+#include "options/options.def"
 #undef OPTION
 #undef SECTION
 
 const OptionRow option_rows[] = {
 #define SECTION(title) {NULL, ARG_SECTION, NULL, title, NULL},
 #define OPTION(name, arg, form, help, fn) {name, ARG_##arg, form, help, opt_##fn},
-#include "cli/options.def"
+#include "options/options.def"
 #undef OPTION
 #undef SECTION
 };
@@ -29,7 +29,7 @@ static const struct {
     const char *name, *advice;
 } refused[] = {
 #define REFUSED(name, advice) {name, advice},
-#include "cli/qemu_options.def"
+#include "options/qemu_options.def"
 #undef REFUSED
 };
 /* clang-format on */

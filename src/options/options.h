@@ -1,6 +1,6 @@
 /* The command line as data. Nothing here opens or makes anything but strings. */
-#ifndef TANDEM_CLI_OPTIONS_H
-#define TANDEM_CLI_OPTIONS_H
+#ifndef TANDEM_OPTIONS_OPTIONS_H
+#define TANDEM_OPTIONS_OPTIONS_H
 
 #include "machine/machine.h"
 
@@ -43,6 +43,14 @@ struct Options {
  */
 bool options_parse(Options *o, int argc, char *const argv[], GError **);
 void options_clear(Options *o);
+
+/* launch.c: opens what -serial, -debugcon and -device name, into o->cfg. Main thread. False: what
+ * was opened stays so until options_close(), which the machine must not survive. */
+bool options_open(Options *o, GError **);
+void options_close(Options *o);
+/* One character device; err names the option. n: its number, for the line that names a pty. */
+bool options_open_chardev(CharDev **out, const char *option, unsigned n, const char *spec,
+                          GError **);
 
 /* Sizes as in -m: "512", "512M", "1.5G", "4096K"; MiB without a suffix. Overflow is an error. */
 bool parse_size(const char *text, uint64_t *bytes);

@@ -1,7 +1,7 @@
 /* Values of options: sizes and property lists. */
 #include <string.h>
 
-#include "cli/options.h"
+#include "options/options.h"
 
 bool parse_size(const char *text, uint64_t *bytes)
 {

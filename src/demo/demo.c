@@ -137,7 +137,8 @@ static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t va
         uint32_t want = model_round(d);
         d->tsc_floor = vcpu_clock_tsc(d->v);
         d->rounds++;
-        d->mode_rounds[mode_index(d->mode)]++;
+        if (++d->mode_rounds[mode_index(d->mode)] == d->opt->rounds)
+            d->mode_over = true;
         if (value != want)
             wrong(d, &d->wrong_sums, "checksum %08x instead of %08x in round %" PRIu64 " (%s mode)",
                   (uint32_t)value, want, d->rounds, mode_name(d->mode));
@@ -259,6 +260,26 @@ static gboolean twice_a_second(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+/* DemoOptions.rounds: the guest goes through its modes by itself. */
+static gboolean wait_for_end(gpointer opaque)
+{
+    Demo *d = opaque;
+    if (!d->ended)
+        return G_SOURCE_CONTINUE;
+    machine_request_quit(d->m, d->status);
+    return G_SOURCE_REMOVE;
+}
+
+static void add_source(Demo *d)
+{
+    if (d->opt->rounds)
+        d->source = g_timeout_add(50, wait_for_end, d);
+    else if (d->opt->switches)
+        d->source = g_idle_add(storm, d);
+    else
+        d->source = g_timeout_add(500, twice_a_second, d);
+}
+
 static void print_latency(Demo *d)
 {
     const SwitchStats *s = vcpu_switch_stats(d->v);
@@ -337,9 +358,10 @@ int demo_run(const DemoOptions *opt)
     io_map(machine_board(d.m)->pio, DEMO_PORT_BASE, DEMO_PORT_LEN, &port_ops, &d, "demo");
     machine_unlock(d.m);
     int status = 1;
-    if (choose_engines(&d) && machine_start(d.m, &err)) {
+    if ((opt->rounds || choose_engines(&d)) &&
+        (!opt->prepare || opt->prepare(d.m, opt->opaque, &err)) && machine_start(d.m, &err)) {
         d.started_ns = clock_ns(machine_vm(d.m)->clock);
-        d.source = opt->switches ? g_idle_add(storm, &d) : g_timeout_add(500, twice_a_second, &d);
+        add_source(&d);
         status = machine_main_loop(d.m);
         machine_stop(d.m);
         account(&d);

@@ -254,6 +254,16 @@ static void board_dma_wrote(void *opaque, gpa_t gpa, uint64_t len)
     Machine *m = opaque;
     for (unsigned i = 0; i < m->vcpus_started; i++)
         vcpu_request(m->vcpus[i], VREQ_TLB_FLUSH);
+    if (m->dma_fn)
+        m->dma_fn(m->dma_opaque, gpa, len);
+}
+
+void machine_watch_dma(Machine *m, MachineDmaFn *fn, void *opaque)
+{
+    machine_lock(m);
+    m->dma_fn = fn;
+    m->dma_opaque = opaque;
+    machine_unlock(m);
 }
 
 /* ---- what the vCPU loops report ---- */

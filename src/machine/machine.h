@@ -60,6 +60,10 @@ void machine_powerdown(Machine *); /* presses the ACPI power button */
 enum RunStatus machine_status(const Machine *);
 const char *run_status_name(enum RunStatus);
 
+/* fn hears of each write of a device to guest RAM, after it; on any thread, machine lock held. */
+typedef void MachineDmaFn(void *opaque, gpa_t gpa, uint64_t len);
+void machine_watch_dma(Machine *, MachineDmaFn *fn, void *opaque);
+
 VmCommon *machine_vm(Machine *);
 Board *machine_board(Machine *);
 const MachineConfig *machine_config(const Machine *);

@@ -56,6 +56,8 @@ struct Machine {
     GSource *timer_source;
     _Atomic bool reset_pending, poweroff_pending;
     pthread_mutex_t remap_lock;
+    MachineDmaFn *dma_fn;
+    void *dma_opaque;
 };
 
 /* memory.c */

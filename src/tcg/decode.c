@@ -90,6 +90,7 @@ typedef struct Cursor {
     bool p66, p67, lock, vex;
     uint8_t rep; /* the last of F2/F3, or 0 */
     uint8_t rex; /* 0x40-0x4f, or 0; made up from VEX too */
+    bool vvvv;   /* VEX.vvvv is not 1111 */
     int seg;     /* override, or -1 */
 } Cursor;
 
@@ -204,6 +205,9 @@ static DecodeResult vex_prefix(Cursor *c, Insn *i, bool code64, unsigned *map)
     static const uint8_t pp[4] = {PFX_NP, PFX_66, PFX_F3, PFX_F2};
     i->pfx = pp[p2 & 3];
     i->vexl = p2 >> 2 & 1;
+    /* Outside 64-bit mode its highest bit selects nothing, but where the field must be 1111 it
+     * counts. */
+    c->vvvv = ~p2 >> 3 & 15;
     i->vvvv = ~p2 >> 3 & (code64 ? 15 : 7);
     c->rex = code64 ? (uint8_t)rex : 0;
     i->rexw = rex >> 3 & 1;
@@ -236,20 +240,24 @@ static bool row_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mo
     }
     if (c->vex) {
         if (((r->attr & A_VEXL0) && i->vexl) || ((r->attr & A_VEXL1) && !i->vexl) ||
-            ((r->attr & A_NOV) && i->vvvv))
+            ((r->attr & A_NOV) && c->vvvv))
             return false;
     }
-    return !((r->attr & A_W0) && i->rexw) && !((r->attr & A_W1) && !i->rexw);
+    return !((r->attr & A_W0) && i->rexw) && !((r->attr & A_W1) && !i->rexw) &&
+           !((r->attr & A_NOB) && (c->rex & 1));
 }
 
 static void operand_size(Insn *i, const OpRow *r, const Cursor *c, unsigned mode)
 {
-    bool p66 = c->p66 && !(r->attr & A_NO66) && r->pfx != PFX_66;
+    bool p66 = c->p66 && !(r->attr & (A_NO66 | A_NO16)) && r->pfx != PFX_66;
     if (r->attr & A_BYTE)
         i->opsize = 1;
     else if (mode & DM_CODE64)
-        i->opsize = r->attr & A_F64 || i->rexw ? 8 : p66 ? 2 : r->attr & A_D64 ? 8 : 4;
-    else if (c->vex)
+        i->opsize = i->rexw                                          ? 8
+                    : p66 && (!(r->attr & A_F64) || (mode & DM_AMD)) ? 2
+                    : r->attr & (A_D64 | A_F64)                      ? 8
+                                                                     : 4;
+    else if (c->vex || (r->attr & A_NO16))
         i->opsize = 4;
     else
         i->opsize = !!(mode & DM_CS32) != p66 ? 4 : 2;

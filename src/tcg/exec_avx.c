@@ -95,10 +95,11 @@ static Fault gather_ud(CpuState *s, Tcg *t, const Insn *i)
     return f ? f : raise_ud(t);
 }
 
-/* The three registers must differ, and there must be a SIB byte (SDM vol. 2, 2.3.12). */
+/* The three registers must differ, and there must be a SIB byte, which 16-bit addresses have not
+ * (SDM vol. 2, 2.3.12). */
 void vgather_prepare(Insn *i, const uint8_t *bytes)
 {
-    if ((i->modrm & 7) != 4) {
+    if ((i->modrm & 7) != 4 || i->asize == 2) {
         i->exec = gather_ud;
         return;
     }

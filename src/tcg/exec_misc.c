@@ -6,6 +6,11 @@ DEF_EXEC(nop)
 {
     return FAULT_NONE;
 }
+/* 0F 0D: prefetches. With a register Intel's processors do nothing, AMD's do not know it. */
+DEF_EXEC(nop_0d)
+{
+    return t->amd && !(i->flags & IF_MEM) ? raise_ud(t) : FAULT_NONE;
+}
 DEF_EXEC(ud)
 {
     return raise_ud(t);

@@ -7,13 +7,6 @@
 #include "tcg/exec.h"
 #include "tcg/sys.h"
 
-static bool vendor_is_amd(const Tcg *t)
-{
-    uint32_t r[4];
-    cpuid_execute(t->v->vm->cpuid, 0, 0, 1, 0, 0, 0, r);
-    return r[2] == 0x444d4163; /* "cAMD" */
-}
-
 enum { FLAT_CODE = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G };
 enum { FLAT_DATA = SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED | SEG_G | SEG_DB };
 
@@ -31,7 +24,7 @@ static void flat_segments(CpuState *s, uint64_t cs, uint64_t ss, unsigned cpl, b
 DEF_EXEC(syscall)
 {
     uint64_t next = insn_next_rip(s, t, i), cs = s->msr.star >> 32 & 0xffff;
-    if (!(s->efer & EFER_SCE) || mode_real(s) || (!t->code64 && !vendor_is_amd(t)))
+    if (!(s->efer & EFER_SCE) || mode_real(s) || (!t->code64 && !t->amd))
         return raise_ud(t);
     uint64_t flags = flags_get(s, t) & ~(uint64_t)FL_RF;
     s->gpr[RCX] = next;
@@ -54,7 +47,7 @@ DEF_EXEC(sysret)
 {
     uint64_t base = s->msr.star >> 48, rip = s->gpr[RCX], flags = flags_get(s, t);
     bool to64 = t->code64 && i->opsize == 8;
-    if (!(s->efer & EFER_SCE) || mode_real(s) || (!t->code64 && !vendor_is_amd(t)))
+    if (!(s->efer & EFER_SCE) || mode_real(s) || (!t->code64 && !t->amd))
         return raise_ud(t);
     if (t->cpl || (to64 && !canonical(s, rip)))
         return raise_gp0(t);
@@ -70,7 +63,7 @@ DEF_EXEC(sysenter)
 {
     uint64_t cs = s->msr.sysenter_cs;
     bool lma = s->efer & EFER_LMA;
-    if (lma && vendor_is_amd(t))
+    if (lma && t->amd)
         return raise_ud(t);
     if (mode_real(s) || !(cs & 0xfffc))
         return raise_gp0(t);
@@ -86,7 +79,7 @@ DEF_EXEC(sysexit)
 {
     uint64_t cs = s->msr.sysenter_cs, rip = s->gpr[RDX], rsp = s->gpr[RCX];
     bool to64 = i->opsize == 8;
-    if ((s->efer & EFER_LMA) && vendor_is_amd(t))
+    if ((s->efer & EFER_LMA) && t->amd)
         return raise_ud(t);
     if (mode_real(s) || t->cpl || !(cs & 0xfffc) ||
         (to64 && (!canonical(s, rip) || !canonical(s, rsp))))

@@ -173,7 +173,7 @@ enum OpAttr {
     A_I64 = 1 << 0,  /* invalid in 64-bit mode: #UD */
     A_O64 = 1 << 1,  /* only in 64-bit mode */
     A_D64 = 1 << 2,  /* operand size defaults to 64 in 64-bit mode (push, pop, near branches) */
-    A_F64 = 1 << 3,  /* forced to 64 in 64-bit mode */
+    A_F64 = 1 << 3,  /* forced to 64 in 64-bit mode; on AMD's processors 66 makes it 16 */
     A_LOCK = 1 << 4, /* LOCK allowed (memory form); otherwise #UD */
     A_BYTE = 1 << 5, /* operand size is a byte */
     A_END = 1 << 6,  /* ends a block: branches, mode changes, HLT, I/O */
@@ -192,7 +192,9 @@ enum OpAttr {
     A_VEXL1 = 1 << 19,
     A_W0 = 1 << 20,
     A_W1 = 1 << 21,
-    A_NOV = 1 << 22, /* VEX.vvvv must be 1111 */
+    A_NOV = 1 << 22,  /* VEX.vvvv must be 1111 */
+    A_NO16 = 1 << 23, /* operand size 4, or 8 with W: neither 66 nor 16-bit code make it 2 */
+    A_NOB = 1 << 24,  /* only without REX.B */
 };
 
 /* Emit kinds of the translator; the interpreter ignores them. */
@@ -243,6 +245,7 @@ enum DecodeMode {
     DM_PROT = 1 << 3, /* protected mode, not vm86 */
     DM_FLAT = 1 << 4, /* DS, ES, SS, CS base 0 limit 4G, usable, writable (CS readable) */
     DM_CPL3 = 1 << 5,
+    DM_AMD = 1 << 6, /* the guest's processor is AMD's: 66 counts before near branches */
 };
 
 /*

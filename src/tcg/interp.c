@@ -565,6 +565,9 @@ static bool interp_vcpu_init(Vcpu *v, GError **err)
     t->bank->valid = true;
     for (unsigned k = 0; k < FEAT_N; k++)
         t->features[k] = cpuid_has(v->vm->cpuid, (enum CpuFeature)k);
+    uint32_t vendor[4];
+    cpuid_execute(v->vm->cpuid, 0, 0, 1, 0, 0, 0, vendor);
+    t->amd = vendor[2] == 0x444d4163; /* "cAMD" */
     v->engine_data[ENGINE_INTERP] = t;
     if (!blocks_init(t, err) || !vec_init(t, err)) {
         interp_vcpu_free(v);

@@ -44,7 +44,7 @@ void tcg_update_mode(CpuState *s, Tcg *t)
     t->cpl = s->cpl;
     t->code64 = cpu_code64(s);
 
-    unsigned m = t->cpl == 3 ? DM_CPL3 : 0;
+    unsigned m = (t->cpl == 3 ? DM_CPL3 : 0) | (t->amd ? DM_AMD : 0);
     if (mode_prot(s))
         m |= DM_PROT;
     if (t->code64) {

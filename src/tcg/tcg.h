@@ -104,6 +104,7 @@ struct Tcg {
     struct BlockCache *blocks;
     struct VecCtx *vec;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
+    bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */
     TlbBank banks[TLB_BANKS];
 };

@@ -125,7 +125,7 @@ typedef struct VmCommon {
     void *tap; /* of who has put a bus of his own before the machine's; else NULL */
 } VmCommon;
 
-enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_N };
+enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_JIT, ENGINE_N };
 
 struct Vcpu {
     int id; /* index, also the initial APIC id */
@@ -137,6 +137,9 @@ struct Vcpu {
      * keeps flags apart while it runs; between run() calls st is canonical for it. */
     enum { ST_CANONICAL, ST_IN_ENGINE } where;
     _Atomic uint32_t request;
+    /* Set after each new request, cleared by the vCPU's own thread before it reads `request`: what
+     * translated code polls. */
+    _Atomic uint32_t attention;
     _Atomic uint8_t sipi_vector;
     void *engine_data[ENGINE_N];
     void *loop; /* struct VcpuLoop of the switch room */
@@ -193,10 +196,12 @@ struct Engine {
 
 extern const Engine engine_kvm;    /* src/kvm */
 extern const Engine engine_interp; /* src/tcg */
+extern const Engine engine_jit;    /* src/tcg: shares engine_interp's data of a vCPU */
 
 static inline void vcpu_request(Vcpu *v, uint32_t bits)
 {
     atomic_fetch_or_explicit(&v->request, bits, memory_order_seq_cst);
+    atomic_store_explicit(&v->attention, 1, memory_order_seq_cst);
 }
 
 static inline void vcpu_request_clear(Vcpu *v, uint32_t bits)

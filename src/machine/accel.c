@@ -8,6 +8,7 @@
 static const Engine *const engines[ENGINE_N] = {
     [ENGINE_KVM] = &engine_kvm,
     [ENGINE_INTERP] = &engine_interp,
+    [ENGINE_JIT] = &engine_jit,
 };
 
 /* The names of -accel and of the monitor's switch command. "tcg" is the software engine, whichever
@@ -18,6 +19,8 @@ static int engine_id(const char *name)
         return ENGINE_KVM;
     if (!strcmp(name, "tcg") || !strcmp(name, "interp"))
         return ENGINE_INTERP;
+    if (!strcmp(name, "jit"))
+        return ENGINE_JIT;
     return -1;
 }
 

@@ -2,7 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include "base/log.h"
-#include "tcg/block.h"
+#include "tcg/jit.h"
 
 #define GENERATION_START 1
 
@@ -85,6 +85,8 @@ void blocks_free(Tcg *t)
 static void flush_all(Tcg *t)
 {
     BlockCache *c = t->blocks;
+    if (t->jit)
+        jit_flush(t->jit);
     clear_own_flags(t);
     memset(c->hash, 0, sizeof(c->hash));
     memset(c->page, 0, sizeof(c->page));
@@ -104,6 +106,8 @@ static void *arena_alloc(BlockCache *c, size_t size)
 void blocks_distrust(Tcg *t)
 {
     tlb_forget_code(t);
+    if (t->jit)
+        jit_unlink_all(t->jit);
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;
         flush_all(t);
@@ -127,6 +131,8 @@ static CodePage *code_page(const Tcg *t, gpa_t page)
 /* Own TLB entries through which this host page could still be written without notice. */
 static void drop_write_tags(Tcg *t, const uint8_t *host)
 {
+    if (t->jit)
+        jit_tlb_drop_writes(t->jit, host);
     for (unsigned b = 0; b < TLB_BANKS; b++) {
         if (!t->banks[b].valid)
             continue;
@@ -171,6 +177,8 @@ static void kill_block(Tcg *t, Block *b)
 {
     b->gen = 0;
     t->blocks->killed++;
+    if (b->jit)
+        jit_block_dead(t->jit, b);
     tlb_forget_code(t);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
@@ -338,6 +346,7 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
     quick_block(b->insn, 1);
     b->n = 1;
     b->plain = false;
+    b->no_jit = true;
     b->size = (uint16_t)n;
     b->mode = (uint8_t)t->decode_mode;
     b->gen = t->blocks->gen;
@@ -412,6 +421,9 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->gen = c->gen;
     b->page_next[0] = b->page_next[1] = NULL;
     b->to[0].gen = b->to[1].gen = 0;
+    b->jit = NULL;
+    b->runs = 0;
+    b->no_jit = false;
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);

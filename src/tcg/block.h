@@ -45,9 +45,12 @@ struct Block {
     uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
     uint16_t n, size; /* instructions, bytes */
     uint8_t mode;
-    bool plain;      /* ends in a near branch or just ends: no mode, flag or mapping changes */
-    uint8_t *bytes;  /* as decoded */
-    BlockLink to[2]; /* without, with a jump */
+    bool plain;          /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    uint8_t *bytes;      /* as decoded */
+    BlockLink to[2];     /* without, with a jump */
+    struct JitCode *jit; /* translated */
+    uint32_t runs;       /* by the interpreter, until it is translated */
+    bool no_jit;         /* it stays with the interpreter */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA (~0ull)

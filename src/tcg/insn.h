@@ -197,8 +197,25 @@ enum OpAttr {
     A_NOB = 1 << 24,  /* only without REX.B */
 };
 
-/* Emit kinds of the translator; the interpreter ignores them. */
-enum OpEmit { EMIT_HELPER, EMIT_COPY, EMIT_ALU, EMIT_MOV, EMIT_BRANCH };
+/* How the translator makes host code of it (jit_emit.c); the interpreter only looks for BRANCH. */
+enum OpEmit {
+    EMIT_HELPER, /* it calls exec */
+    EMIT_COPY,   /* the same instruction with other registers; the first operand is written */
+    EMIT_TEST,   /* as COPY, but the first operand is only read */
+    EMIT_CL,     /* as COPY, with CL as its last operand */
+    EMIT_IMM,    /* register = immediate */
+    EMIT_LEA,
+    EMIT_MUL, /* rAX and rDX are operands too */
+    EMIT_DIV,
+    EMIT_CONV, /* CBW, CWD and their kin */
+    EMIT_CMPXCHG,
+    EMIT_PUSH,
+    EMIT_POP,
+    EMIT_LEAVE,
+    EMIT_NOP,
+    EMIT_BRANCH, /* near branches: jit_branch.c */
+    EMIT_N
+};
 
 typedef struct OpRow {
     uint8_t map, opcode, pfx;
@@ -246,6 +263,7 @@ enum DecodeMode {
     DM_FLAT = 1 << 4, /* DS, ES, SS, CS base 0 limit 4G, usable, writable (CS readable) */
     DM_CPL3 = 1 << 5,
     DM_AMD = 1 << 6, /* the guest's processor is AMD's: 66 counts before near branches */
+    DM_AC = 1 << 7, /* CPL below 3 and EFLAGS.AC: decodes alike, but SMAP does not apply */
 };
 
 /*

@@ -9,16 +9,13 @@
  * back into CpuState on the way out.
  */
 #include "base/log.h"
-#include "tcg/block.h"
+#include "tcg/jit.h"
+#include "tcg/run.h"
 #include "tcg/sys.h"
 
 #define DR7_ENABLED 0xffull /* L0 to G3 */
 
 /* ---- a handler's outcome ---- */
-typedef enum Next {
-    NEXT_BLOCK,
-    NEXT_EXIT, /* t_exit is filled */
-} Next;
 
 static void exit_error(CpuState *s, Tcg *t, Exit *x)
 {
@@ -84,10 +81,8 @@ static void noncanonical_vector(Tcg *t, const Insn *i)
         t->exc.vector = VEC_SS;
 }
 
-/* RIP, instruction count and fault of a block left at instruction i with f. The caller has counted
- * the instructions before i. */
-static __attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f,
-                                                        Exit *x)
+__attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f,
+                                                 Exit *x)
 {
     uint64_t count = 0;
     Next next = NEXT_BLOCK;
@@ -170,6 +165,15 @@ static inline bool past_limit(const CpuState *s, const Tcg *t, const Block *b)
     if (!(t->decode_mode & DM_CS32) && limit > 0xffff)
         limit = 0xffff;
     return s->rip + b->size - 1 > limit;
+}
+
+Block *next_block(const CpuState *s, const Tcg *t)
+{
+    gva_t lin = code_lin(s, t);
+    const JumpEntry *j = jump_entry(t, lin);
+    if (j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, j->block))
+        return NULL;
+    return j->block;
 }
 
 /* The block at RIP, or NULL when the fetch faulted (delivered) or cannot be done. */
@@ -475,7 +479,7 @@ static Exit run_loop(Vcpu *v, Tcg *t)
                 if (next != NEXT_EXIT)
                     return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
             } else if (likely(b != NULL)) {
-                next = run_chain(s, t, b, &x);
+                next = t->use_jit ? run_jit(s, t, b, &x) : run_chain(s, t, b, &x);
             }
         }
         if (unlikely(next == NEXT_EXIT))
@@ -483,7 +487,7 @@ static Exit run_loop(Vcpu *v, Tcg *t)
     }
 }
 
-static Exit interp_run(Vcpu *v, const RunLimit *limit)
+static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
     CpuState *s = &v->st;
@@ -499,6 +503,7 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
     t->insns_left = most;
     t->blk = NULL;
+    t->use_jit = translate && most == ~0ull;
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
         x = (Exit){.kind = EXIT_KICK};
@@ -511,6 +516,16 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     s->rflags = flags_get(s, t) | FL_FIXED;
     s->gpr[GPR_IP] = 0;
     return x;
+}
+
+static Exit interp_run(Vcpu *v, const RunLimit *limit)
+{
+    return software_run(v, limit, false);
+}
+
+static Exit jit_engine_run(Vcpu *v, const RunLimit *limit)
+{
+    return software_run(v, limit, true);
 }
 
 /* ---- the engine's other duties ---- */
@@ -540,10 +555,12 @@ static void interp_vcpu_free(Vcpu *v)
     Tcg *t = v->engine_data[ENGINE_INTERP];
     if (!t)
         return;
+    jit_free(t->jit);
+    t->jit = NULL;
     blocks_free(t);
     if (t->vec)
         vec_free(t);
-    v->engine_data[ENGINE_INTERP] = NULL;
+    v->engine_data[ENGINE_INTERP] = v->engine_data[ENGINE_JIT] = NULL;
     free(t);
 }
 
@@ -627,6 +644,51 @@ const Engine engine_interp = {
     .vcpu_init = interp_vcpu_init,
     .vcpu_free = interp_vcpu_free,
     .run = interp_run,
+    .kick = interp_kick,
+    .drain = interp_drain,
+    .export_state = interp_export,
+    .import_state = interp_import,
+    .map_changed = interp_map_changed,
+    .enter = interp_enter,
+};
+
+/* ---- the translator: the same, with Tcg.jit ---- */
+static bool jit_vm_init(VmCommon *vm, GError **err)
+{
+    return jit_supported(err) && interp_vm_init(vm, err);
+}
+
+static bool jit_vcpu_init(Vcpu *v, GError **err)
+{
+    if (!v->engine_data[ENGINE_INTERP] && !interp_vcpu_init(v, err))
+        return false;
+    Tcg *t = v->engine_data[ENGINE_INTERP];
+    if (!t->jit)
+        t->jit = jit_new(t, err);
+    v->engine_data[ENGINE_JIT] = t->jit ? t : NULL;
+    return t->jit != NULL;
+}
+
+static void jit_vcpu_free(Vcpu *v)
+{
+    Tcg *t = v->engine_data[ENGINE_JIT];
+    if (!t)
+        return;
+    jit_flush(t->jit);
+    jit_free(t->jit);
+    t->jit = NULL;
+    v->engine_data[ENGINE_JIT] = NULL;
+}
+
+const Engine engine_jit = {
+    .name = "jit",
+    .id = ENGINE_JIT,
+    .is_software = true,
+    .vm_init = jit_vm_init,
+    .vm_free = interp_vm_free,
+    .vcpu_init = jit_vcpu_init,
+    .vcpu_free = jit_vcpu_free,
+    .run = jit_engine_run,
     .kick = interp_kick,
     .drain = interp_drain,
     .export_state = interp_export,

@@ -7,6 +7,7 @@
  * before a byte is written.
  */
 #include "base/log.h"
+#include "tcg/jit.h"
 #include "tcg/mmu_walk.h"
 #include "tcg/sys.h"
 
@@ -188,8 +189,11 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
 static void forget_code(Tcg *t, TlbBank *b)
 {
     b->map_gen = ++t->last_gen;
-    if (b == t->bank)
+    if (b == t->bank) {
         t->map_gen = b->map_gen;
+        if (t->jit)
+            jit_jumps_flush(t->jit);
+    }
     memset(b->exec_pages, 0, sizeof(b->exec_pages));
     b->exec_big = 0;
 }
@@ -208,6 +212,8 @@ static void bank_clear(Tcg *t, TlbBank *b)
             entry_clear(&b->entry[m][k]);
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
+    if (t->jit && b == t->bank)
+        jit_tlb_flush(t->jit);
     forget_code(t, b);
 }
 
@@ -221,6 +227,8 @@ static void bank_clear_local(Tcg *t, TlbBank *b)
                 entry_clear(&b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
         }
     }
+    if (t->jit && b == t->bank)
+        jit_tlb_flush(t->jit);
     forget_code(t, b);
 }
 
@@ -272,6 +280,10 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
         bank_clear_local(t, b);
     t->bank = b;
     t->map_gen = b->map_gen;
+    if (t->jit) {
+        jit_tlb_flush(t->jit);
+        jit_jumps_flush(t->jit);
+    }
 }
 
 void tlb_flush_pcid(Tcg *t, uint16_t pcid)
@@ -319,6 +331,8 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 
 void tlb_flush_page(Tcg *t, gva_t lin)
 {
+    if (t->jit)
+        jit_tlb_flush_page(t->jit, lin);
     for (unsigned k = 0; k < TLB_BANKS; k++)
         if (t->banks[k].valid)
             bank_flush_page(t, &t->banks[k], lin);

@@ -5,6 +5,8 @@ void update_access_mode(CpuState *s, Tcg *t)
 {
     bool ac = s->rflags & FL_AC;
     t->mmu_mode = t->cpl == 3 ? MMU_USER : ac ? MMU_KERNEL_AC : MMU_KERNEL;
+    t->decode_mode &= ~(unsigned)DM_AC;
+    t->decode_mode |= t->mmu_mode == MMU_KERNEL_AC ? DM_AC : 0;
     bool check = ac && t->cpl == 3 && (s->cr0 & CR0_AM);
     if (unlikely(check != t->align_check)) {
         /* Only user entries care, and only while the check is on: see fill() in mmu.c. */

@@ -604,7 +604,8 @@ static void choose(Insn *i, uint32_t *live)
         return;
     if (!mem && q->quiet[size] && !(r->fl_written & after))
         i->go = q->quiet[size];
-    uint32_t kept = constant_shift || r->emit != EMIT_ALU ? r->fl_undef : 0;
+    /* Where more than AF is undefined, the processor may leave some of it as it was. */
+    uint32_t kept = constant_shift || (r->fl_undef & ~(uint32_t)FL_AF) ? r->fl_undef : 0;
     *live = (after & ~(r->fl_written & ~kept)) | (constant_shift ? 0 : r->fl_read);
 }
 

@@ -103,6 +103,8 @@ struct Tcg {
     _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;
+    struct Jit *jit;          /* NULL: no translator */
+    bool use_jit;             /* this run() may run translated code */
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */

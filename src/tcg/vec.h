@@ -74,6 +74,9 @@ unsigned vec_emit(uint8_t *code, const Insn *i, const VecThunk *th, bool fast);
 /* A handler for this form that is quicker than the row's, or NULL. */
 ExecFn *vec_handler(const Insn *i, const VecThunk *th);
 
+/* Bytes of an operand (enum Operand) of a vector row. */
+unsigned vec_operand_bytes(const Insn *i, unsigned op);
+
 extern const ExecSet exec_vec, exec_vec_str, exec_vgather;
 
 /* VSIB: decode() has read it as an ordinary SIB byte. Puts the vector index register and the scale

@@ -41,7 +41,7 @@ static bool is_vex_map(unsigned map)
     return map >= MAP_VEX0F;
 }
 
-static unsigned operand_bytes(const Insn *i, unsigned op)
+unsigned vec_operand_bytes(const Insn *i, unsigned op)
 {
     unsigned x = is_vex_map(op_rows[i->row].map) ? 16u << i->vexl : 16;
     switch (op) {
@@ -134,7 +134,7 @@ void vec_describe(const Insn *i, VecThunk *th)
         slot_of(c, &th->rm_base, &th->rm_shift);
         if (mem) {
             th->mem = k ? VM_READ : VM_WRITE;
-            th->mem_size = (uint8_t)operand_bytes(i, row->op[k]);
+            th->mem_size = (uint8_t)vec_operand_bytes(i, row->op[k]);
         }
     }
     unsigned first = operand_info[row->op[0]].cls;

@@ -1,0 +1,117 @@
+/* Encoding of host instructions: SDM vol. 2, chapter 2. */
+#include "tcg/emit.h"
+
+static void modrm(Code *c, const Enc *e)
+{
+    unsigned reg = (e->reg & 7u) << 3;
+    const HostMem *m = e->mem;
+    if (!m) {
+        put8(c, 0xc0 | reg | (e->rm & 7u));
+        return;
+    }
+    if (m->base == H_NONE) { /* [index * scale + disp32], without RIP */
+        put8(c, reg | 4);
+        put8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 | 5);
+        put32(c, (uint32_t)m->disp);
+        return;
+    }
+    bool sib = m->index != H_NONE || (m->base & 7) == H_SP;
+    unsigned mod = m->disp == 0 && (m->base & 7) != H_BP ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
+    put8(c, mod << 6 | reg | (sib ? 4u : m->base & 7u));
+    if (sib)
+        put8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
+                    (m->base & 7u));
+    if (mod == 1)
+        put8(c, (uint8_t)m->disp);
+    else if (mod == 2)
+        put32(c, (uint32_t)m->disp);
+}
+
+void encode(Code *c, const Enc *e)
+{
+    static const uint8_t pfx_byte[] = {[PFX_66] = 0x66, [PFX_F3] = 0xf3, [PFX_F2] = 0xf2};
+    static const uint8_t pfx_vex[] = {[PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
+    const HostMem *m = e->mem;
+    unsigned r = e->reg >> 3, x = m && m->index != H_NONE ? m->index >> 3 : 0;
+    unsigned b = m ? (m->base != H_NONE ? m->base >> 3 : 0u) : e->rm >> 3;
+
+    if (m && m->gs)
+        put8(c, 0x65);
+    if (e->lock)
+        put8(c, 0xf0);
+    if (e->map >= MAP_VEX0F) {
+        put8(c, 0xc4);
+        put8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
+        put8(c,
+             (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | (unsigned)e->l << 2 | pfx_vex[e->pfx]);
+    } else {
+        if (e->p66)
+            put8(c, 0x66);
+        if (pfx_byte[e->pfx])
+            put8(c, pfx_byte[e->pfx]);
+        unsigned rex = (unsigned)e->w << 3 | r << 2 | x << 1 | b;
+        if (rex || e->rex)
+            put8(c, 0x40 | rex);
+        if (e->map != MAP_1B) {
+            put8(c, 0x0f);
+            if (e->map != MAP_0F)
+                put8(c, e->map == MAP_0F38 ? 0x38 : 0x3a);
+        }
+    }
+    put8(c, e->opcode);
+    if (e->modrm)
+        modrm(c, e);
+    put_bytes(c, &e->imm, e->imm_size);
+}
+
+void emit_imm64(Code *c, unsigned reg, uint64_t v)
+{
+    if (v == (uint32_t)v) {
+        emit_imm32(c, reg, (uint32_t)v);
+        return;
+    }
+    bool is_signed = (int64_t)v == (int32_t)v;
+    put8(c, 0x48 | reg >> 3);
+    put8(c, is_signed ? 0xc7 : 0xb8 | (reg & 7));
+    if (is_signed) {
+        put8(c, 0xc0 | (reg & 7));
+        put32(c, (uint32_t)v);
+    } else {
+        put64(c, v);
+    }
+}
+
+void patch_rel32(uint8_t *at, int64_t run, const uint8_t *target)
+{
+    int32_t rel = (int32_t)(target - (at + run + 4));
+    /* One aligned or unaligned 4-byte store: only this thread runs the code. */
+    memcpy(at, &rel, 4);
+}
+
+static uint8_t *rel32(Code *c, const uint8_t *target)
+{
+    uint8_t *at = c->p;
+    put32(c, 0);
+    if (!c->overflow)
+        patch_rel32(at, c->run, target);
+    return at;
+}
+
+uint8_t *emit_jmp(Code *c, const uint8_t *target)
+{
+    put8(c, 0xe9);
+    return rel32(c, target);
+}
+
+uint8_t *emit_jcc(Code *c, unsigned condition, const uint8_t *target)
+{
+    put8(c, 0x0f);
+    put8(c, 0x80 | condition);
+    return rel32(c, target);
+}
+
+uint8_t *emit_call(Code *c, const uint8_t *target)
+{
+    put8(c, 0xe8);
+    return rel32(c, target);
+}

@@ -1,0 +1,399 @@
+/* The translator: making code of blocks, joining it, taking it away. See jit.h. */
+#include "tcg/jit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "base/log.h"
+
+extern const ExecSet exec_stac, exec_clac;
+
+/* ---- memory ---- */
+
+/* A mapping that translated code can reach from `near` by a 32-bit displacement: the first free
+ * place above it, or below. */
+static void *map_near(const void *near, size_t bytes)
+{
+    const intptr_t step = 32 << 20, most = 0x7f000000;
+    for (intptr_t d = step; d < most - (intptr_t)bytes; d += step) {
+        for (int sign = 1; sign >= -1; sign -= 2) {
+            uintptr_t at = ((uintptr_t)near + (uintptr_t)(sign * d)) & PAGE_MASK;
+            if (sign < 0 && at > (uintptr_t)near)
+                continue;
+            void *p =
+                mmap((void *)at, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+            if (p == (void *)at)
+                return p;
+            if (p != MAP_FAILED)
+                munmap(p, bytes); /* a kernel that does not know the flag */
+        }
+    }
+    return NULL;
+}
+
+/* Writable and executable views of one piece of memory. */
+static bool code_map(Jit *j, GError **err)
+{
+    int fd = memfd_create("tandem-code", MFD_CLOEXEC);
+    uint8_t *rx = MAP_FAILED;
+    j->code_rw = MAP_FAILED;
+    if (fd >= 0 && ftruncate(fd, (off_t)j->code_bytes) == 0) {
+        j->code_rw = mmap(NULL, j->code_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        rx = mmap(NULL, j->code_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    int e = errno;
+    if (fd >= 0)
+        close(fd);
+    if (j->code_rw != MAP_FAILED && rx != MAP_FAILED) {
+        j->run = rx - j->code_rw;
+        return true;
+    }
+    if (j->code_rw != MAP_FAILED)
+        munmap(j->code_rw, j->code_bytes);
+    j->code_rw = NULL;
+    g_set_error(err, TANDEM_ERROR, ERR_FAILED, "executable memory for the translator: %s",
+                g_strerror(e));
+    return false;
+}
+
+bool jit_supported(GError **err)
+{
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("bmi2"))
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                "the translator needs a host CPU with BMI2; 'interp' does without");
+    return false;
+}
+
+Jit *jit_new(Tcg *t, GError **err)
+{
+    Jit *j = g_new0(Jit, 1);
+    j->t = t;
+    j->ymm = __builtin_cpu_supports("avx");
+    j->hot_bytes = sizeof(JitHot);
+    j->code_bytes = JIT_CODE_BYTES;
+    j->hot = map_near(&t->v->st, j->hot_bytes);
+    if (!j->hot) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                    "no address space for the translator near the vCPU's state");
+        g_free(j);
+        return NULL;
+    }
+    if (!code_map(j, err)) {
+        munmap(j->hot, j->hot_bytes);
+        g_free(j);
+        return NULL;
+    }
+    j->hot_at = (int32_t)((intptr_t)j->hot - (intptr_t)&t->v->st);
+    j->hot->t = t;
+    j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
+    j->tlb_n = JTLB_LIST + 1;
+    j->jump_n = JTLB_LIST + 1;
+    jit_tlb_flush(j);
+    jit_jumps_flush(j);
+    j->row_helpers = g_new0(uint32_t, op_rows_n);
+
+    Code c = {.p = j->code_rw, .end = j->code_rw + 8192, .run = j->run};
+    jit_make_stubs(j, &c);
+    g_assert(!c.overflow);
+    j->used = j->used_fixed = (size_t)(c.p - j->code_rw + 63) & ~(size_t)63;
+    jit_run_init(j);
+    return j;
+}
+
+void jit_free(Jit *j)
+{
+    if (!j)
+        return;
+    jit_flush(j);
+    munmap(j->code_rw, j->code_bytes);
+    munmap(j->code_rw + j->run, j->code_bytes);
+    munmap(j->hot, j->hot_bytes);
+    g_free(j->map);
+    g_free(j->row_helpers);
+    g_free(j);
+}
+
+/* ---- the jump cache ---- */
+int jit_jump_slot(Jit *j, unsigned mode)
+{
+    for (unsigned k = 0; k < j->jump_modes; k++)
+        if (j->jump_mode[k] == mode)
+            return (int)k;
+    if (j->jump_modes == JJUMP_MODES)
+        return -1;
+    j->jump_mode[j->jump_modes] = (uint8_t)mode;
+    return (int)j->jump_modes++;
+}
+
+static void jump_clear(JJump *u, unsigned index)
+{
+    u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
+    u->code[index] = NULL;
+}
+
+void jit_jumps_flush(Jit *j)
+{
+    if (j->jump_n > JTLB_LIST) {
+        memset(j->hot->jump, 0, sizeof(j->hot->jump));
+        for (unsigned k = 0; k < JJUMP_MODES; k++)
+            jump_clear(&j->hot->jump[k], 0);
+    } else {
+        for (uint32_t k = 0; k < j->jump_n; k++)
+            jump_clear(&j->hot->jump[j->jump_list[k] >> 16], j->jump_list[k] & 0xffff);
+    }
+    j->jump_n = 0;
+}
+
+void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
+{
+    int slot = jit_jump_slot(j, mode);
+    if (slot < 0 || !b->jit || j->no_chain)
+        return;
+    unsigned x = rip & (JJUMP_SIZE - 1);
+    JJump *u = &j->hot->jump[slot];
+    bool listed = u->code[x] != NULL;
+    u->neg[x] = 0 - rip;
+    u->code[x] = b->jit->entry_far;
+    if (listed)
+        return;
+    if (j->jump_n < JTLB_LIST)
+        j->jump_list[j->jump_n] = (uint32_t)slot << 16 | x;
+    if (j->jump_n <= JTLB_LIST)
+        j->jump_n++;
+}
+
+/* ---- direct jumps ---- */
+void jit_link(JitLink *l, Block *b, int64_t run)
+{
+    l->to = b;
+    l->next_in = b->jit->in;
+    b->jit->in = l;
+    patch_rel32(l->at, run, b->jit->entry);
+}
+
+static void unlink_in(Jit *j, JitCode *code)
+{
+    for (JitLink *l = code->in; l; l = l->next_in) {
+        l->to = NULL;
+        patch_rel32(l->at, j->run, l->cold);
+    }
+    code->in = NULL;
+}
+
+/* l leads nowhere any more: its block is gone. */
+static void unlink_out(JitLink *l)
+{
+    if (!l->to)
+        return;
+    for (JitLink **k = &l->to->jit->in; *k; k = &(*k)->next_in) {
+        if (*k == l) {
+            *k = l->next_in;
+            break;
+        }
+    }
+    l->to = NULL;
+}
+
+void jit_block_dead(Jit *j, Block *b)
+{
+    if (!b->jit)
+        return;
+    unlink_in(j, b->jit);
+    unlink_out(&b->jit->link[0]);
+    unlink_out(&b->jit->link[1]);
+    /* The code may be running: it stays until the next flush. */
+    b->jit->block = NULL;
+    b->jit = NULL;
+}
+
+void jit_unlink_all(Jit *j)
+{
+    for (unsigned k = 0; k < j->map_n; k++)
+        unlink_in(j, j->map[k]);
+}
+
+void jit_flush(Jit *j)
+{
+    for (unsigned k = 0; k < j->map_n; k++) {
+        if (j->map[k]->block) {
+            j->map[k]->block->jit = NULL;
+            j->map[k]->block->runs = 0;
+        }
+        g_free(j->map[k]->sites);
+        g_free(j->map[k]);
+    }
+    j->map_n = 0;
+    j->used = j->used_fixed;
+    j->pending = NULL;
+    j->flushes++;
+    jit_jumps_flush(j);
+}
+
+/* ---- making code ---- */
+struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
+{
+    if (x->n_cold == ARRAY_LEN(x->cold)) {
+        x->c.overflow = true;
+        x->n_cold--;
+    }
+    struct Cold *cold = &x->cold[x->n_cold++];
+    *cold = (struct Cold){.from = from, .kind = (uint8_t)kind, .k = (uint16_t)x->k};
+    return cold;
+}
+
+/* rdx, ecx for a stub that calls C about instruction k. */
+static void name_insn(Trans *x, unsigned k)
+{
+    emit_imm64(&x->c, H_DX, (uintptr_t)x->b);
+    emit_imm32(&x->c, H_CX, k);
+}
+
+/* An instruction by its exec function. */
+static void by_helper(Trans *x, const Insn *i)
+{
+    const ExecSet *exec = op_rows[i->row].exec;
+    name_insn(x, x->k);
+    emit_call(&x->c, x->j->s_helper);
+    x->vec[0] = x->vec[1] = false;
+    if (exec == &exec_stac && !(x->mode & DM_CPL3))
+        x->mode |= DM_AC;
+    if (exec == &exec_clac)
+        x->mode &= ~(unsigned)DM_AC;
+}
+
+static void leave(Trans *x, enum JitExit why, uint32_t rip_off)
+{
+    Code *c = &x->c;
+    jit_rip(x, H_CX, rip_off);
+    emit_store(c, H_CX, gs_mem((int32_t)offsetof(CpuState, rip)));
+    emit_imm32(c, H_DX, why);
+    emit_jmp(c, x->j->s_exit);
+}
+
+static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
+{
+    Code *c = &x->c;
+    if (cold->from)
+        patch_rel32(cold->from, c->run, here(c));
+    switch ((enum ColdKind)cold->kind) {
+    case COLD_ACCESS:
+    case COLD_VEC:
+        name_insn(x, cold->k);
+        emit_call(c, cold->kind == COLD_VEC ? x->j->s_vec : x->j->s_access);
+        emit_jmp(c, cold->retry);
+        emit_jmp(c, next[cold->k + 1]);
+        break;
+    case COLD_HELPER:
+        name_insn(x, cold->k);
+        emit_call(c, x->j->s_helper);
+        emit_jmp(c, next[cold->k + 1]);
+        break;
+    case COLD_POLL:
+        leave(x, JX_POLL, cold->rip_off);
+        break;
+    case COLD_LOOKUP:
+        leave(x, JX_LOOKUP, cold->rip_off);
+        break;
+    case COLD_LINK: {
+        JitLink *l = &code->link[cold->link];
+        l->at = cold->from;
+        l->cold = here(c);
+        emit_imm64(c, H_CX, (uintptr_t)l);
+        emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
+        leave(x, JX_LINK, cold->rip_off);
+        break;
+    }
+    }
+}
+
+static bool translatable(const Block *b)
+{
+    const unsigned flat32 = DM_FLAT | DM_CS32 | DM_SS32 | DM_PROT;
+    return (b->mode & DM_CODE64) || (b->mode & flat32) == flat32;
+}
+
+/* All of b; false when there is no room. */
+static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
+{
+    Code *c = &x->c;
+    Block *b = x->b;
+    code->start = code->entry_far = here(c);
+    emit_lea(c, b->mode & DM_CODE64, H_CX,
+             (HostMem){.base = H_AX, .index = H_NONE, .disp = -(int32_t)x->off});
+    emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
+    jit_emit_poll(x, x->off);
+    code->entry = here(c);
+    for (x->k = 0; x->k < b->n; x->k++) {
+        const Insn *i = &b->insn[x->k];
+        Trans before = {
+            .c = *c, .n_cold = x->n_cold, .n_sites = x->n_sites, .vec = {x->vec[0], x->vec[1]}};
+        next[x->k] = here(c);
+        x->ended = false;
+        if (!jit_emit_insn(x, i)) {
+            *c = before.c;
+            x->n_cold = before.n_cold;
+            x->n_sites = before.n_sites;
+            x->vec[0] = before.vec[0];
+            x->vec[1] = before.vec[1];
+            x->ended = false;
+            by_helper(x, i);
+        }
+    }
+    next[b->n] = here(c);
+    if (!x->ended || b->n == 0)
+        jit_emit_goto(x, 0, x->off + b->size);
+    else
+        next[b->n] = x->j->s_exit; /* nothing comes back behind a branch */
+    for (unsigned k = 0; k < x->n_sites; k++) {
+        uint32_t at = (uint32_t)(here(c) - code->start);
+        code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
+        cold_code(x, code, &(struct Cold){.kind = COLD_HELPER, .k = (uint16_t)x->site_k[k]}, next);
+    }
+    for (unsigned k = 0; k < x->n_cold; k++)
+        cold_code(x, code, &x->cold[k], next);
+    return !c->overflow;
+}
+
+bool jit_translate(Jit *j, Block *b)
+{
+    static _Thread_local Trans trans;
+    Trans *x = &trans;
+    const uint8_t *next[BLOCK_MAX_INSNS + 1];
+    const size_t most = 64 << 10;
+    if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
+        return false;
+    if (j->used + most > j->code_bytes)
+        jit_flush(j);
+    JitCode *code = g_new0(JitCode, 1);
+    code->sites = g_new(JitSite, BLOCK_MAX_INSNS);
+    x->j = j;
+    x->t = j->t;
+    x->b = b;
+    x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+    x->mode = b->mode;
+    x->n_cold = x->n_sites = 0;
+    x->vec[0] = x->vec[1] = false;
+    x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};
+    if (!translate(x, code, next)) {
+        g_free(code->sites);
+        g_free(code);
+        return false;
+    }
+    code->size = (uint32_t)(here(&x->c) - code->start);
+    code->n_sites = (uint16_t)x->n_sites;
+    code->sites = g_renew(JitSite, code->sites, MAX_OF(1u, x->n_sites));
+    code->block = b;
+    j->used += (code->size + 15) & ~15u;
+    if (j->map_n == j->map_room) {
+        j->map_room = MAX_OF(1024u, 2 * j->map_room);
+        j->map = g_renew(JitCode *, j->map, j->map_room);
+    }
+    j->map[j->map_n++] = code;
+    j->blocks++;
+    b->jit = code;
+    return true;
+}

@@ -1,0 +1,238 @@
+/*
+ * The translator: hot blocks as host code. engine_jit.
+ *
+ * Guest and host are the same ISA, so most instructions go through as they are. What changes:
+ *
+ *   Registers   Twelve guest registers live in host registers from the first block to the last
+ *               (jit_host[]); R9, R10, R11 and R15 stay in CpuState. RAX, RCX and RDX of the host
+ * are free for the translator, RSP is the host's stack, GS points at CpuState. Flags       The
+ * guest's arithmetic flags are the host's, all the time. Whatever the translator adds (address
+ * checks, polls, look-ups) is made of instructions that change no flags: LEA, MOVZX, RORX, SHRX,
+ * JRCXZ. So flags need no saving, and are right at any fault. Vectors     XMM/YMM registers are the
+ * guest's while JitHot.vec_away is 0; MXCSR too. They are loaded when a block first needs them and
+ * stored before any C code runs. Memory      A first-level TLB of 65,536 pages, below. Hits cost
+ * seven instructions and no call. RIP         Code does not know where it runs: the linear address
+ * of its page is in JitHot.ip_page. So code is keyed by physical address and survives remapping.
+ *   Jumps       Inside a page from block to block directly; otherwise through JitHot's jump cache,
+ * from linear address to code.
+ *
+ * Example. `mov rax, [rdi+8]` with RAX in r9 and RDI in rdi becomes
+ *
+ *     lea   rax, [rdi+8]
+ *     rorx  rcx, rax, 12           ; page number
+ *     movzx edx, cx                ; its low 16 bits: the index
+ *     mov   rcx, gs:[rdx*8 + read] ; minus the page's address
+ *     mov   rdx, gs:[rdx*8 + add]  ; host minus guest, plus 12
+ *     lea   rcx, [rcx+rax+7]       ; offset of the last byte in that page, if it is that page
+ *     shrx  rcx, rcx, rdx          ; the low six bits of rdx are 12
+ *     jrcxz hit
+ *     jmp   miss                   ; out of line: jit_access(), then retry, or go on behind it
+ *   hit:
+ *     mov   r9, [rax+rdx-12]
+ *
+ * Whatever has no emitter, and whatever is special (a miss, MMIO, a fault, a page crossing), runs
+ * by the instruction's exec function (insn.h), with all registers put back into CpuState. So the
+ * interpreter's handlers stay the only place where the hard things are done.
+ *
+ * W^X: the code area is one memfd mapped twice, once writable, once executable.
+ */
+#ifndef TANDEM_TCG_JIT_H
+#define TANDEM_TCG_JIT_H
+
+#include "tcg/block.h"
+#include "tcg/emit.h"
+
+#define JTLB_SIZE      65536u
+#define JJUMP_SIZE     65536u
+#define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
+#define JTLB_LIST      4096u
+#define JIT_CODE_BYTES (64u << 20)
+#define JIT_HOT        16u /* runs in the interpreter before a block is translated */
+
+typedef struct JTlb {
+    /* Minus the page's linear address. 0 is "none" together with add 0: see jtlb_clear(). */
+    uint64_t read[JTLB_SIZE], write[JTLB_SIZE];
+    uint64_t add[JTLB_SIZE]; /* host minus guest address, plus 12 */
+} JTlb;
+
+typedef struct JJump {
+    uint64_t neg[JJUMP_SIZE]; /* minus RIP */
+    const uint8_t *code[JJUMP_SIZE];
+} JJump;
+
+/* What translated code addresses through GS; within 2 GiB of CpuState. */
+typedef struct JitHot {
+    uint64_t ip_page;     /* RIP of the first byte of the page of the running block */
+    uint64_t vec_away[2]; /* 0: the vector registers are the guest's, and SSE, AVX may run */
+    uint64_t vec_was[2];  /* the same before C was called */
+    uint64_t miss_addr, tmp, tmp2;
+    uint16_t cc; /* flags while C code runs */
+    struct Tcg *t;
+    void *fn_helper, *fn_access, *fn_vec;
+    JTlb tlb[MMU_MODES];
+    JJump jump[JJUMP_MODES];
+} JitHot;
+
+/* Why translated code came back. */
+enum JitExit {
+    JX_HELPER, /* a handler returned Jit.fault at Jit.at */
+    JX_LINK,   /* to CpuState.rip, by the JitLink in JitHot.tmp */
+    JX_LOOKUP, /* to CpuState.rip, which the jump cache did not have */
+    JX_POLL,   /* Vcpu.attention is set; CpuState.rip is next */
+    JX_RESUME, /* to CpuState.rip, by the loop: something may have changed */
+};
+
+/* A direct jump out of a block's code, to the same page. */
+typedef struct JitLink {
+    uint8_t *at;             /* its rel32, as written */
+    const uint8_t *cold;     /* where it leads while not linked */
+    struct Block *to;        /* linked */
+    struct JitLink *next_in; /* of the same target */
+} JitLink;
+
+/* A host instruction that may fault (alignment, division), and what does it instead. */
+typedef struct JitSite {
+    uint32_t at, cold; /* offsets from JitCode.start */
+} JitSite;
+
+typedef struct JitCode {
+    const uint8_t *start, *entry, *entry_far; /* entry_far: RIP is in rax */
+    uint32_t size;
+    uint16_t n_sites;
+    JitLink link[2];
+    JitLink *in; /* links that lead here */
+    JitSite *sites;
+    struct Block *block;
+} JitCode;
+
+typedef struct Jit {
+    Tcg *t;
+    JitHot *hot;
+    size_t hot_bytes;
+    int32_t hot_at; /* hot minus CpuState: what gs:[] adds */
+    uint8_t *code_rw;
+    int64_t run; /* executable minus writable */
+    size_t code_bytes, used, used_fixed;
+    /* stubs */
+    int (*enter)(const uint8_t *code);
+    const uint8_t *s_exit, *s_helper, *s_access, *s_vec;
+    /* the last exit */
+    Fault fault;
+    const Insn *at;
+    JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
+    uint64_t pending_rip, pending_gen;
+    /* fill lists: what to clear */
+    uint32_t tlb_n, tlb_list[JTLB_LIST]; /* mode << 16 | index */
+    uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
+    uint32_t jump_n, jump_list[JTLB_LIST];
+    uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
+    bool ymm, wrgsbase;
+    JitCode **map; /* by address of code, ascending */
+    unsigned map_n, map_room;
+    bool no_chain;
+    /* for info jit */
+    uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers;
+    uint32_t *row_helpers; /* by row: runs by helper */
+} Jit;
+
+extern const uint8_t jit_host[16]; /* guest register to host register; H_NONE: in CpuState */
+
+/* Can this host run translated code? */
+bool jit_supported(GError **err);
+/* NULL and err: no memory. */
+Jit *jit_new(Tcg *, GError **err);
+void jit_free(Jit *);
+/* Makes code for b; false: it stays with the interpreter. */
+bool jit_translate(Jit *, Block *b);
+void jit_run_init(Jit *);
+/* Runs code from s->rip on, whose block is b (translated, in trust). */
+enum JitExit jit_run(Jit *, Block *b);
+/* b's bytes have changed: nothing may lead to its code any more. */
+void jit_block_dead(Jit *, Block *b);
+/* All code goes: the blocks themselves are dropped. */
+void jit_flush(Jit *);
+/* No jump may go on unseen: blocks must prove themselves at their next lookup. */
+void jit_unlink_all(Jit *);
+/* A direct jump now leads to b's code. */
+void jit_link(JitLink *, Block *b, int64_t run);
+
+/* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
+void jit_tlb_flush(Jit *);
+void jit_tlb_flush_page(Jit *, gva_t lin);
+void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
+/* big: of a large page */
+void jit_tlb_fill(Jit *, unsigned mode, gva_t lin, bool big);
+
+/* ---- jump cache ---- */
+void jit_jumps_flush(Jit *);
+void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
+/* Number of the jump cache of this decode mode, or -1. */
+int jit_jump_slot(Jit *, unsigned mode);
+
+/* ---- between jit.c and the emitters ---- */
+typedef struct Trans {
+    Jit *j;
+    Tcg *t;
+    Block *b;
+    Code c;
+    unsigned off;  /* of the block in its page */
+    unsigned mode; /* decode mode at this instruction */
+    unsigned k;    /* its number */
+    bool vec[2];   /* SSE, AVX registers are live here for sure */
+    bool ended;    /* the last emitter has left the block on all paths */
+    /* cold code, written after the block */
+    struct Cold {
+        uint8_t *from; /* rel32 to patch */
+        const uint8_t *retry, *next;
+        uint8_t kind; /* enum ColdKind */
+        int8_t link;
+        uint16_t k;
+        uint32_t rip_off;
+    } cold[4 * BLOCK_MAX_INSNS];
+    unsigned n_cold;
+    JitSite site[BLOCK_MAX_INSNS];
+    unsigned site_k[BLOCK_MAX_INSNS], n_sites;
+} Trans;
+enum ColdKind { COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
+
+/* Emits instruction i. False: by its exec function. */
+bool jit_emit_insn(Trans *, const Insn *i);
+bool jit_emit_branch(Trans *, const Insn *i);
+/* Leaves the block for the place `off` bytes into its page (or past its end). */
+void jit_emit_goto(Trans *, unsigned link, int64_t off);
+/* Looks up rax in the jump cache, leaving the index in rdx; if it is not there, cold code of this
+ * kind. */
+void jit_emit_lookup(Trans *, enum ColdKind);
+void jit_emit_poll(Trans *, uint32_t rip_off);
+/* Jump (rel32 just written at `from`) to cold code that is made later. */
+struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
+
+void jit_make_stubs(Jit *, Code *);
+/* Something at this displacement from CpuState, of the Vcpu it is in. */
+static inline HostMem jit_attention(void)
+{
+    return gs_mem((int32_t)offsetof(Vcpu, attention) - (int32_t)offsetof(Vcpu, st));
+}
+
+static inline HostMem jit_gpr(unsigned r) /* a guest register's place in CpuState */
+{
+    return gs_mem((int32_t)(offsetof(CpuState, gpr) + 8 * r));
+}
+static inline HostMem jit_hot(const Jit *j, size_t offset)
+{
+    return gs_mem(j->hot_at + (int32_t)offset);
+}
+
+/* jit_mem.c: guest linear address of i's operand in rax. False: not by an emitter. */
+bool jit_ea(Trans *, const Insn *i);
+/* rax: linear address; after it [rax + rdx - 12] is the host's. rcx is free. */
+void jit_check(Trans *, unsigned size, bool write);
+#define JIT_HOST_MEM ((HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12})
+unsigned jit_mmu_mode(unsigned decode_mode);
+/* Guest register r into host register `to`. */
+void jit_get(Trans *, unsigned to, unsigned r);
+void jit_put(Trans *, unsigned r, unsigned from);
+/* rax = ip_page + off, as RIP is in this mode. */
+void jit_rip(Trans *, unsigned to, uint32_t off);
+
+#endif

@@ -1,0 +1,288 @@
+/*
+ * Near branches, and how a block hands over to the next. See jit.h.
+ *
+ * An indirect branch looks its target up before it changes anything: a target that is not in the
+ * jump cache (never seen, not canonical, beyond the code segment) leaves the whole instruction to
+ * its exec function.
+ */
+#include "tcg/jit.h"
+
+void jit_emit_poll(Trans *x, uint32_t rip_off)
+{
+    emit_load32(&x->c, H_CX, jit_attention());
+    put8(&x->c, 0xe3); /* jrcxz, over the jump */
+    put8(&x->c, 5);
+    uint8_t *from = emit_jmp(&x->c, here(&x->c));
+    jit_cold(x, from, COLD_POLL)->rip_off = rip_off;
+}
+
+void jit_emit_lookup(Trans *x, enum ColdKind kind)
+{
+    Code *c = &x->c;
+    int slot = jit_jump_slot(x->j, x->mode);
+    size_t jump = offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump);
+    HostMem neg = jit_hot(x->j, jump + offsetof(JJump, neg));
+    neg.index = H_DX;
+    neg.scale = 3;
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = 0xb7,
+                     .modrm = true,
+                     .reg = H_DX,
+                     .rm = H_AX}); /* movzx edx, ax */
+    emit_load(c, H_CX, neg);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    put8(c, 0xe3);
+    put8(c, 5);
+    uint8_t *from = emit_jmp(c, here(c));
+    jit_cold(x, from, kind);
+}
+
+static HostMem code_slot(const Trans *x)
+{
+    int slot = jit_jump_slot(x->j, x->mode);
+    HostMem m = jit_hot(x->j, offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump) +
+                                  offsetof(JJump, code));
+    m.index = H_DX;
+    m.scale = 3;
+    return m;
+}
+
+static void jump_to_code(Trans *x, HostMem m)
+{
+    encode(&x->c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &m});
+}
+
+static bool same_page(int64_t off)
+{
+    return off >= 0 && off < (int64_t)PAGE_SIZE;
+}
+
+/* A rel32 just written: leads to a block of this page, once there is one. */
+static void link_from(Trans *x, uint8_t *from, unsigned link, uint32_t off)
+{
+    struct Cold *cold = jit_cold(x, from, COLD_LINK);
+    cold->link = (int8_t)link;
+    cold->rip_off = off;
+}
+
+void jit_emit_goto(Trans *x, unsigned link, int64_t off)
+{
+    Code *c = &x->c;
+    if (same_page(off)) {
+        link_from(x, emit_jmp(c, here(c)), link, (uint32_t)off);
+        return;
+    }
+    if (jit_jump_slot(x->j, x->mode) < 0) {
+        jit_cold(x, emit_jmp(c, here(c)), COLD_LOOKUP)->rip_off = (uint32_t)off;
+        return;
+    }
+    jit_rip(x, H_AX, (uint32_t)off);
+    jit_emit_lookup(x, COLD_LOOKUP);
+    x->cold[x->n_cold - 1].rip_off = (uint32_t)off;
+    jump_to_code(x, code_slot(x));
+}
+
+static int64_t target_off(const Trans *x, const Insn *i)
+{
+    return (int64_t)x->off + i->disp;
+}
+static unsigned insn_off(const Trans *x, const Insn *i)
+{
+    return x->off + i->end - i->len;
+}
+
+/* To i's target, a direct one. */
+static void go_direct(Trans *x, const Insn *i)
+{
+    int64_t off = target_off(x, i);
+    if (same_page(off)) {
+        jit_emit_goto(x, 1, off);
+        return;
+    }
+    jit_rip(x, H_AX, (uint32_t)off);
+    jit_emit_lookup(x, COLD_HELPER);
+    jump_to_code(x, code_slot(x));
+}
+
+static bool emit_jcc_insn(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    int64_t off = target_off(x, i);
+    unsigned condition = op_rows[i->row].opcode & 15;
+    if (same_page(off)) {
+        if (off <= insn_off(x, i))
+            jit_emit_poll(x, insn_off(x, i));
+        link_from(x, emit_jcc(c, condition, here(c)), 1, (uint32_t)off);
+    } else {
+        uint8_t *skip = emit_jcc(c, condition ^ 1, here(c));
+        go_direct(x, i);
+        patch_rel32(skip, c->run, here(c));
+    }
+    jit_emit_goto(x, 0, x->off + i->end);
+    return true;
+}
+
+/* LOOP, JrCXZ within the page: the host's own, with its count in rcx. */
+static bool emit_loop(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    int64_t off = target_off(x, i);
+    bool loop = op_rows[i->row].opcode == 0xe2;
+    if (!same_page(off) || i->asize == 2)
+        return false;
+    if (off <= insn_off(x, i))
+        jit_emit_poll(x, insn_off(x, i));
+    if (loop)
+        emit_lea(c, i->asize == 8, jit_host[RCX],
+                 (HostMem){.base = jit_host[RCX], .index = H_NONE, .disp = -1});
+    emit_mov(c, i->asize == 8, H_CX, jit_host[RCX]);
+    put8(c, 0xe3); /* jrcxz, over the jump */
+    put8(c, 5);
+    if (loop) {
+        jit_emit_goto(x, 1, off);
+        jit_emit_goto(x, 0, x->off + i->end);
+    } else {
+        /* Not zero: on; the 5 bytes of a jump within the page, or more. */
+        uint8_t *next = emit_jmp(c, here(c));
+        jit_emit_goto(x, 1, off);
+        patch_rel32(next, c->run, here(c));
+        jit_emit_goto(x, 0, x->off + i->end);
+    }
+    return true;
+}
+
+/* Pushes the return address: RSP is changed last. */
+static void push_return(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    unsigned n = i->opsize;
+    emit_lea(c, n == 8, H_AX,
+             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = -(int32_t)n});
+    jit_check(x, n, true);
+    jit_rip(x, H_CX, x->off + i->end);
+    emit_rm(c, 0x89, n == 8, H_CX, JIT_HOST_MEM);
+    emit_mov(c, true, jit_host[RSP], H_AX);
+}
+
+static bool emit_jmp_direct(Trans *x, const Insn *i)
+{
+    int64_t off = target_off(x, i);
+    if (same_page(off) && off <= insn_off(x, i))
+        jit_emit_poll(x, insn_off(x, i));
+    go_direct(x, i);
+    return true;
+}
+
+static bool emit_call_direct(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    int64_t off = target_off(x, i);
+    HostMem code = jit_hot(x->j, offsetof(JitHot, tmp2));
+    if (same_page(off)) {
+        if (off <= insn_off(x, i))
+            jit_emit_poll(x, insn_off(x, i));
+        push_return(x, i);
+        jit_emit_goto(x, 1, off);
+        return true;
+    }
+    jit_rip(x, H_AX, (uint32_t)off);
+    jit_emit_lookup(x, COLD_HELPER);
+    emit_load(c, H_CX, code_slot(x));
+    emit_store(c, H_CX, code);
+    push_return(x, i);
+    jit_rip(x, H_AX, (uint32_t)off);
+    jump_to_code(x, code);
+    return true;
+}
+
+/* The target of CALL or JMP with an operand, in rax. */
+static bool indirect_target(Trans *x, const Insn *i)
+{
+    bool w = i->opsize == 8;
+    if (!(i->flags & IF_MEM)) {
+        jit_get(x, H_AX, i->rm);
+        if (!w)
+            emit_mov(&x->c, false, H_AX, H_AX);
+        return true;
+    }
+    if (!jit_ea(x, i))
+        return false;
+    jit_check(x, i->opsize, false);
+    emit_rm(&x->c, 0x8b, w, H_AX, JIT_HOST_MEM);
+    return true;
+}
+
+static bool emit_jmp_indirect(Trans *x, const Insn *i)
+{
+    if (!indirect_target(x, i))
+        return false;
+    jit_emit_lookup(x, COLD_HELPER);
+    jump_to_code(x, code_slot(x));
+    return true;
+}
+
+static bool emit_call_indirect(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    HostMem target = jit_hot(x->j, offsetof(JitHot, tmp)),
+            code = jit_hot(x->j, offsetof(JitHot, tmp2));
+    if (!indirect_target(x, i))
+        return false;
+    jit_emit_lookup(x, COLD_HELPER);
+    emit_store(c, H_AX, target);
+    emit_load(c, H_CX, code_slot(x));
+    emit_store(c, H_CX, code);
+    push_return(x, i);
+    emit_load(c, H_AX, target);
+    jump_to_code(x, code);
+    return true;
+}
+
+static bool emit_ret(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    bool w = i->opsize == 8;
+    emit_mov(c, w, H_AX, jit_host[RSP]);
+    jit_check(x, i->opsize, false);
+    emit_rm(c, 0x8b, w, H_AX, JIT_HOST_MEM);
+    jit_emit_lookup(x, COLD_HELPER);
+    emit_lea(
+        c, w, jit_host[RSP],
+        (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = (int32_t)(i->opsize + i->imm)});
+    jump_to_code(x, code_slot(x));
+    return true;
+}
+
+bool jit_emit_branch(Trans *x, const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    bool code64 = x->mode & DM_CODE64, done = false;
+    if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0)
+        return false;
+    if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
+        done = emit_jcc_insn(x, i);
+    } else {
+        switch (r->opcode) {
+        case 0xe2:
+        case 0xe3:
+            done = emit_loop(x, i);
+            break;
+        case 0xe8:
+            done = emit_call_direct(x, i);
+            break;
+        case 0xe9:
+        case 0xeb:
+            done = emit_jmp_direct(x, i);
+            break;
+        case 0xff:
+            done = (r->modrm & 7) == 2 ? emit_call_indirect(x, i) : emit_jmp_indirect(x, i);
+            break;
+        case 0xc2:
+        case 0xc3:
+            done = emit_ret(x, i);
+            break;
+        }
+    }
+    x->ended = done;
+    return done;
+}

@@ -1,0 +1,540 @@
+/*
+ * Emitters: one function an emit kind (enum OpEmit). Each either writes host code for the whole
+ * instruction or returns false before it has written any that counts; the instruction's exec
+ * function then does it.
+ *
+ * Until the memory operand has been found nothing of the guest's state may change: a miss runs the
+ * instruction by its exec function, from the start.
+ */
+#include "tcg/jit.h"
+#include "tcg/vec.h"
+
+static const struct {
+    uint8_t cls, size;
+} operand_info[O_N] = {
+#define OPERAND(name, c, bytes) [O_##name] = {OC_##c, bytes},
+#include "tcg/operands.def"
+#undef OPERAND
+};
+
+/* A guest general register as an operand. */
+typedef struct GprOp {
+    bool used, byte;
+    uint8_t guest, host; /* host: where the instruction finds it */
+    bool scratch;        /* host is a copy, to be put back if written */
+} GprOp;
+
+static bool is_vector_row(const OpRow *r)
+{
+    return r->attr & (A_SSE | A_AVX);
+}
+
+static unsigned operand_size_of(const Insn *i, unsigned op)
+{
+    const OpRow *r = &op_rows[i->row];
+    if (is_vector_row(r))
+        return vec_operand_bytes(i, op);
+    return operand_info[op].size ? operand_info[op].size : i->opsize;
+}
+
+/* Number of the register in an Insn's field: byte registers are byte offsets. False: AH to BH. */
+static bool register_of(GprOp *g, unsigned field, bool byte)
+{
+    *g = (GprOp){.used = true, .byte = byte, .guest = (uint8_t)(byte ? field >> 3 : field)};
+    return !byte || !(field & 7);
+}
+
+/* Makes g available in a host register; `copy` for those that live in CpuState. */
+static void bring(Trans *x, GprOp *g, unsigned copy)
+{
+    g->host = jit_host[g->guest];
+    if (g->host != H_NONE)
+        return;
+    g->host = (uint8_t)copy;
+    g->scratch = true;
+    emit_load(&x->c, copy, jit_gpr(g->guest));
+}
+
+static void put_back(Trans *x, const GprOp *g)
+{
+    if (g->used && g->scratch)
+        emit_store(&x->c, g->host, jit_gpr(g->guest));
+}
+
+/* A vector instruction: the vector registers must be the guest's. */
+static void need_vectors(Trans *x, const OpRow *r)
+{
+    unsigned n = r->attr & A_AVX ? 1 : 0;
+    if (x->vec[n])
+        return;
+    const uint8_t *retry = here(&x->c);
+    emit_load(&x->c, H_CX, jit_hot(x->j, offsetof(JitHot, vec_away) + 8 * n));
+    put8(&x->c, 0xe3); /* jrcxz, over the jump */
+    put8(&x->c, 5);
+    uint8_t *from = emit_jmp(&x->c, here(&x->c));
+    jit_cold(x, from, COLD_VEC)->retry = retry;
+    x->vec[0] = true;
+    x->vec[n] = true;
+}
+
+/* The host instruction that is about to be written may fault. */
+static void may_fault(Trans *x)
+{
+    x->site[x->n_sites].at = (uint32_t)(x->c.p - (x->j->code_rw + x->j->used));
+    x->site_k[x->n_sites++] = x->k;
+}
+
+/* Prefixes, opcode and size of i, without operands. */
+static Enc same_instruction(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    bool vector = is_vector_row(r);
+    return (Enc){
+        .map = r->map,
+        .opcode = r->opcode,
+        .pfx = r->pfx == PFX_ANY ? PFX_NP : r->pfx,
+        .p66 = !vector && i->opsize == 2 && r->pfx != PFX_66,
+        .w = vector ? i->rexw && (i->flags & IF_CODE64) : i->opsize == 8,
+        .l = vector && i->vexl,
+        .lock = i->flags & IF_LOCK,
+        .reg = r->modrm & 7,
+    };
+}
+
+/* COPY, TEST, CL. cl: rcx is taken by the count. */
+static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
+{
+    const OpRow *r = &op_rows[i->row];
+    Enc e = same_instruction(i);
+    GprOp reg = {0}, rm = {0}, vvvv = {0};
+    HostMem mem;
+    bool is_mem = i->flags & IF_MEM, has_reg = false, has_rm = false, rm_first = false;
+    bool rm_byte = false, bit_test = false;
+    unsigned mem_size = 0;
+
+    for (unsigned k = 0; k < 4; k++) {
+        unsigned op = r->op[k], cls = operand_info[op].cls, size = operand_size_of(i, op);
+        switch (cls) {
+        case OC_REG:
+            if (!register_of(&reg, i->reg, operand_info[op].size == 1))
+                return false;
+            has_reg = true;
+            break;
+        case OC_OPREG:
+            if (!register_of(&rm, i->reg, operand_info[op].size == 1))
+                return false;
+            break;
+        case OC_VREG:
+            has_reg = true;
+            break;
+        case OC_RM:
+        case OC_RMREG:
+        case OC_MEM:
+            has_rm = true;
+            rm_first = k == 0;
+            mem_size = size;
+            rm_byte = operand_info[op].size == 1;
+            if (!is_mem && !register_of(&rm, i->rm, rm_byte))
+                return false;
+            break;
+        case OC_VRM:
+        case OC_VRMREG:
+            has_rm = true;
+            rm_first = k == 0;
+            mem_size = size;
+            break;
+        case OC_VVVV:
+            if (is_vector_row(r))
+                e.vvvv = i->vvvv;
+            else if (!register_of(&vvvv, i->vvvv, false))
+                return false;
+            break;
+        case OC_IMM:
+        case OC_SIMM:
+            e.imm = i->imm;
+            e.imm_size = 1;
+            break;
+        case OC_IMMZ:
+            e.imm = i->imm;
+            e.imm_size = i->opsize == 2 ? 2 : 4;
+            break;
+        case OC_IS4:
+            e.imm = i->imm;
+            e.imm_size = 1;
+            break;
+        case OC_FIXED:
+            if (op == O_AL || op == O_rAX) {
+                /* ADD AL, imm and its like: as 80 /n and 81 /n. */
+                if (r->map != MAP_1B || (i->opsize == 1) != (op == O_AL))
+                    return false;
+                e.reg = r->opcode >= 0xa8 ? 0 : r->opcode >> 3 & 7;
+                e.opcode =
+                    (uint8_t)(r->opcode >= 0xa8 ? 0xf6 + (r->opcode & 1) : 0x80 + (r->opcode & 1));
+                has_rm = true;
+                register_of(&rm, op == O_AL ? 0 : RAX, op == O_AL);
+            }
+            break;
+        case OC_NONE:
+            break;
+        default:
+            return false;
+        }
+    }
+    /* BT with a register counts from the operand on through memory. */
+    bit_test = r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3 && has_reg;
+    if (is_mem && ((bit_test && has_reg) || !mem_size))
+        return false;
+    if ((i->flags & IF_LOCK) && !is_mem)
+        return false;
+
+    if (is_vector_row(r))
+        need_vectors(x, r);
+    bool both = r->map == MAP_0F ? (r->opcode & 0xfe) == 0xc0
+                                 : r->map == MAP_1B && (r->opcode & 0xfe) == 0x86;
+    bool plain_write = writes && rm_first;
+    if (is_mem) {
+        if (cl && has_reg && jit_host[reg.guest] == H_NONE)
+            return false; /* rcx is the count */
+        if (vvvv.used && jit_host[vvvv.guest] == H_NONE)
+            return false;
+        if (!jit_ea(x, i))
+            return false;
+        jit_check(x, mem_size, plain_write || both);
+    }
+    if (cl)
+        jit_get(x, H_CX, RCX);
+    if (reg.used)
+        bring(x, &reg, cl ? H_DX : H_CX);
+    if (vvvv.used)
+        bring(x, &vvvv, H_DX);
+    if (is_mem) {
+        mem = JIT_HOST_MEM;
+        e.mem = &mem;
+    } else if (rm.used) {
+        bool written =
+            (writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both;
+        if (jit_host[rm.guest] == H_NONE && !written) {
+            mem = jit_gpr(rm.guest);
+            e.mem = &mem;
+        } else {
+            bring(x, &rm, H_AX);
+            e.rm = rm.host;
+        }
+    } else if (has_rm) {
+        e.rm = i->rm; /* a vector register */
+    }
+    if (reg.used)
+        e.reg = reg.host;
+    else if (has_reg)
+        e.reg = i->reg; /* a vector register */
+    if (vvvv.used)
+        e.vvvv = vvvv.host;
+    e.rex = reg.byte || (rm.used && rm.byte);
+    e.modrm = has_rm || has_reg;
+    if (rm.used && !has_rm) { /* the register in the opcode */
+        /* BSWAP's and XCHG's have no ModRM byte. */
+        if (r->map == MAP_0F && r->opcode == 0xc8) {
+            if (i->opsize == 2)
+                return false;
+            if (e.w || rm.host >= 8)
+                put8(&x->c, 0x40u | (unsigned)e.w << 3 | rm.host >> 3);
+            put8(&x->c, 0x0f);
+            put8(&x->c, 0xc8u | (rm.host & 7u));
+            put_back(x, &rm);
+            return true;
+        }
+        if (r->opcode == 0x90) {
+            if (rm.guest == RAX)
+                return true;
+            e.opcode = 0x87;
+            e.modrm = true;
+            e.rm = rm.host;
+            e.reg = jit_host[RAX];
+        } else { /* INC, DEC of 16- and 32-bit code */
+            e.reg = r->opcode == 0x40 ? 0 : 1;
+            e.opcode = 0xff;
+            e.modrm = true;
+            e.rm = rm.host;
+        }
+    }
+    if (is_mem && (r->attr & A_ALIGN16))
+        may_fault(x);
+    encode(&x->c, &e);
+    if (writes || both) { /* XADD with one register twice: the sum stays */
+        if (!rm_first || both)
+            put_back(x, &reg);
+        if (!rm_first)
+            put_back(x, &vvvv);
+        put_back(x, &rm);
+    }
+    return true;
+}
+
+static bool emit_copy(Trans *x, const Insn *i)
+{
+    return emit_same(x, i, true, false);
+}
+static bool emit_test(Trans *x, const Insn *i)
+{
+    return emit_same(x, i, false, false);
+}
+static bool emit_cl(Trans *x, const Insn *i)
+{
+    return emit_same(x, i, true, true);
+}
+
+static bool emit_imm(Trans *x, const Insn *i)
+{
+    GprOp g;
+    if (!register_of(&g, i->reg, i->opsize == 1))
+        return false;
+    if (i->opsize >= 4) {
+        unsigned to = jit_host[g.guest] == H_NONE ? H_AX : jit_host[g.guest];
+        emit_imm64(&x->c, to, i->opsize == 4 ? (uint32_t)i->imm : (uint64_t)i->imm);
+        if (to == H_AX)
+            emit_store(&x->c, H_AX, jit_gpr(g.guest));
+        return true;
+    }
+    bring(x, &g, H_AX);
+    encode(&x->c, &(Enc){.map = MAP_1B,
+                         .opcode = i->opsize == 1 ? 0xc6 : 0xc7,
+                         .p66 = i->opsize == 2,
+                         .rex = i->opsize == 1,
+                         .modrm = true,
+                         .rm = g.host,
+                         .imm = i->imm,
+                         .imm_size = i->opsize});
+    put_back(x, &g);
+    return true;
+}
+
+static bool emit_lea_insn(Trans *x, const Insn *i)
+{
+    Insn flat = *i; /* the segment plays no part */
+    flat.flags |= IF_FLAT;
+    flat.seg = SEG_NONE;
+    if (!jit_ea(x, &flat))
+        return false;
+    if (i->opsize == 2) {
+        GprOp g;
+        register_of(&g, i->reg, false);
+        bring(x, &g, H_CX);
+        encode(&x->c, &(Enc){.map = MAP_1B,
+                             .opcode = 0x8b,
+                             .p66 = true,
+                             .modrm = true,
+                             .reg = g.host,
+                             .rm = H_AX});
+        put_back(x, &g);
+    } else if (jit_host[i->reg] == H_NONE) {
+        if (i->opsize == 4)
+            emit_mov(&x->c, false, H_AX, H_AX);
+        emit_store(&x->c, H_AX, jit_gpr(i->reg));
+    } else {
+        emit_mov(&x->c, i->opsize == 8, jit_host[i->reg], H_AX);
+    }
+    return true;
+}
+
+/* MUL, IMUL, DIV and IDIV of rDX:rAX with one operand. */
+static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
+{
+    const OpRow *r = &op_rows[i->row];
+    Enc e = same_instruction(i);
+    GprOp rm = {0};
+    HostMem slot;
+    e.modrm = true;
+    e.rex = i->opsize == 1;
+    if (i->flags & IF_MEM) {
+        if (!jit_ea(x, i))
+            return false;
+        jit_check(x, i->opsize, false);
+        HostMem m = JIT_HOST_MEM;
+        encode(&x->c, &(Enc){.map = MAP_1B,
+                             .opcode = i->opsize == 1 ? 0x8a : 0x8b,
+                             .p66 = i->opsize == 2,
+                             .w = i->opsize == 8,
+                             .modrm = true,
+                             .reg = H_CX,
+                             .mem = &m});
+        e.rm = H_CX;
+    } else {
+        if (!register_of(&rm, i->rm, i->opsize == 1))
+            return false;
+        if (jit_host[rm.guest] == H_NONE) {
+            slot = jit_gpr(rm.guest);
+            e.mem = &slot;
+        } else {
+            e.rm = jit_host[rm.guest];
+        }
+    }
+    (void)r;
+    jit_get(x, H_AX, RAX);
+    jit_get(x, H_DX, RDX);
+    if (divides)
+        may_fault(x);
+    encode(&x->c, &e);
+    jit_put(x, RAX, H_AX);
+    if (i->opsize > 1)
+        jit_put(x, RDX, H_DX);
+    return true;
+}
+static bool emit_mul(Trans *x, const Insn *i)
+{
+    return emit_muldiv(x, i, false);
+}
+static bool emit_div(Trans *x, const Insn *i)
+{
+    return emit_muldiv(x, i, true);
+}
+
+static bool emit_conv(Trans *x, const Insn *i)
+{
+    bool to_dx = op_rows[i->row].opcode == 0x99;
+    jit_get(x, H_AX, RAX);
+    if (to_dx)
+        jit_get(x, H_DX, RDX);
+    Enc e = same_instruction(i);
+    encode(&x->c, &e);
+    jit_put(x, to_dx ? RDX : RAX, to_dx ? H_DX : H_AX);
+    return true;
+}
+
+static bool emit_cmpxchg(Trans *x, const Insn *i)
+{
+    GprOp reg, rm = {0};
+    bool byte = i->opsize == 1;
+    Enc e = same_instruction(i);
+    if (!register_of(&reg, i->reg, byte) ||
+        (!(i->flags & IF_MEM) && !register_of(&rm, i->rm, byte)))
+        return false;
+    HostMem m = {.base = H_DX, .index = H_NONE, .scale = 0, .disp = 0};
+    e.modrm = true;
+    e.rex = byte;
+    if (i->flags & IF_MEM) {
+        if (!jit_ea(x, i))
+            return false;
+        jit_check(x, i->opsize, true);
+        emit_lea(&x->c, true, H_DX, JIT_HOST_MEM);
+        e.mem = &m;
+    } else {
+        if (i->flags & IF_LOCK)
+            return false;
+        bring(x, &rm, H_DX);
+        e.rm = rm.host;
+    }
+    bring(x, &reg, H_CX);
+    e.reg = reg.host;
+    /* The register operand may be rAX itself; comparing goes by the host's. */
+    jit_get(x, H_AX, RAX);
+    if (rm.used && rm.guest == RAX)
+        return false;
+    encode(&x->c, &e);
+    put_back(x, &rm);
+    jit_put(x, RAX, H_AX);
+    return true;
+}
+
+/* ---- stack: operands of the stack's own size ---- */
+static bool stack_size_ok(const Trans *x, const Insn *i)
+{
+    return i->opsize == (x->mode & DM_CODE64 ? 8 : 4) && (x->mode & (DM_CODE64 | DM_SS32));
+}
+
+static bool emit_push(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const OpRow *r = &op_rows[i->row];
+    unsigned n = i->opsize, from = H_NONE;
+    bool w = n == 8, imm = false;
+    if (!stack_size_ok(x, i))
+        return false;
+    HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
+    HostMem top = {.base = jit_host[RSP], .index = H_NONE, .disp = -(int32_t)n};
+    switch (operand_info[r->op[0]].cls) {
+    case OC_OPREG:
+        from = i->reg;
+        break;
+    case OC_RM:
+        if (i->flags & IF_MEM) {
+            if (!jit_ea(x, i))
+                return false;
+            jit_check(x, n, false);
+            emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
+            emit_store(c, H_CX, tmp);
+        } else {
+            from = i->rm;
+        }
+        break;
+    default:
+        imm = true;
+    }
+    emit_lea(c, w, H_AX, top);
+    jit_check(x, n, true);
+    HostMem m = JIT_HOST_MEM;
+    if (imm) {
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0xc7,
+                         .w = w,
+                         .modrm = true,
+                         .mem = &m,
+                         .imm = i->imm,
+                         .imm_size = 4});
+    } else if (from != H_NONE && jit_host[from] != H_NONE) {
+        emit_rm(c, 0x89, w, jit_host[from], m);
+    } else {
+        emit_load(c, H_CX, from == H_NONE ? tmp : jit_gpr(from));
+        emit_rm(c, 0x89, w, H_CX, m);
+    }
+    emit_mov(c, true, jit_host[RSP], H_AX);
+    return true;
+}
+
+static bool emit_pop(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    unsigned n = i->opsize;
+    bool w = n == 8;
+    if (!stack_size_ok(x, i))
+        return false;
+    emit_mov(c, w, H_AX, jit_host[RSP]);
+    jit_check(x, n, false);
+    emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
+    emit_lea(c, w, jit_host[RSP],
+             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = (int32_t)n});
+    jit_put(x, i->reg, H_CX);
+    return true;
+}
+
+static bool emit_leave(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    unsigned n = i->opsize;
+    bool w = n == 8;
+    if (!stack_size_ok(x, i))
+        return false;
+    emit_mov(c, w, H_AX, jit_host[RBP]);
+    jit_check(x, n, false);
+    emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
+    emit_lea(c, w, jit_host[RSP], (HostMem){.base = H_AX, .index = H_NONE, .disp = (int32_t)n});
+    emit_mov(c, true, jit_host[RBP], H_CX);
+    return true;
+}
+
+static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
+{
+    return true;
+}
+
+bool jit_emit_insn(Trans *x, const Insn *i)
+{
+    static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
+        [EMIT_COPY] = emit_copy, [EMIT_TEST] = emit_test,         [EMIT_CL] = emit_cl,
+        [EMIT_IMM] = emit_imm,   [EMIT_LEA] = emit_lea_insn,      [EMIT_MUL] = emit_mul,
+        [EMIT_DIV] = emit_div,   [EMIT_CONV] = emit_conv,         [EMIT_CMPXCHG] = emit_cmpxchg,
+        [EMIT_PUSH] = emit_push, [EMIT_POP] = emit_pop,           [EMIT_LEAVE] = emit_leave,
+        [EMIT_NOP] = emit_nop,   [EMIT_BRANCH] = jit_emit_branch,
+    };
+    bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
+    return emit && emit(x, i);
+}

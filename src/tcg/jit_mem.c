@@ -1,0 +1,215 @@
+/* The translator's memory accesses: addresses, the first-level TLB, and its upkeep. See jit.h. */
+#include "tcg/jit.h"
+
+const uint8_t jit_host[16] = {
+    [RAX] = H_R9,  [RCX] = H_R10, [RDX] = H_R11, [RBX] = H_BX,   [RSP] = H_R15,  [RBP] = H_BP,
+    [RSI] = H_SI,  [RDI] = H_DI,  [R8] = H_R8,   [R9] = H_NONE,  [R10] = H_NONE, [R11] = H_NONE,
+    [R12] = H_R12, [R13] = H_R13, [R14] = H_R14, [R15] = H_NONE,
+};
+
+unsigned jit_mmu_mode(unsigned decode_mode)
+{
+    return decode_mode & DM_CPL3 ? MMU_USER : decode_mode & DM_AC ? MMU_KERNEL_AC : MMU_KERNEL;
+}
+
+/* ---- code ---- */
+void jit_get(Trans *x, unsigned to, unsigned r)
+{
+    if (jit_host[r] == H_NONE)
+        emit_load(&x->c, to, jit_gpr(r));
+    else
+        emit_mov(&x->c, true, to, jit_host[r]);
+}
+
+void jit_put(Trans *x, unsigned r, unsigned from)
+{
+    if (jit_host[r] == H_NONE)
+        emit_store(&x->c, from, jit_gpr(r));
+    else
+        emit_mov(&x->c, true, jit_host[r], from);
+}
+
+void jit_rip(Trans *x, unsigned to, uint32_t off)
+{
+    emit_load(&x->c, to, jit_hot(x->j, offsetof(JitHot, ip_page)));
+    if (off)
+        emit_lea(&x->c, x->mode & DM_CODE64, to,
+                 (HostMem){.base = (uint8_t)to, .index = H_NONE, .disp = (int32_t)off});
+}
+
+/* A guest register as part of an address: its own host register, or a copy in `copy`. */
+static unsigned address_register(Trans *x, unsigned r, unsigned copy)
+{
+    if (jit_host[r] != H_NONE)
+        return jit_host[r];
+    emit_load(&x->c, copy, jit_gpr(r));
+    return copy;
+}
+
+bool jit_ea(Trans *x, const Insn *i)
+{
+    bool code64 = x->mode & DM_CODE64;
+    bool fs_gs = code64 && (i->seg == FS || i->seg == GS);
+    if (i->asize == 2 || (!(i->flags & IF_FLAT) && !(code64 && (fs_gs || i->seg == SEG_NONE))) ||
+        i->disp != (int32_t)i->disp)
+        return false;
+    bool wide = i->asize == 8;
+    if (i->base == GPR_IP) {
+        /* disp counts from the block's first byte. */
+        int64_t off = i->disp + x->off;
+        if (off != (int32_t)off)
+            return false;
+        emit_load(&x->c, H_AX, jit_hot(x->j, offsetof(JitHot, ip_page)));
+        emit_lea(&x->c, wide, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = (int32_t)off});
+    } else {
+        HostMem m = {.base = H_NONE, .index = H_NONE, .scale = i->scale, .disp = (int32_t)i->disp};
+        if (i->base != GPR_ZERO)
+            m.base = (uint8_t)address_register(x, i->base, H_AX);
+        if (i->index != GPR_ZERO)
+            m.index = (uint8_t)address_register(x, i->index, H_CX);
+        if (m.index == H_NONE && m.disp == 0 && m.base != H_NONE) {
+            if (m.base != H_AX || !wide)
+                emit_mov(&x->c, wide, H_AX, m.base);
+        } else {
+            emit_lea(&x->c, wide, H_AX, m);
+        }
+    }
+    if (fs_gs) {
+        emit_load(&x->c, H_CX,
+                  gs_mem((int32_t)(offsetof(CpuState, seg) + i->seg * sizeof(Segment) +
+                                   offsetof(Segment, base))));
+        emit_lea(&x->c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
+    }
+    return true;
+}
+
+void jit_check(Trans *x, unsigned size, bool write)
+{
+    Code *c = &x->c;
+    Jit *j = x->j;
+    size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
+    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
+    tag.index = add.index = H_DX;
+    tag.scale = add.scale = 3;
+
+    const uint8_t *retry = here(c);
+    encode(c, &(Enc){.map = MAP_VEX0F3A,
+                     .opcode = 0xf0,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .reg = H_CX,
+                     .rm = H_AX,
+                     .imm_size = 1,
+                     .imm = PAGE_BITS}); /* rorx rcx, rax, 12 */
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = 0xb7,
+                     .modrm = true,
+                     .reg = H_DX,
+                     .rm = H_CX}); /* movzx edx, cx */
+    emit_load(c, H_CX, tag);
+    emit_load(c, H_DX, add);
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = (int32_t)size - 1});
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf7,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_DX,
+                     .reg = H_CX,
+                     .rm = H_CX}); /* shrx rcx, rcx, rdx */
+    put8(c, 0xe3);                 /* jrcxz, over the jump */
+    put8(c, 5);
+    uint8_t *from = emit_jmp(c, here(c));
+    jit_cold(x, from, COLD_ACCESS)->retry = retry;
+}
+
+/* ---- upkeep ---- */
+/* What an entry holds that matches nothing. Zero is that, except where address 0 or the last page's
+ * end would match: there, a page that has another index. */
+static uint64_t none_tag(unsigned index)
+{
+    return index == 0 || index == JTLB_SIZE - 1
+               ? 0 - ((uint64_t)(index ^ JTLB_SIZE / 2) << PAGE_BITS)
+               : 0;
+}
+
+static void jtlb_clear(JTlb *l, unsigned index)
+{
+    l->read[index] = l->write[index] = none_tag(index);
+    l->add[index] = none_tag(index) ? 12 : 0;
+}
+
+static unsigned jtlb_index(gva_t lin)
+{
+    return (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
+}
+
+void jit_tlb_flush(Jit *j)
+{
+    if (j->tlb_n > JTLB_LIST) {
+        memset(j->hot->tlb, 0, sizeof(j->hot->tlb));
+        for (unsigned m = 0; m < MMU_MODES; m++) {
+            jtlb_clear(&j->hot->tlb[m], 0);
+            jtlb_clear(&j->hot->tlb[m], JTLB_SIZE - 1);
+        }
+    } else {
+        for (uint32_t k = 0; k < j->tlb_n; k++)
+            jtlb_clear(&j->hot->tlb[j->tlb_list[k] >> 16], j->tlb_list[k] & 0xffff);
+    }
+    j->tlb_n = 0;
+    j->tlb_big = 0;
+}
+
+void jit_tlb_flush_page(Jit *j, gva_t lin)
+{
+    if (j->tlb_big >> (lin >> 30 & 63) & 1) {
+        jit_tlb_flush(j);
+        return;
+    }
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        jtlb_clear(&j->hot->tlb[m], jtlb_index(lin));
+}
+
+/* Tags that would let this host page be written. */
+void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
+{
+    if (j->tlb_n > JTLB_LIST) {
+        jit_tlb_flush(j);
+        return;
+    }
+    for (uint32_t k = 0; k < j->tlb_n; k++) {
+        JTlb *l = &j->hot->tlb[j->tlb_list[k] >> 16];
+        unsigned x = j->tlb_list[k] & 0xffff;
+        if (l->write[x] != none_tag(x) && l->add[x] - 12 - l->write[x] == (uintptr_t)host_page)
+            jtlb_clear(l, x);
+    }
+}
+
+void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin, bool big)
+{
+    gva_t page = lin & PAGE_MASK;
+    const TlbEntry *e = tlb_entry(j->t, mode, lin);
+    bool r = e->tag[ACC_READ] == page, w = e->tag[ACC_WRITE] == page;
+    if (!r && !w)
+        return;
+    unsigned x = jtlb_index(lin);
+    JTlb *l = &j->hot->tlb[mode];
+    /* A page that may only be read, or only written, leaves the other tag matching nothing: the
+     * page with another index. */
+    uint64_t none = 0 - ((uint64_t)(x ^ JTLB_SIZE / 2) << PAGE_BITS);
+    if (big)
+        j->tlb_big |= BIT(lin >> 30 & 63);
+    bool listed = l->add[x] != 0 && l->add[x] != 12;
+    l->read[x] = r ? 0 - page : none;
+    l->write[x] = w ? 0 - page : none;
+    l->add[x] = e->addend + 12;
+    if (listed)
+        return;
+    if (j->tlb_n < JTLB_LIST)
+        j->tlb_list[j->tlb_n] = mode << 16 | x;
+    if (j->tlb_n <= JTLB_LIST)
+        j->tlb_n++;
+}

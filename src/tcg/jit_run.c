@@ -1,0 +1,287 @@
+/* The translator at work: entering and leaving translated code, what it calls, signals. See jit.h.
+ */
+#include "tcg/jit.h"
+
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <asm/prctl.h>
+#include "tcg/run.h"
+#include "tcg/vec.h"
+
+/* ---- called from translated code; see call_stub() for what the results mean ---- */
+enum { GO_ON = 0, GO_BEHIND = 1, LEAVE = 2, RESUME = 3 };
+
+static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    const Insn *i = &b->insn[k];
+    t->blk = b;
+    t->blk_rip = s->gpr[GPR_IP] = j->hot->ip_page + (b->gpa & ~PAGE_MASK);
+    t->at = i;
+    t->cc = j->hot->cc;
+    if (t->fp_live)
+        t->vec->mxcsr_out = s->fpu.mxcsr;
+    return i;
+}
+
+/* Runs i. done: what the stub is told when nothing special came of it. */
+static int exec_insn(Jit *j, Block *b, const Insn *i, int done)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    unsigned mode = t->decode_mode;
+    Fault f = i->exec(s, t, i);
+    j->hot->cc = t->cc;
+    if (unlikely(f)) {
+        j->fault = f;
+        j->at = i;
+        return LEAVE;
+    }
+    bool other_mode = unlikely((t->decode_mode ^ mode) & ~(unsigned)DM_AC) ||
+                      ((t->decode_mode ^ mode) && op_rows[i->row].map == MAP_1B);
+    /* What ends a block and is no branch is for the loop to look at. */
+    bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
+    if (unlikely(b->gen == 0 || t->inhibit || other_mode || ends)) {
+        s->rip = insn_next_rip(s, t, i);
+        return RESUME;
+    }
+    return done;
+}
+
+static int jit_helper(Block *b, unsigned k, Tcg *t)
+{
+    Jit *j = t->jit;
+    const Insn *i = enter_insn(j, b, k);
+    j->helpers++;
+    j->row_helpers[i->row]++;
+    return exec_insn(j, b, i, GO_ON);
+}
+
+/* The vector registers were the guest's when the stub stored them: again. */
+static void vectors_again(Jit *j)
+{
+    Tcg *t = j->t;
+    JitHot *h = j->hot;
+    if (h->vec_was[0])
+        return;
+    h->vec_away[0] = h->vec_was[0];
+    h->vec_away[1] = h->vec_was[1];
+    if (!t->fp_live) {
+        __builtin_ia32_ldmxcsr(t->v->st.fpu.mxcsr);
+        t->fp_live = true;
+    }
+}
+
+static bool l1_filled(Jit *j, gva_t lin)
+{
+    Tcg *t = j->t;
+    JTlb *l = &j->hot->tlb[t->mmu_mode];
+    unsigned x = (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
+    uint64_t r = l->read[x], w = l->write[x], a = l->add[x];
+    const TlbBank *bank = t->bank;
+    unsigned idx = tlb_index(lin);
+    jit_tlb_fill(j, t->mmu_mode, lin, bank->big[t->mmu_mode][idx / 64] >> (idx % 64) & 1);
+    return l->read[x] != r || l->write[x] != w || l->add[x] != a;
+}
+
+/* The first-level TLB did not have the page. */
+static int jit_access(Block *b, unsigned k, Tcg *t)
+{
+    Jit *j = t->jit;
+    gva_t lin = j->hot->miss_addr;
+    const Insn *i = enter_insn(j, b, k);
+    j->accesses++;
+    if (l1_filled(j, lin)) {
+        vectors_again(j);
+        return GO_ON;
+    }
+    int r = exec_insn(j, b, i, GO_BEHIND);
+    if (r == GO_BEHIND) {
+        l1_filled(j, lin);
+        vectors_again(j);
+    }
+    return r;
+}
+
+/* A vector instruction, and the registers are not the guest's. */
+static int jit_vec(Block *b, unsigned k, Tcg *t)
+{
+    Jit *j = t->jit;
+    CpuState *s = &t->v->st;
+    const Insn *i = enter_insn(j, b, k);
+    const uint32_t masks = 0x1f80;
+    bool sse =
+        !(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR) && (s->fpu.mxcsr & masks) == masks;
+    bool avx = sse && j->ymm && (s->cr4 & CR4_OSXSAVE) && (s->xcr0 & 6) == 6;
+    if (op_rows[i->row].attr & A_AVX ? avx : sse) {
+        j->hot->vec_away[0] = 0;
+        j->hot->vec_away[1] = !avx;
+        __builtin_ia32_ldmxcsr(s->fpu.mxcsr);
+        t->fp_live = true;
+        return GO_ON;
+    }
+    /* Faults, or an exception that the guest does not mask: one at a time. */
+    int r = exec_insn(j, b, i, RESUME);
+    if (r == RESUME)
+        s->rip = insn_next_rip(s, t, i);
+    return r;
+}
+
+/* ---- host faults in translated code ---- */
+static _Thread_local Jit *current;
+static struct sigaction previous[NSIG];
+
+static const JitSite *site_at(const Jit *j, const uint8_t *pc, const JitCode **code)
+{
+    unsigned lo = 0, hi = j->map_n;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        if (j->map[mid]->start + j->map[mid]->size <= pc)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == j->map_n || pc < j->map[lo]->start)
+        return NULL;
+    *code = j->map[lo];
+    for (unsigned k = 0; k < (*code)->n_sites; k++)
+        if ((*code)->start + (*code)->sites[k].at == pc)
+            return &(*code)->sites[k];
+    return NULL;
+}
+
+static void on_fault(int sig, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    const uint8_t *pc = (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
+    const JitCode *code;
+    const JitSite *site = current ? site_at(current, pc, &code) : NULL;
+    if (site) { /* the instruction's exec function finds the same, and raises it in the guest */
+        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(code->start + site->cold);
+        return;
+    }
+    const struct sigaction *old = &previous[sig];
+    if (old->sa_flags & SA_SIGINFO) {
+        old->sa_sigaction(sig, info, context);
+    } else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
+        old->sa_handler(sig);
+    } else {
+        signal(sig, SIG_DFL); /* it comes again, and ends us as it should */
+    }
+}
+
+static void install(void)
+{
+    static const int sigs[] = {SIGSEGV, SIGBUS, SIGFPE};
+    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    for (unsigned k = 0; k < ARRAY_LEN(sigs); k++)
+        sigaction(sigs[k], &sa, &previous[sigs[k]]);
+}
+
+void jit_run_init(Jit *j)
+{
+    static gsize once;
+    if (g_once_init_enter(&once)) {
+        install();
+        g_once_init_leave(&once, 1);
+    }
+    j->hot->fn_helper = (void *)(uintptr_t)jit_helper;
+    j->hot->fn_access = (void *)(uintptr_t)jit_access;
+    j->hot->fn_vec = (void *)(uintptr_t)jit_vec;
+    j->wrgsbase = getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
+}
+
+static void set_gs(const Jit *j)
+{
+    uint64_t base = (uintptr_t)&j->t->v->st;
+    if (j->wrgsbase)
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+enum JitExit jit_run(Jit *j, Block *b)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    JitHot *h = j->hot;
+    h->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
+    h->cc = t->cc;
+    set_gs(j);
+    current = j;
+    enum JitExit e = (enum JitExit)j->enter(b->jit->entry);
+    current = NULL;
+    t->cc = h->cc;
+    if (t->fp_live)
+        t->vec->mxcsr_out = s->fpu.mxcsr;
+    j->exits[e]++;
+    return e;
+}
+
+/* ---- the loop ---- */
+
+/* One block by the interpreter. */
+static Fault interpret(CpuState *s, Tcg *t, const Block *b)
+{
+    t->blk = b;
+    t->blk_rip = s->gpr[GPR_IP] = s->rip;
+    t->at = b->insn;
+    Fault f = b->insn->go(s, t, b->insn);
+    if (f == FAULT_NONE)
+        s->rip = insn_next_rip(s, t, t->at);
+    return f;
+}
+
+Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
+{
+    Jit *j = t->jit;
+    Vcpu *v = t->v;
+    /* IF stays as it is until translated code is left; without it a waiting vector is no reason. */
+    uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
+    for (;;) {
+        if (!b->jit && !b->no_jit && ++b->runs > JIT_HOT)
+            b->no_jit = !jit_translate(j, b);
+        Fault f;
+        if (b->jit) {
+            jit_jump_fill(j, t->decode_mode, s->rip, b);
+            if (j->pending && j->pending_rip == s->rip && j->pending_gen == t->map_gen &&
+                !j->no_chain)
+                jit_link(j->pending, b, j->run);
+            j->pending = NULL;
+            atomic_store(&v->attention, 0);
+            if (atomic_load(&v->request) & heed)
+                return NEXT_BLOCK;
+            enum JitExit e = jit_run(j, b);
+            if (e == JX_POLL || e == JX_RESUME)
+                return NEXT_BLOCK;
+            f = FAULT_JUMP;
+            if (e == JX_HELPER) {
+                f = j->fault;
+                if (f != FAULT_JUMP || op_rows[j->at->row].emit != EMIT_BRANCH)
+                    return leave_block(s, t, j->at, f, x);
+            } else if (e == JX_LINK) {
+                j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
+                j->pending_rip = s->rip;
+                j->pending_gen = t->map_gen;
+            }
+        } else {
+            j->pending = NULL;
+            f = interpret(s, t, b);
+            if (f != FAULT_JUMP && f != FAULT_NONE)
+                return leave_block(s, t, t->at, f, x);
+            if (!b->plain)
+                return NEXT_BLOCK;
+        }
+        if (unlikely(atomic_load_explicit(&v->request, memory_order_relaxed) & heed)) {
+            j->pending = NULL;
+            return NEXT_BLOCK;
+        }
+        b = next_block(s, t);
+        if (!b)
+            return NEXT_BLOCK; /* the loop finds it, and may come back here with `pending` */
+    }
+}

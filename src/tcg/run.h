@@ -1,0 +1,21 @@
+/* Between the run loop (interp.c) and the translator's (jit_run.c). */
+#ifndef TANDEM_TCG_RUN_H
+#define TANDEM_TCG_RUN_H
+
+#include "tcg/block.h"
+
+/* A handler's outcome, for the loop. */
+typedef enum Next {
+    NEXT_BLOCK,
+    NEXT_EXIT, /* the Exit is filled */
+} Next;
+
+/* RIP, instruction count and fault of a block left at instruction i with f. The caller has counted
+ * the instructions before i. */
+Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x);
+/* The block at s->rip if it is known and nothing but near branches led here; else NULL. */
+Block *next_block(const CpuState *s, const Tcg *t);
+/* run_chain() of the translator: from b on, translated where hot. Without an instruction limit. */
+Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x);
+
+#endif

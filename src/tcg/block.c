@@ -290,6 +290,7 @@ static bool finish_insn(Tcg *t, Insn *i, DecodeResult res, const uint8_t *bytes)
         i->exec = exec_no_native;
     else
         return i->flags & IF_ENDS;
+    i->opsize = 0; /* not what its row says: the translator leaves it alone */
     return true;
 }
 

@@ -6,25 +6,25 @@ static void modrm(Code *c, const Enc *e)
     unsigned reg = (e->reg & 7u) << 3;
     const HostMem *m = e->mem;
     if (!m) {
-        put8(c, 0xc0 | reg | (e->rm & 7u));
+        code8(c, 0xc0 | reg | (e->rm & 7u));
         return;
     }
     if (m->base == H_NONE) { /* [index * scale + disp32], without RIP */
-        put8(c, reg | 4);
-        put8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 | 5);
-        put32(c, (uint32_t)m->disp);
+        code8(c, reg | 4);
+        code8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 | 5);
+        code32(c, (uint32_t)m->disp);
         return;
     }
     bool sib = m->index != H_NONE || (m->base & 7) == H_SP;
     unsigned mod = m->disp == 0 && (m->base & 7) != H_BP ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
-    put8(c, mod << 6 | reg | (sib ? 4u : m->base & 7u));
+    code8(c, mod << 6 | reg | (sib ? 4u : m->base & 7u));
     if (sib)
-        put8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
-                    (m->base & 7u));
+        code8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
+                     (m->base & 7u));
     if (mod == 1)
-        put8(c, (uint8_t)m->disp);
+        code8(c, (uint8_t)m->disp);
     else if (mod == 2)
-        put32(c, (uint32_t)m->disp);
+        code32(c, (uint32_t)m->disp);
 }
 
 void encode(Code *c, const Enc *e)
@@ -36,32 +36,32 @@ void encode(Code *c, const Enc *e)
     unsigned b = m ? (m->base != H_NONE ? m->base >> 3 : 0u) : e->rm >> 3;
 
     if (m && m->gs)
-        put8(c, 0x65);
+        code8(c, 0x65);
     if (e->lock)
-        put8(c, 0xf0);
+        code8(c, 0xf0);
     if (e->map >= MAP_VEX0F) {
-        put8(c, 0xc4);
-        put8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
-        put8(c,
-             (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | (unsigned)e->l << 2 | pfx_vex[e->pfx]);
+        code8(c, 0xc4);
+        code8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
+        code8(c,
+              (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | (unsigned)e->l << 2 | pfx_vex[e->pfx]);
     } else {
         if (e->p66)
-            put8(c, 0x66);
+            code8(c, 0x66);
         if (pfx_byte[e->pfx])
-            put8(c, pfx_byte[e->pfx]);
+            code8(c, pfx_byte[e->pfx]);
         unsigned rex = (unsigned)e->w << 3 | r << 2 | x << 1 | b;
         if (rex || e->rex)
-            put8(c, 0x40 | rex);
+            code8(c, 0x40 | rex);
         if (e->map != MAP_1B) {
-            put8(c, 0x0f);
+            code8(c, 0x0f);
             if (e->map != MAP_0F)
-                put8(c, e->map == MAP_0F38 ? 0x38 : 0x3a);
+                code8(c, e->map == MAP_0F38 ? 0x38 : 0x3a);
         }
     }
-    put8(c, e->opcode);
+    code8(c, e->opcode);
     if (e->modrm)
         modrm(c, e);
-    put_bytes(c, &e->imm, e->imm_size);
+    code_bytes(c, &e->imm, e->imm_size);
 }
 
 void emit_imm64(Code *c, unsigned reg, uint64_t v)
@@ -71,13 +71,13 @@ void emit_imm64(Code *c, unsigned reg, uint64_t v)
         return;
     }
     bool is_signed = (int64_t)v == (int32_t)v;
-    put8(c, 0x48 | reg >> 3);
-    put8(c, is_signed ? 0xc7 : 0xb8 | (reg & 7));
+    code8(c, 0x48 | reg >> 3);
+    code8(c, is_signed ? 0xc7 : 0xb8 | (reg & 7));
     if (is_signed) {
-        put8(c, 0xc0 | (reg & 7));
-        put32(c, (uint32_t)v);
+        code8(c, 0xc0 | (reg & 7));
+        code32(c, (uint32_t)v);
     } else {
-        put64(c, v);
+        code64(c, v);
     }
 }
 
@@ -91,7 +91,7 @@ void patch_rel32(uint8_t *at, int64_t run, const uint8_t *target)
 static uint8_t *rel32(Code *c, const uint8_t *target)
 {
     uint8_t *at = c->p;
-    put32(c, 0);
+    code32(c, 0);
     if (!c->overflow)
         patch_rel32(at, c->run, target);
     return at;
@@ -99,19 +99,19 @@ static uint8_t *rel32(Code *c, const uint8_t *target)
 
 uint8_t *emit_jmp(Code *c, const uint8_t *target)
 {
-    put8(c, 0xe9);
+    code8(c, 0xe9);
     return rel32(c, target);
 }
 
 uint8_t *emit_jcc(Code *c, unsigned condition, const uint8_t *target)
 {
-    put8(c, 0x0f);
-    put8(c, 0x80 | condition);
+    code8(c, 0x0f);
+    code8(c, 0x80 | condition);
     return rel32(c, target);
 }
 
 uint8_t *emit_call(Code *c, const uint8_t *target)
 {
-    put8(c, 0xe8);
+    code8(c, 0xe8);
     return rel32(c, target);
 }

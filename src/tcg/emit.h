@@ -62,25 +62,25 @@ typedef struct Code {
     bool overflow;
 } Code;
 
-static inline void put8(Code *c, unsigned v)
+static inline void code8(Code *c, unsigned v)
 {
     if (c->p < c->end)
         *c->p++ = (uint8_t)v;
     else
         c->overflow = true;
 }
-static inline void put_bytes(Code *c, const void *b, unsigned n)
+static inline void code_bytes(Code *c, const void *b, unsigned n)
 {
     for (unsigned k = 0; k < n; k++)
-        put8(c, ((const uint8_t *)b)[k]);
+        code8(c, ((const uint8_t *)b)[k]);
 }
-static inline void put32(Code *c, uint32_t v)
+static inline void code32(Code *c, uint32_t v)
 {
-    put_bytes(c, &v, 4);
+    code_bytes(c, &v, 4);
 }
-static inline void put64(Code *c, uint64_t v)
+static inline void code64(Code *c, uint64_t v)
 {
-    put_bytes(c, &v, 8);
+    code_bytes(c, &v, 8);
 }
 
 void encode(Code *, const Enc *);
@@ -128,9 +128,9 @@ static inline void emit_mov(Code *c, bool w, unsigned to, unsigned from)
 static inline void emit_imm32(Code *c, unsigned reg, uint32_t v)
 {
     if (reg >= 8)
-        put8(c, 0x41);
-    put8(c, 0xb8 | (reg & 7));
-    put32(c, v);
+        code8(c, 0x41);
+    code8(c, 0xb8 | (reg & 7));
+    code32(c, v);
 }
 void emit_imm64(Code *, unsigned reg, uint64_t v); /* the shortest MOV */
 /* rel32 forms; the target is an address as code runs. Return where the rel32 was written. */

@@ -263,7 +263,7 @@ enum DecodeMode {
     DM_FLAT = 1 << 4, /* DS, ES, SS, CS base 0 limit 4G, usable, writable (CS readable) */
     DM_CPL3 = 1 << 5,
     DM_AMD = 1 << 6, /* the guest's processor is AMD's: 66 counts before near branches */
-    DM_AC = 1 << 7, /* CPL below 3 and EFLAGS.AC: decodes alike, but SMAP does not apply */
+    DM_AC = 1 << 7,  /* CPL below 3 and EFLAGS.AC: decodes alike, but SMAP does not apply */
 };
 
 /*

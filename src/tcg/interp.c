@@ -369,7 +369,7 @@ static inline bool be_careful(const CpuState *s, const Tcg *t)
 /* ---- the loop ---- */
 
 /* The first instructions of a block, as many as are left. */
-static __attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x)
+__attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x)
 {
     enter_block(s, t, b);
     const Insn *i = b->insn;
@@ -475,7 +475,7 @@ static Exit run_loop(Vcpu *v, Tcg *t)
         } else {
             Block *b = find(s, t, code_lin(s, t), &x, &next);
             if (unlikely(b && t->one_block)) {
-                next = run_one(s, t, b, &x);
+                next = t->use_jit ? run_jit(s, t, b, &x) : run_one(s, t, b, &x);
                 if (next != NEXT_EXIT)
                     return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
             } else if (likely(b != NULL)) {
@@ -503,7 +503,10 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
     t->insns_left = most;
     t->blk = NULL;
-    t->use_jit = translate && most == ~0ull;
+    t->use_jit = translate;
+    t->limited = most != ~0ull || t->one_block;
+    if (translate)
+        jit_chaining(t->jit, !t->limited);
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
         x = (Exit){.kind = EXIT_KICK};

@@ -73,6 +73,7 @@ Jit *jit_new(Tcg *t, GError **err)
     Jit *j = g_new0(Jit, 1);
     j->t = t;
     j->ymm = __builtin_cpu_supports("avx");
+    j->hot_after = JIT_HOT;
     j->hot_bytes = sizeof(JitHot);
     j->code_bytes = JIT_CODE_BYTES;
     j->hot = map_near(&t->v->st, j->hot_bytes);
@@ -214,6 +215,16 @@ void jit_unlink_all(Jit *j)
 {
     for (unsigned k = 0; k < j->map_n; k++)
         unlink_in(j, j->map[k]);
+}
+
+void jit_chaining(Jit *j, bool on)
+{
+    if (j->no_chain == !on)
+        return;
+    j->no_chain = !on;
+    j->pending = NULL;
+    jit_unlink_all(j);
+    jit_jumps_flush(j);
 }
 
 void jit_flush(Jit *j)

@@ -47,7 +47,7 @@
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
 #define JTLB_LIST      4096u
 #define JIT_CODE_BYTES (64u << 20)
-#define JIT_HOT        16u /* runs in the interpreter before a block is translated */
+#define JIT_HOT        16u /* Jit.hot_after, unless a test sets another */
 
 typedef struct JTlb {
     /* Minus the page's linear address. 0 is "none" together with add 0: see jtlb_clear(). */
@@ -129,7 +129,8 @@ typedef struct Jit {
     bool ymm, wrgsbase;
     JitCode **map; /* by address of code, ascending */
     unsigned map_n, map_room;
-    bool no_chain;
+    bool no_chain;      /* each block comes back: jit_chaining() */
+    uint32_t hot_after; /* runs in the interpreter before a block is translated */
     /* for info jit */
     uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers;
     uint32_t *row_helpers; /* by row: runs by helper */
@@ -153,6 +154,9 @@ void jit_block_dead(Jit *, Block *b);
 void jit_flush(Jit *);
 /* No jump may go on unseen: blocks must prove themselves at their next lookup. */
 void jit_unlink_all(Jit *);
+/* Whether blocks may hand over to each other. Without, each run is of one block, and can be
+ * counted. */
+void jit_chaining(Jit *, bool on);
 /* A direct jump now leads to b's code. */
 void jit_link(JitLink *, Block *b, int64_t run);
 
@@ -212,6 +216,13 @@ void jit_make_stubs(Jit *, Code *);
 static inline HostMem jit_attention(void)
 {
     return gs_mem((int32_t)offsetof(Vcpu, attention) - (int32_t)offsetof(Vcpu, st));
+}
+
+/* The translator of a vCPU whose engine_jit.vcpu_init() has been called. */
+static inline Jit *jit_of(const Vcpu *v)
+{
+    const Tcg *t = v->engine_data[ENGINE_JIT];
+    return t->jit;
 }
 
 static inline HostMem jit_gpr(unsigned r) /* a guest register's place in CpuState */

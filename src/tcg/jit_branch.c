@@ -10,8 +10,8 @@
 void jit_emit_poll(Trans *x, uint32_t rip_off)
 {
     emit_load32(&x->c, H_CX, jit_attention());
-    put8(&x->c, 0xe3); /* jrcxz, over the jump */
-    put8(&x->c, 5);
+    code8(&x->c, 0xe3); /* jrcxz, over the jump */
+    code8(&x->c, 5);
     uint8_t *from = emit_jmp(&x->c, here(&x->c));
     jit_cold(x, from, COLD_POLL)->rip_off = rip_off;
 }
@@ -31,8 +31,8 @@ void jit_emit_lookup(Trans *x, enum ColdKind kind)
                      .rm = H_AX}); /* movzx edx, ax */
     emit_load(c, H_CX, neg);
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
-    put8(c, 0xe3);
-    put8(c, 5);
+    code8(c, 0xe3);
+    code8(c, 5);
     uint8_t *from = emit_jmp(c, here(c));
     jit_cold(x, from, kind);
 }
@@ -136,8 +136,8 @@ static bool emit_loop(Trans *x, const Insn *i)
         emit_lea(c, i->asize == 8, jit_host[RCX],
                  (HostMem){.base = jit_host[RCX], .index = H_NONE, .disp = -1});
     emit_mov(c, i->asize == 8, H_CX, jit_host[RCX]);
-    put8(c, 0xe3); /* jrcxz, over the jump */
-    put8(c, 5);
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
     if (loop) {
         jit_emit_goto(x, 1, off);
         jit_emit_goto(x, 0, x->off + i->end);

@@ -69,8 +69,8 @@ static void need_vectors(Trans *x, const OpRow *r)
         return;
     const uint8_t *retry = here(&x->c);
     emit_load(&x->c, H_CX, jit_hot(x->j, offsetof(JitHot, vec_away) + 8 * n));
-    put8(&x->c, 0xe3); /* jrcxz, over the jump */
-    put8(&x->c, 5);
+    code8(&x->c, 0xe3); /* jrcxz, over the jump */
+    code8(&x->c, 5);
     uint8_t *from = emit_jmp(&x->c, here(&x->c));
     jit_cold(x, from, COLD_VEC)->retry = retry;
     x->vec[0] = true;
@@ -237,9 +237,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             if (i->opsize == 2)
                 return false;
             if (e.w || rm.host >= 8)
-                put8(&x->c, 0x40u | (unsigned)e.w << 3 | rm.host >> 3);
-            put8(&x->c, 0x0f);
-            put8(&x->c, 0xc8u | (rm.host & 7u));
+                code8(&x->c, 0x40u | (unsigned)e.w << 3 | rm.host >> 3);
+            code8(&x->c, 0x0f);
+            code8(&x->c, 0xc8u | (rm.host & 7u));
             put_back(x, &rm);
             return true;
         }
@@ -536,5 +536,5 @@ bool jit_emit_insn(Trans *x, const Insn *i)
         [EMIT_NOP] = emit_nop,   [EMIT_BRANCH] = jit_emit_branch,
     };
     bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
-    return emit && emit(x, i);
+    return emit && i->opsize && emit(x, i);
 }

@@ -120,8 +120,8 @@ void jit_check(Trans *x, unsigned size, bool write)
                      .vvvv = H_DX,
                      .reg = H_CX,
                      .rm = H_CX}); /* shrx rcx, rcx, rdx */
-    put8(c, 0xe3);                 /* jrcxz, over the jump */
-    put8(c, 5);
+    code8(c, 0xe3);                /* jrcxz, over the jump */
+    code8(c, 5);
     uint8_t *from = emit_jmp(c, here(c));
     jit_cold(x, from, COLD_ACCESS)->retry = retry;
 }

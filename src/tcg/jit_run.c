@@ -41,6 +41,7 @@ static int exec_insn(Jit *j, Block *b, const Insn *i, int done)
         j->at = i;
         return LEAVE;
     }
+    j->at = i;
     bool other_mode = unlikely((t->decode_mode ^ mode) & ~(unsigned)DM_AC) ||
                       ((t->decode_mode ^ mode) && op_rows[i->row].map == MAP_1B);
     /* What ends a block and is no branch is for the loop to look at. */
@@ -236,6 +237,23 @@ static Fault interpret(CpuState *s, Tcg *t, const Block *b)
     return f;
 }
 
+/* Instructions of b done when it was left by e, run alone; those a handler left at are
+ * leave_block()'s. */
+static uint64_t count_of(const CpuState *s, const Tcg *t, const Block *b, uint64_t start,
+                         enum JitExit e)
+{
+    switch (e) {
+    case JX_HELPER:
+        return (uint64_t)(t->jit->at - b->insn);
+    case JX_RESUME:
+        return (uint64_t)(t->jit->at - b->insn) + 1;
+    case JX_POLL: /* at the start, or before the branch at its end */
+        return s->rip == start ? 0 : b->n - 1u;
+    default:
+        return b->n;
+    }
+}
+
 Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
 {
     Jit *j = t->jit;
@@ -243,7 +261,9 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
     /* IF stays as it is until translated code is left; without it a waiting vector is no reason. */
     uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
     for (;;) {
-        if (!b->jit && !b->no_jit && ++b->runs > JIT_HOT)
+        if (unlikely(t->limited && t->insns_left < b->n))
+            return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
+        if (!b->jit && !b->no_jit && ++b->runs > j->hot_after)
             b->no_jit = !jit_translate(j, b);
         Fault f;
         if (b->jit) {
@@ -255,7 +275,10 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             atomic_store(&v->attention, 0);
             if (atomic_load(&v->request) & heed)
                 return NEXT_BLOCK;
+            uint64_t start = s->rip;
             enum JitExit e = jit_run(j, b);
+            if (t->limited)
+                t->insns_left -= count_of(s, t, b, start, e);
             if (e == JX_POLL || e == JX_RESUME)
                 return NEXT_BLOCK;
             f = FAULT_JUMP;
@@ -263,6 +286,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
                 f = j->fault;
                 if (f != FAULT_JUMP || op_rows[j->at->row].emit != EMIT_BRANCH)
                     return leave_block(s, t, j->at, f, x);
+                t->insns_left -= t->limited;
             } else if (e == JX_LINK) {
                 j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
                 j->pending_rip = s->rip;
@@ -271,12 +295,16 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
         } else {
             j->pending = NULL;
             f = interpret(s, t, b);
-            if (f != FAULT_JUMP && f != FAULT_NONE)
+            if (f != FAULT_JUMP && f != FAULT_NONE) {
+                t->insns_left -= (uint64_t)(t->at - b->insn);
                 return leave_block(s, t, t->at, f, x);
+            }
+            t->insns_left -= b->n;
             if (!b->plain)
                 return NEXT_BLOCK;
         }
-        if (unlikely(atomic_load_explicit(&v->request, memory_order_relaxed) & heed)) {
+        if (unlikely(t->one_block ||
+                     (atomic_load_explicit(&v->request, memory_order_relaxed) & heed))) {
             j->pending = NULL;
             return NEXT_BLOCK;
         }

@@ -3,7 +3,7 @@
 
 static void raw(Code *c, const char *bytes, unsigned n)
 {
-    put_bytes(c, bytes, n);
+    code_bytes(c, bytes, n);
 }
 #define RAW(c, s) raw(c, s, sizeof(s) - 1)
 
@@ -117,9 +117,9 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     RAW(c, "\x48\x83\xc4\x08");
     RAW(c, "\x83\xe8\x02"); /* sub eax, 2 */
     RAW(c, "\x6b\xc0");     /* imul eax, eax, JX_RESUME - JX_HELPER */
-    put8(c, JX_RESUME - JX_HELPER);
+    code8(c, JX_RESUME - JX_HELPER);
     RAW(c, "\x83\xc0");
-    put8(c, JX_HELPER);
+    code8(c, JX_HELPER);
     RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
     return at;
 }

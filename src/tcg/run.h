@@ -15,7 +15,10 @@ typedef enum Next {
 Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x);
 /* The block at s->rip if it is known and nothing but near branches led here; else NULL. */
 Block *next_block(const CpuState *s, const Tcg *t);
-/* run_chain() of the translator: from b on, translated where hot. Without an instruction limit. */
+/* The first instructions of a block, as many as are left. */
+Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x);
+/* run_chain() of the translator: from b on, translated where hot. With a limit each block is run
+ * alone. */
 Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x);
 
 #endif

@@ -105,6 +105,7 @@ struct Tcg {
     struct VecCtx *vec;
     struct Jit *jit;          /* NULL: no translator */
     bool use_jit;             /* this run() may run translated code */
+    bool limited;             /* this run() counts instructions */
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */

@@ -1,9 +1,10 @@
 /*
- * The run loop and the block cache: faults at the precise instruction, changed code, traps,
- * interrupts, limits.
+ * The run loop and the block cache, by the interpreter and by the translator: faults at the precise
+ * instruction, changed code, traps, interrupts, limits.
  */
 #include <stdio.h>
 #include <unistd.h>
+#include "tcg/jit.h"
 #include "tcg_guest.h"
 
 #define HANDLERS (G_RAM + 0x10000) /* 16 bytes a vector: HLT */
@@ -91,7 +92,7 @@ START_TEST(changes_next_instruction)
 {
     /* mov byte [rip + 1], 7; mov al, 1 (becomes mov al, 7); hlt - twice, through a jump */
     CODE(0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1, 0xf4);
-    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_int_eq(guest_run(1000).kind, EXIT_HLT);
     ck_assert_uint_eq(ST->gpr[RAX] & 0xff, 7);
     ck_assert_uint_eq(guest.v.insns, 3);
 }
@@ -485,7 +486,7 @@ END_TEST
 static Exit run_to_exception(uint64_t max_insns)
 {
     RunLimit limit = {.max_insns = max_insns, .stop_at_exception = true};
-    return engine_interp.run(&guest.v, &limit);
+    return guest_engine->run(&guest.v, &limit);
 }
 
 START_TEST(stops_at_exceptions)
@@ -544,7 +545,7 @@ static Vcpu *both[2];
 static void *second_main(void *p G_GNUC_UNUSED)
 {
     RunLimit none = {0};
-    while (engine_interp.run(&second, &none).kind == EXIT_KICK &&
+    while (guest_engine->run(&second, &none).kind == EXIT_KICK &&
            !(atomic_load(&second.request) & VREQ_WORK)) {
     }
     return NULL;
@@ -577,7 +578,9 @@ START_TEST(cross_modifying)
     both[1] = &second;
     guest.vm.vcpu = both;
     guest.vm.n_vcpus = 2;
-    ck_assert(engine_interp.vcpu_init(&second, &err));
+    ck_assert(guest_engine->vcpu_init(&second, &err));
+    if (guest_engine == &engine_jit)
+        jit_of(&second)->hot_after = 0;
     for (unsigned k = 0; k < 2; k++) {
         CpuState *s = &both[k]->st;
         s->gpr[R8] = G_CODE + 0x2001; /* the immediate */
@@ -603,10 +606,40 @@ START_TEST(cross_modifying)
 }
 END_TEST
 
-int main(void)
+/* Without a limit, blocks hand over to each other: by direct jumps and through the jump cache. */
+START_TEST(translated)
 {
-    TCase *tc = tcase_create("interp");
-    tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
+    /* mov ecx, 100000; L: call f; dec ecx; jne L; hlt; f: inc rax; ret */
+    CODE(0xb9, 0xa0, 0x86, 0x01, 0, 0xe8, 5, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4, 0x48, 0xff,
+         0xc0, 0xc3);
+    ST->gpr[RAX] = 0;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(ST->gpr[RAX], 100000);
+    const Jit *j = jit_of(&guest.v);
+    ck_assert_uint_ge(j->blocks, 3);
+    ck_assert_uint_lt(j->exits[JX_LINK] + j->exits[JX_LOOKUP] + j->exits[JX_HELPER], 100);
+}
+END_TEST
+
+static void jit_setup(void)
+{
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    guest_engine = &engine_jit;
+    jit_of(&guest.v)->hot_after = 0; /* translated before it ever runs */
+}
+
+static void jit_teardown(void)
+{
+    guest_engine = &engine_interp;
+    guest_teardown();
+}
+
+static TCase *add(Suite *suite, const char *name, SFun setup, SFun teardown)
+{
+    TCase *tc = tcase_create(name);
+    tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, limit_is_exact);
     tcase_add_test(tc, changes_next_instruction);
@@ -627,8 +660,18 @@ int main(void)
     tcase_add_test(tc, kick);
     tcase_add_test(tc, stops_at_exceptions);
     tcase_add_test(tc, cross_modifying);
-    Suite *suite = suite_create("interp");
     suite_add_tcase(suite, tc);
+    return tc;
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("interp");
+    add(suite, "interp", guest_setup, guest_teardown);
+    if (jit_supported(NULL))
+        tcase_add_test(add(suite, "jit", jit_setup, jit_teardown), translated);
+    else
+        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
     SRunner *sr = srunner_create(suite);
     srunner_run_all(sr, CK_NORMAL);
     int failures = srunner_ntests_failed(sr);

@@ -64,7 +64,7 @@ static bool choose_first(Machine *m, GError **err)
         if (id < 0) {
             g_set_error(
                 err, TANDEM_ERROR, ERR_USAGE,
-                "-accel %s: no accelerator '%s'; there are kvm, tcg, interp, a list such as "
+                "-accel %s: no accelerator '%s'; there are kvm, tcg, jit, interp, a list such as "
                 "kvm:tcg, and auto",
                 accel, *name);
             return false;
@@ -128,8 +128,8 @@ const Engine *machine_engine(Machine *m, const char *name, GError **err)
 {
     int id = engine_id(name);
     if (id < 0) {
-        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "no engine '%s'; there are kvm, tcg and interp",
-                    name);
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE,
+                    "no engine '%s'; there are kvm, tcg, jit and interp", name);
         return NULL;
     }
     if (!m->engine[id])

@@ -84,7 +84,7 @@ def session(tmp):
         mon("info switch", r"cpu 1: in interp")
         mon("frobnicate", r"frobnicate")
         mon("info frobnicate", r"frobnicate")
-        mon("switch bochs", r"bochs.*kvm, tcg and interp")
+        mon("switch bochs", r"bochs.*kvm, tcg, jit and interp")
         mon("switch tcg 2", r"no cpu 2; there are 0 to 1")
         mon("switch tcg 1", r"cpu 1: is in interp already")
 

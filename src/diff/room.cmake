@@ -1,2 +1,7 @@
 target_link_libraries(diff PUBLIC PkgConfig::CAPSTONE) # assembler beside the bytes of a case
 target_link_libraries(diff PUBLIC PkgConfig::JSON)     # campaign files
+if(ZYDIS_INCLUDE AND ZYDIS_LIBRARY)
+  target_compile_definitions(diff PUBLIC TANDEM_ZYDIS=1)
+  target_include_directories(diff SYSTEM PRIVATE ${ZYDIS_INCLUDE})
+  target_link_libraries(diff PUBLIC ${ZYDIS_LIBRARY})
+endif()

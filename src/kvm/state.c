@@ -441,6 +441,14 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
         if (!kvm_drain(v, err))
             return false;
     }
+    if (groups & GRP_EVENTS && (v->st.ev.smi.active || v->st.ev.smi.pending) &&
+        !kv->vm->host->cap[CAP_X86_SMM]) {
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                    "this host's KVM has no system-management mode (KVM_CAP_X86_SMM), and an SMI "
+                    "is %s",
+                    v->st.ev.smi.active ? "being handled" : "pending");
+        return false;
+    }
     kvm_state_from_cpu(&kv->ks, &v->st, groups);
     if (groups & GRP_EVENTS)
         event_flags(kv);

@@ -1,6 +1,7 @@
 #include "vmstate/checks.h"
 
 #include "base/log.h"
+#include "cpu/xsave.h"
 
 /* What a check sees, and where it says what is wrong. */
 typedef struct Ctx {
@@ -169,6 +170,61 @@ static bool check_pat(const Ctx *c)
     return true;
 }
 
+static bool memory_type(unsigned t)
+{
+    return t <= 6 && t != 2 && t != 3;
+}
+
+static bool check_mtrr(const Ctx *c)
+{
+    const Msrs *m = &c->s->msr;
+    uint64_t reserved = phys_reserved(c);
+    if (m->mtrr_def_type & ~0xcffull || !memory_type(m->mtrr_def_type & 0xff))
+        return bad(c, "IA32_MTRR_DEF_TYPE", m->mtrr_def_type, "no such type, or a reserved bit");
+    for (unsigned i = 0; i < MTRR_FIXED_N; i++)
+        for (unsigned k = 0; k < 64; k += 8)
+            if (!memory_type(m->mtrr_fixed[i] >> k & 0xff))
+                return bad(c, "a fixed-range MTRR", m->mtrr_fixed[i], "a byte is no memory type");
+    for (unsigned i = 0; i < MTRR_VAR_N; i++) {
+        if (m->mtrr_base[i] & (reserved | 0xf00) || !memory_type(m->mtrr_base[i] & 0xff))
+            return bad(c, "IA32_MTRR_PHYSBASE", m->mtrr_base[i], "no such type, or a reserved bit");
+        if (m->mtrr_mask[i] & (reserved | 0x7ff))
+            return bad(c, "IA32_MTRR_PHYSMASK", m->mtrr_mask[i], "a reserved bit is set");
+    }
+    return true;
+}
+
+/* All zeros or all ones; KVM lets guests clear bits 0 and 10, which old kernels do. */
+static bool check_mc_ctl(const Ctx *c)
+{
+    for (unsigned i = 0; i < MC_BANKS_MAX; i++) {
+        uint64_t v = c->s->msr.mc_ctl[i];
+        if (v && ~(v | BIT(10) | BIT(0)))
+            return bad(c, "IA32_MC_CTL", v, "neither all zeros nor all ones");
+    }
+    uint64_t g = c->s->msr.mcg_ctl;
+    return g && ~g ? bad(c, "IA32_MCG_CTL", g, "neither all zeros nor all ones") : true;
+}
+
+static bool check_tsc_aux(const Ctx *c)
+{
+    uint64_t v = c->s->msr.tsc_aux;
+    return v >> 32 ? bad(c, "IA32_TSC_AUX", v, "bits 63:32 are not zero") : true;
+}
+
+static bool check_apic_base(const Ctx *c)
+{
+    enum { X2APIC = 1 << 10, ENABLED = 1 << 11 };
+    uint64_t v = c->s->msr.apic_base;
+    if (v & (phys_reserved(c) | 0x2ff))
+        return bad(c, "IA32_APIC_BASE", v, "a reserved bit is set");
+    if (v & X2APIC && !(v & ENABLED))
+        return bad(c, "IA32_APIC_BASE", v, "x2APIC is on and the APIC is off");
+    if (v & X2APIC && c->cpuid && !cpuid_has(c->cpuid, FEAT_X2APIC))
+        return bad(c, "IA32_APIC_BASE", v, "x2APIC is on and not offered");
+    return true;
+}
+
 static bool check_msr_canonical(const Ctx *c)
 {
     const Msrs *m = &c->s->msr;
@@ -188,6 +244,10 @@ static bool check_msr_canonical(const Ctx *c)
 static bool check_xcr0(const Ctx *c)
 {
     uint64_t x = c->s->xcr0, avx512 = x & 0xe0;
+    /* Without XSAVE there is no XCR0: all engines then have what the FPU and SSE need in it. */
+    uint64_t mask = c->cpuid ? cpuid_xcr0_mask(c->cpuid) : XCR0_KNOWN;
+    if (x & ~(mask | 3))
+        return bad(c, "XCR0", x, "a bit of a feature that the guest is not offered");
     if (!(x & 1))
         return bad(c, "XCR0", x, "bit 0 (x87) is clear");
     if (x & 4 && !(x & 2))
@@ -615,10 +675,12 @@ static const struct {
 #include "vmstate/checks.def"
 };
 
-static int first_failure(const CpuState *s, const CpuidTable *cpuid, char *why, size_t size)
+_Static_assert(ARRAY_LEN(checks) <= 64, "one bit a check");
+
+static Ctx context(const CpuState *s, const CpuidTable *cpuid, char *why, size_t size)
 {
     bool pe = s->cr0 & CR0_PE, lma = s->efer & EFER_LMA;
-    Ctx c = {
+    return (Ctx){
         .s = s,
         .cpuid = cpuid,
         .pe = pe,
@@ -628,6 +690,11 @@ static int first_failure(const CpuState *s, const CpuidTable *cpuid, char *why, 
         .why = why,
         .why_size = size,
     };
+}
+
+static int first_failure(const CpuState *s, const CpuidTable *cpuid, char *why, size_t size)
+{
+    Ctx c = context(s, cpuid, why, size);
     for (unsigned i = 0; i < ARRAY_LEN(checks); i++) {
         if (unlikely(!checks[i].fn(&c)))
             return (int)i;
@@ -640,6 +707,16 @@ const char *vmentry_failed_check(const CpuState *s, const CpuidTable *cpuid, cha
     char local[120];
     int i = first_failure(s, cpuid, why ? why : local, why ? size : sizeof(local));
     return i < 0 ? NULL : checks[i].name;
+}
+
+uint64_t vmentry_failed_mask(const CpuState *s, const CpuidTable *cpuid)
+{
+    char why[120];
+    Ctx c = context(s, cpuid, why, sizeof(why));
+    uint64_t mask = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(checks); i++)
+        mask |= checks[i].fn(&c) ? 0 : BIT(i);
+    return mask;
 }
 
 bool vmentry_check(const CpuState *s, const CpuidTable *cpuid, GError **err)

@@ -21,6 +21,9 @@ bool vmentry_check(const CpuState *, const CpuidTable *cpuid, GError **err);
 /* The name of the first check that fails, or NULL; why (may be NULL) gets the offending value. */
 const char *vmentry_failed_check(const CpuState *, const CpuidTable *cpuid, char *why, size_t size);
 
+/* All checks that fail: bit i for check i. */
+uint64_t vmentry_failed_mask(const CpuState *, const CpuidTable *cpuid);
+
 /* Check i in order: its name, or NULL past the last; its section in *reference if not NULL. */
 const char *vmentry_check_name(unsigned i, const char **reference);
 

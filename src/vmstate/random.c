@@ -29,6 +29,7 @@ static Segment random_segment(uint64_t *r, uint32_t type, unsigned dpl, bool big
 {
     bool g = coin(r);
     uint32_t limit = (uint32_t)next(r) & 0xfffff;
+    g &= limit > 0xff; /* in bytes above 1 MiB: rule seg-attr */
     return (Segment){.base = (uint32_t)next(r),
                      .limit = g ? limit << 12 | 0xfff : limit,
                      .attr = type | SEG_S | dpl << SEG_DPL_SHIFT | SEG_P | (g ? SEG_G : 0) |

@@ -113,12 +113,17 @@ static bool rule_seg_attr(Ctx *c)
         uint32_t attr = g->attr & 0x1f0ff;
         if (attr & SEG_UNUSABLE || (i <= GS && in_vm86(c->s))) /* there, cpl-dpl gives all of it */
             continue;
-        if (g->limit >> 20)
-            attr |= SEG_G;
-        else if ((g->limit & 0xfff) != 0xfff)
-            attr &= ~(uint32_t)SEG_G;
+        attr = g->limit >> 20 ? attr | SEG_G : attr & ~(uint32_t)SEG_G;
         CANON(c, attr_name[i], g->attr, attr);
     }
+    return true;
+}
+
+static bool rule_cs_l(Ctx *c)
+{
+    uint32_t *attr = &c->s->seg[CS].attr;
+    if (!cpu_long_mode(c->s))
+        CANON(c, attr_name[CS], *attr, *attr & ~(uint32_t)SEG_L);
     return true;
 }
 
@@ -162,6 +167,7 @@ static bool rule_cpl_dpl(Ctx *c)
         CANON(c, attr_name[SS], *ss, *ss & ~(uint32_t)SEG_DPL);
         CANON(c, "CPL", s->cpl, 0);
     } else if (c->dir & RULE_TO_KVM) {
+        CANON(c, "CPL", s->cpl, s->cpl & 3);
         uint32_t dpl = (uint32_t)(s->cpl & 3) << SEG_DPL_SHIFT;
         CANON(c, attr_name[SS], *ss, (*ss & ~(uint32_t)SEG_DPL) | dpl);
     } else {
@@ -294,6 +300,15 @@ static bool rule_events_to_soft(Ctx *c)
     return true;
 }
 
+static bool rule_smi(Ctx *c)
+{
+    Events *e = &c->s->ev;
+    if (!e->smi.active)
+        CANON(c, "smi.inside_nmi", e->smi.inside_nmi, false);
+    CANON(c, "smi.latched_init", e->smi.latched_init, false);
+    return true;
+}
+
 static bool rule_int_shadow(Ctx *c)
 {
     Events *e = &c->s->ev;
@@ -315,7 +330,8 @@ static bool rule_halt_state(Ctx *c)
     CANON(c, "shadow_sti", e->shadow_sti, false);
     CANON(c, "shadow_mov_ss", e->shadow_mov_ss, false);
     if (s->run_state == RUN_HALTED &&
-        (e->exception.pending || e->exception.injected || e->interrupt.injected || e->nmi.injected))
+        (e->exception.pending || e->exception.injected || e->interrupt.injected ||
+         e->nmi.injected || (e->nmi.pending && !e->nmi.masked)))
         CANON(c, "run_state", s->run_state, RUN_RUNNING);
     return true;
 }

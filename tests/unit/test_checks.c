@@ -81,6 +81,18 @@ SPOIL(esp, s->msr.sysenter_esp = BIT(47))
 SPOIL(eip, s->msr.sysenter_eip = BIT(63))
 SPOIL(pat_2, s->msr.pat = (s->msr.pat & ~0xff0000ull) | 0x20000)
 SPOIL(pat_8, s->msr.pat = (s->msr.pat & ~BIT(63)) | 8ull << 56)
+SPOIL(mtrr_def_2, s->msr.mtrr_def_type = 0xc02)
+SPOIL(mtrr_fixed_7, s->msr.mtrr_fixed[3] = 7ull << 56)
+SPOIL(mtrr_base_8, s->msr.mtrr_base[7] = BIT(8))
+SPOIL(mtrr_mask_52, s->msr.mtrr_mask[0] = BIT(52) | 0x800)
+SPOIL(mtrr_mask_0, s->msr.mtrr_mask[2] = 1)
+SPOIL(mc_one, s->msr.mc_ctl[9] = 1)
+SPOIL(mcg_half, s->msr.mcg_ctl = UINT32_MAX)
+SPOIL(aux, s->msr.tsc_aux = BIT(32))
+SPOIL(apic_0, s->msr.apic_base = 0xfee00901)
+SPOIL(apic_x2_off, s->msr.apic_base = 0xfee00500)
+SPOIL(apic_52, s->msr.apic_base |= BIT(52))
+SPOIL(xcr0_mpx, s->xcr0 = 0x1b)
 SPOIL(lstar, s->msr.lstar = BIT(47))
 SPOIL(cstar, s->msr.cstar = BIT(50))
 SPOIL(kgs, s->msr.kernel_gs_base = BIT(63))
@@ -176,6 +188,11 @@ static const Row rows[] = {
     {"debugctl-reserved", LONG, debugctl_3},
     {"sysenter-canonical", LONG, esp}, {"sysenter-canonical", PROT, eip},
     {"pat-types", REAL, pat_2}, {"pat-types", LONG, pat_8},
+    {"mtrr-reserved", REAL, mtrr_def_2}, {"mtrr-reserved", LONG, mtrr_fixed_7}, {"mtrr-reserved", PROT, mtrr_base_8},
+    {"mtrr-reserved", LONG, mtrr_mask_52}, {"mtrr-reserved", REAL, mtrr_mask_0},
+    {"mc-ctl", LONG, mc_one}, {"mc-ctl", REAL, mcg_half}, {"tsc-aux-upper", LONG, aux},
+    {"apic-base", LONG, apic_0}, {"apic-base", PROT, apic_x2_off}, {"apic-base", REAL, apic_52},
+    {"xcr0-valid", LONG, xcr0_mpx},
     {"msr-canonical", LONG, lstar}, {"msr-canonical", LONG, cstar}, {"msr-canonical", PROT, kgs},
     {"xcr0-valid", LONG, xcr0_0}, {"xcr0-valid", LONG, xcr0_avx}, {"xcr0-valid", LONG, xcr0_512},
     {"mxcsr-reserved", LONG, mxcsr_16},
@@ -261,11 +278,14 @@ SPOIL(stopped_nmi, s->run_state = RUN_STOPPED; s->ev.nmi.injected = true)
 SPOIL(pdpte_absent, s->pdpte[1] = 0x1fe)
 SPOIL(conforming, s->seg[CS].attr = 0xc09f; s->seg[SS].attr |= SEG_DPL; s->cpl = 3)
 SPOIL(null_ss, s->seg[SS].attr = SEG_UNUSABLE)
+SPOIL(mc_k8, s->msr.mc_ctl[4] = ~BIT(10))
+SPOIL(x2apic, s->msr.apic_base = 0xfee00d00)
 SPOIL(rip_47, s->rip = BIT(47) - 1)
 static const Row good_rows[] = {
     {"", PROT, unusable_junk}, {"", REAL, real_data_dpl}, {"", PROT, halted_db},
     {"", PROT, halted_intr},   {"", PROT, stopped_nmi},   {"", PAE, pdpte_absent},
     {"", PROT, conforming},    {"", LONG, null_ss},       {"", LONG, rip_47},
+    {"", LONG, mc_k8},         {"", LONG, x2apic},
 };
 
 START_TEST(odd_but_good_passes)
@@ -304,6 +324,24 @@ START_TEST(random_states_pass)
 }
 END_TEST
 
+/* All that fail, where the other function names the first. */
+START_TEST(mask_has_every_failure)
+{
+    CpuState s;
+    uint64_t want = 0;
+    base_state(&s, LONG);
+    ck_assert_uint_eq(vmentry_failed_mask(&s, NULL), 0);
+    tr_available(&s);
+    cr8_16(&s);
+    for (unsigned i = 0; vmentry_check_name(i, NULL); i++)
+        if (!strcmp(vmentry_check_name(i, NULL), "tr-type") ||
+            !strcmp(vmentry_check_name(i, NULL), "cr8-reserved"))
+            want |= BIT(i);
+    ck_assert_uint_eq(vmentry_failed_mask(&s, NULL), want);
+    ck_assert_str_eq(vmentry_failed_check(&s, NULL, NULL, 0), "cr8-reserved");
+}
+END_TEST
+
 START_TEST(physical_width_is_the_guests)
 {
     CpuidTable t = {.n = 1, .e = {{.leaf = 0x80000008, .eax = 36}}};
@@ -326,6 +364,7 @@ int main(void)
     tcase_add_loop_test(c, odd_but_good_passes, 0, ARRAY_LEN(good_rows));
     tcase_add_test(c, every_check_has_a_bad_state);
     tcase_add_test(c, random_states_pass);
+    tcase_add_test(c, mask_has_every_failure);
     tcase_add_test(c, physical_width_is_the_guests);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);

@@ -78,6 +78,10 @@ FOREIGN(ldt_null, s->seg[LDTR].attr = 0, s->seg[LDTR].attr == SEG_UNUSABLE)
 FOREIGN(limit_no_g, s->seg[DS].attr = 0x4093, s->seg[DS].attr == data32)
 FOREIGN(tr_limit_g, s->seg[TR].attr = 0x808b; s->seg[TR].limit = 0x67, s->seg[TR].attr == 0x8b)
 FOREIGN(attr_junk, s->seg[SS].attr |= 0x500, s->seg[SS].attr == data32)
+FOREIGN(small_g, s->seg[DS].attr = 0xc093; s->seg[DS].limit = 0xffff, s->seg[DS].attr == 0x4093)
+FOREIGN(cs_l, s->seg[CS].attr = 0xe09b, s->seg[CS].attr == code32)
+FOREIGN(smm_nmi, s->ev.smi.inside_nmi = s->ev.smi.latched_init = true, !s->ev.smi.inside_nmi && !s->ev.smi.latched_init)
+FOREIGN(cpl_wide, s->cpl = 0x23; s->seg[CS].attr |= SEG_DPL, s->cpl == 3 && (s->seg[SS].attr & SEG_DPL) == SEG_DPL)
 FOREIGN(cs, s->seg[CS].attr &= ~1u, s->seg[CS].attr == code32)
 FOREIGN(ds, s->seg[DS].attr &= ~1u; s->seg[SS].attr &= ~1u, s->seg[DS].attr == data32 && s->seg[SS].attr == data32)
 FOREIGN(tr, s->seg[TR].attr = 0x89, s->seg[TR].attr == 0x8b)
@@ -130,6 +134,7 @@ FOREIGN(halt_event, s->run_state = RUN_HALTED; s->ev.exception.injected = true; 
         s->run_state == RUN_RUNNING)
 FOREIGN(halt_pending, s->run_state = RUN_HALTED; s->ev.interrupt.injected = true; s->ev.interrupt.nr = 32,
         s->run_state == RUN_RUNNING)
+FOREIGN(halt_nmi, s->run_state = RUN_HALTED; s->ev.nmi.pending = true, s->run_state == RUN_RUNNING)
 FOREIGN(init_received, s->run_state = RUN_INIT_RECEIVED, s->run_state == RUN_WAIT_SIPI)
 
 #define R(rule, dir, lng, id, check) {rule, dir, lng, set_##id, good_##id, check}
@@ -144,6 +149,9 @@ static const Row rows[] = {
     R("seg-attr", RULE_BOTH, false, limit_no_g, "seg-granularity"),
     R("seg-attr", RULE_BOTH, false, tr_limit_g, "seg-granularity"),
     R("seg-attr", RULE_BOTH, false, attr_junk, "seg-reserved"),
+    R("seg-attr", RULE_BOTH, false, small_g, NULL),
+    R("cs-l", RULE_TO_KVM, false, cs_l, NULL), R("smi", RULE_BOTH, false, smm_nmi, NULL),
+    R("cpl-dpl", RULE_TO_KVM, false, cpl_wide, "cpl"),
     R("cs-accessed", RULE_BOTH, false, cs, "cs-type"), R("seg-accessed", RULE_BOTH, false, ds, "ss-type"),
     R("tr-busy", RULE_BOTH, true, tr, "tr-type"), R("tr-busy", RULE_BOTH, false, tr16, "tr-type"),
     R("cpl-dpl", RULE_TO_KVM, false, cpl_soft, "cpl"), R("cpl-dpl", RULE_TO_SOFT, false, cpl_kvm, "cpl"),
@@ -167,6 +175,7 @@ static const Row rows[] = {
     R("halt-state", RULE_BOTH, false, halt_shadow, "activity-shadow"),
     R("halt-state", RULE_TO_KVM, false, halt_event, "activity-event"),
     R("halt-state", RULE_BOTH, false, halt_pending, NULL),
+    R("halt-state", RULE_BOTH, false, halt_nmi, NULL),
     R("halt-state", RULE_BOTH, false, init_received, "activity"),
 };
 /* clang-format on */

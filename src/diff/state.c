@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "diff/modes.h"
+#include "diff/progress.h"
 
 /* ---- engines ---- */
 
@@ -74,33 +75,10 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
-typedef struct Progress {
-    const char *what;
-    uint64_t total;
-    gint64 start, shown;
-} Progress;
-
 static bool tick(uint64_t done, void *opaque)
 {
-    Progress *p = opaque;
-    gint64 now = g_get_monotonic_time();
-    bool tty = isatty(STDERR_FILENO);
-
-    if (!p->start)
-        p->start = p->shown = now;
-    if (now - p->shown > (tty ? 200 * 1000 : 10 * G_USEC_PER_SEC)) {
-        p->shown = now;
-        fprintf(stderr, "%s%s: %" G_GUINT64_FORMAT "/%" G_GUINT64_FORMAT ", %.0f/s%s",
-                tty ? "\r" : "", p->what, done, p->total,
-                (double)done * 1e6 / (double)(now - p->start), tty ? "\033[K" : "\n");
-    }
+    progress(opaque, done, NULL);
     return !interrupted;
-}
-
-static void progress_end(const Progress *p)
-{
-    if (isatty(STDERR_FILENO) && p->shown != p->start)
-        fputs("\r\033[K", stderr);
 }
 
 /* ---- the command ---- */
@@ -147,7 +125,7 @@ static int run_states(const Options *o, int fd, GError **err)
     g_autoptr(GString) text = g_string_new(NULL), json = g_string_new(NULL);
     const StateEngine *e = find_engine(o->engines ? o->engines : "kvm", err);
     StateHost *h = e ? state_host_new(e->kvm, err) : NULL;
-    Progress p = {.what = "states", .total = (uint64_t)o->cases};
+    Progress p;
 
     const char *platform = h && e->kvm ? state_platform(h, err) : NULL;
     if (!h || (e->kvm && !platform)) {
@@ -155,6 +133,7 @@ static int run_states(const Options *o, int fd, GError **err)
         return 2;
     }
     StateReport *r = state_report_new();
+    progress_start(&p, "states", (uint64_t)o->cases, 0);
     uint64_t done = state_campaign(h, platform, e, (uint64_t)o->seed, p.total, r, tick, &p);
     progress_end(&p);
     unsigned findings = state_report_findings(r);
@@ -176,13 +155,14 @@ static int run_checks(const Options *o, int fd, GError **err)
     g_autoptr(GString) text = g_string_new(NULL), json = g_string_new(NULL);
     StateHost *h = state_host_new(true, err);
     const char *platform = h ? state_platform(h, err) : NULL;
-    Progress p = {.what = "states", .total = (uint64_t)o->cases};
+    Progress p;
     unsigned checks, agree, stricter, laxer, findings;
 
     if (!platform) {
         state_host_free(h);
         return 2;
     }
+    progress_start(&p, "states", (uint64_t)o->cases, 0);
     ChecksResult *r = state_checks_run(h, platform, (uint64_t)o->seed, p.total, tick, &p);
     progress_end(&p);
     state_checks_text(r, text);

@@ -122,10 +122,19 @@ extern const DiffEngine *const diff_engines[]; /* NULL-terminated */
 const DiffEngine *diff_engine_find(const char *name, GError **err);
 
 /* ---- gen.c ---- */
+/* Modes to draw from: BIT(mode) at privilege 3, BIT(mode) << 8 at privilege 0. */
+#define CASE_USER_MODES   (BIT(CM_LONG) | BIT(CM_COMPAT32) | BIT(CM_COMPAT16))
+#define CASE_SYSTEM_MODES (BIT(CM_VM86) | (BIT(CM_N) - 1 - BIT(CM_VM86)) << 8)
 /* The case of this number: the same on every machine whose guest CPU has the same features.
- * rows: which to draw from (n of them). False: this number makes no case (counted, not run). */
-bool case_generate(DiffCase *, uint64_t seed, uint64_t index, const uint16_t *rows, unsigned n);
-/* Sets row and form from insn; false if it decodes to no row in its mode. */
+ * rows: which to draw from (n of them), in turn. False: this number makes no case (counted, not
+ * run): its row does not exist in these modes. */
+bool case_generate(DiffCase *, uint64_t seed, uint64_t index, const uint16_t *rows, unsigned n,
+                   unsigned modes);
+/* Why no bytes at all decode to this row on the guest CPU: "host has no AVX512F", "F3 0F BC tzcnt
+ * comes first". False: it can be reached. */
+bool case_unreachable(uint16_t row, char why[64]);
+/* Sets row and form from insn; false if it decodes to no row in its mode. What is undefined for its
+ * prefixes alone is of the row it would be without them. */
 bool case_classify(DiffCase *);
 /* Coverage is counted per row and form: operand size, register or memory, prefix, mode. */
 const char *case_form_name(uint16_t form, char buf[48]);

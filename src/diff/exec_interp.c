@@ -1,0 +1,228 @@
+/*
+ * The interpreter as executor: a guest of one vCPU whose RAM is the map of case.h.
+ *
+ * STOP_THROUGH goes through blocks, their chains and the quick forms up to the INT3; STOP_STEP sets
+ * TF and so takes the careful path. Nothing is delivered: see RunLimit.stop_at_exception.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "diff/engines.h"
+#include "tcg/tcg.h"
+
+struct DiffExec {
+    VmCommon vm;
+    Vcpu v, *vcpus[1];
+    MemMap mem;
+    VcpuBus bus;
+    uint8_t *ram;   /* CASE_BASE to CASE_BASE + CASE_SIZE */
+    unsigned built; /* enum CaseMode CASE_SYS was filled for; CM_N: to be filled */
+    CpuState last;  /* control registers of the last case */
+};
+
+/* Instructions a case may take: the one, what it jumps to, INT3. */
+#define INSNS_MAX 1000
+
+/* ---- the bus: nothing is there ---- */
+static uint64_t mmio_read(Vcpu *v G_GNUC_UNUSED, gpa_t at G_GNUC_UNUSED, unsigned size)
+{
+    return size_mask(size);
+}
+static void mmio_write(Vcpu *v G_GNUC_UNUSED, gpa_t at G_GNUC_UNUSED, unsigned size G_GNUC_UNUSED,
+                       uint64_t value G_GNUC_UNUSED)
+{
+}
+static uint32_t pio_read(Vcpu *v G_GNUC_UNUSED, uint16_t port G_GNUC_UNUSED, unsigned size)
+{
+    return (uint32_t)size_mask(size);
+}
+static void pio_write(Vcpu *v G_GNUC_UNUSED, uint16_t port G_GNUC_UNUSED,
+                      unsigned size G_GNUC_UNUSED, uint32_t value G_GNUC_UNUSED)
+{
+}
+static int irq_ack(Vcpu *v)
+{
+    vcpu_request_clear(v, VREQ_INTR);
+    return -1;
+}
+static bool apic_msr_read(Vcpu *v G_GNUC_UNUSED, uint32_t msr, uint64_t *value)
+{
+    *value = 0xfee00900;
+    return msr == 0x1b;
+}
+static bool apic_msr_write(Vcpu *v G_GNUC_UNUSED, uint32_t msr G_GNUC_UNUSED,
+                           uint64_t value G_GNUC_UNUSED)
+{
+    return false;
+}
+static uint8_t tpr_get(Vcpu *v)
+{
+    return (uint8_t)v->st.cr8;
+}
+static void tpr_set(Vcpu *v, uint8_t cr8)
+{
+    v->st.cr8 = cr8;
+}
+
+/* ---- */
+static void interp_close(DiffExec *x)
+{
+    engine_interp.vcpu_free(&x->v);
+    engine_interp.vm_free(&x->vm);
+    if (x->ram)
+        munmap(x->ram, CASE_SIZE);
+    free(x);
+}
+
+static DiffExec *interp_open(GError **err)
+{
+    DiffExec *x = aligned_alloc(64, (sizeof(DiffExec) + 63) & ~(size_t)63);
+    memset(x, 0, sizeof(*x));
+    x->ram = mmap(NULL, CASE_SIZE, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (x->ram == MAP_FAILED) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "memory for cases: %s", g_strerror(errno));
+        free(x);
+        return NULL;
+    }
+    x->mem.slot[0] = (RamSlot){.gpa = CASE_BASE, .size = CASE_SIZE, .host = x->ram, .fd = -1};
+    x->mem.n = 1;
+    x->bus = (VcpuBus){.mmio_read = mmio_read,
+                       .mmio_write = mmio_write,
+                       .pio_read = pio_read,
+                       .pio_write = pio_write,
+                       .irq_ack = irq_ack,
+                       .apic_msr_read = apic_msr_read,
+                       .apic_msr_write = apic_msr_write,
+                       .tpr_get = tpr_get,
+                       .tpr_set = tpr_set};
+    x->vcpus[0] = &x->v;
+    x->v.vm = &x->vm;
+    x->vm = (VmCommon){
+        .mem = &x->mem, .bus = &x->bus, .cpuid = case_cpuid(), .vcpu = x->vcpus, .n_vcpus = 1};
+    x->built = CM_N;
+    if (!engine_interp.vm_init(&x->vm, err) || !engine_interp.vcpu_init(&x->v, err)) {
+        interp_close(x);
+        return NULL;
+    }
+    memset(x->ram + (CASE_CODE - CASE_BASE), 0xcc, CASE_CODE_BYTES);
+    return x;
+}
+
+static const char *interp_refuses(DiffExec *x G_GNUC_UNUSED, const DiffCase *c)
+{
+    const OpRow *r = &op_rows[c->row];
+    if (!strncmp(r->name, "rdtsc", 5))
+        return "time is not the same twice";
+    return NULL;
+}
+
+/* ---- one case ---- */
+static uint8_t *at(const DiffExec *x, uint64_t lin)
+{
+    return x->ram + (lin - CASE_BASE);
+}
+
+static void put_code(const DiffExec *x, const DiffCase *c, bool remove)
+{
+    uint64_t lin = case_linear_rip(c), room = CASE_CODE + CASE_CODE_BYTES - lin;
+    unsigned n = (unsigned)MIN_OF((uint64_t)c->len, room);
+    if (remove)
+        memset(at(x, lin), 0xcc, n);
+    else
+        memcpy(at(x, lin), c->insn, n);
+}
+
+/* The TLB may stay while nothing that it depends on differs. */
+static void prepare(DiffExec *x, const DiffCase *c)
+{
+    const CpuState *s = &c->in;
+    bool same = x->last.cr0 == s->cr0 && x->last.cr3 == s->cr3 && x->last.cr4 == s->cr4 &&
+                x->last.efer == s->efer && s->cpl == 3;
+    if (x->built != c->mode || s->cpl == 0) {
+        /* A guest at privilege 0 may write there. */
+        case_sys_build(x->ram, (enum CaseMode)c->mode);
+        x->built = s->cpl ? c->mode : CM_N;
+        same = false;
+    }
+    x->last.cr0 = s->cr0;
+    x->last.cr3 = s->cr3;
+    x->last.cr4 = s->cr4;
+    x->last.efer = s->efer;
+    memcpy(at(x, CASE_DATA), c->data, sizeof(c->data));
+    memcpy(at(x, CASE_STACK), c->stack, sizeof(c->stack));
+    put_code(x, c, false);
+    x->v.st = *s;
+    if (c->stop == STOP_STEP)
+        x->v.st.rflags |= FL_TF;
+    if (same)
+        blocks_distrust(x->v.engine_data[ENGINE_INTERP]);
+    else
+        engine_interp.enter(&x->v);
+}
+
+static void exception(const DiffCase *c, const Exit *e, DiffOutcome *o)
+{
+    o->kind = OUT_FAULT;
+    o->vector = e->exc.vector;
+    o->has_error = e->exc.has_error;
+    o->error = e->exc.error;
+    if (e->exc.vector == VEC_PF)
+        o->cr2 = e->exc.cr2;
+    if (e->exc.vector == VEC_DB && c->stop == STOP_STEP && (e->exc.dr6 & DR6_BS))
+        o->kind = OUT_DONE;
+    else if (e->exc.vector == VEC_BP && e->exc.soft && !case_is_int3(c))
+        o->kind = OUT_DONE;
+    else
+        o->st.rip += e->exc.len;
+    if (o->kind == OUT_DONE)
+        o->vector = 0;
+}
+
+static void run_case(DiffExec *x, const DiffCase *c, DiffOutcome *o)
+{
+    static const RunLimit limit = {.max_insns = INSNS_MAX, .stop_at_exception = true};
+    prepare(x, c);
+    x->v.st.gpr[GPR_ZERO] = x->v.st.gpr[GPR_IP] = 0;
+    Exit e = engine_interp.run(&x->v, &limit);
+    memset(o, 0, offsetof(DiffOutcome, st));
+    o->st = x->v.st;
+    o->st.rflags &= ~(uint64_t)(FL_RF | (c->stop == STOP_STEP ? FL_TF : 0));
+    memcpy(o->data, at(x, CASE_DATA), sizeof(o->data));
+    memcpy(o->stack, at(x, CASE_STACK), sizeof(o->stack));
+    put_code(x, c, true);
+    switch (e.kind) {
+    case EXIT_EXCEPTION:
+        exception(c, &e, o);
+        break;
+    case EXIT_HLT:
+        o->kind = OUT_DONE;
+        break;
+    case EXIT_INTERNAL_ERROR:
+        o->kind = OUT_BROKEN;
+        g_strlcpy(o->why, e.msg, sizeof(o->why));
+        break;
+    default:
+        o->kind = OUT_BROKEN;
+        g_snprintf(o->why, sizeof(o->why), e.kind == EXIT_LIMIT ? "no end" : "exit %d", e.kind);
+        break;
+    }
+}
+
+static void interp_run(DiffExec *x, const DiffCase *c, DiffOutcome *o, unsigned n)
+{
+    for (unsigned k = 0; k < n; k++)
+        run_case(x, &c[k], &o[k]);
+}
+
+const DiffEngine diff_engine_interp = {
+    .name = "interp",
+    .help = "the interpreter: blocks and quick forms, or step by step",
+    .groups = GROUPS_ALL,
+    .open = interp_open,
+    .close = interp_close,
+    .refuses = interp_refuses,
+    .run = interp_run,
+};

@@ -204,7 +204,7 @@ static bool get_fpu(Vcpu *v, GError **err)
 static bool put_fpu(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
-    uint64_t all = cpuid_xcr0_mask(v->vm->cpuid) | 3;
+    uint64_t all = cpuid_xcr0_mask(v->vm->cpuid) | 3, bv;
     size_t size = (size_t)kv->vm->xsave_size;
 
     memset(kv->xsave, 0, size);
@@ -215,6 +215,11 @@ static bool put_fpu(Vcpu *v, GError **err)
         g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM's XSAVE area is too small: %zu bytes", size);
         return false;
     }
+    /* Linux takes MXCSR from an image only with SSE or AVX in its XSTATE_BV, though the processor
+     * has it apart from them: the old value would stay. */
+    memcpy(&bv, kv->xsave + XSAVE_HEADER, sizeof(bv));
+    bv |= BIT(XC_SSE);
+    memcpy(kv->xsave + XSAVE_HEADER, &bv, sizeof(bv));
     if (ioctl(kv->fd, KVM_SET_XSAVE, kv->xsave) < 0)
         return kvm_error(err, "KVM_SET_XSAVE");
     return true;

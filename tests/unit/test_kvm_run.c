@@ -593,6 +593,24 @@ START_TEST(dirty_log)
 }
 END_TEST
 
+/* MXCSR goes in and comes out by itself, with all vector registers zero. */
+START_TEST(mxcsr_alone)
+{
+    static const uint32_t values[] = {0x1f92, 0x1f80, 0x5fc0, 0x1fa0, 0x1f80};
+    real_mode();
+    for (unsigned i = 0; i < ARRAY_LEN(values); i++) {
+        fx.v.st.fpu.mxcsr = values[i];
+        LOAD(CODE, {0xf4});
+        fx.v.st.rip = CODE;
+        fx.v.st.run_state = RUN_RUNNING;
+        fx_import();
+        run_to(EXIT_HLT);
+        fx_export();
+        ck_assert_uint_eq(fx.v.st.fpu.mxcsr, values[i]);
+    }
+}
+END_TEST
+
 /* The guest's TSC is the host's plus tsc_offset, where KVM can do it. */
 START_TEST(time_stamp_counter)
 {
@@ -650,6 +668,7 @@ int main(void)
         single_steps,
         what_kvm_cannot_emulate_is_named,
         dirty_log,
+        mxcsr_alone,
         time_stamp_counter,
     };
     Suite *s = suite_create("kvm_run");

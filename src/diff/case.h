@@ -168,8 +168,9 @@ bool case_compare(const DiffCase *, const DiffOutcome *a, const DiffOutcome *b, 
  * and RIP and RSP are offsets there. cpl is 0 or 3; real mode has 0, vm86 3, whatever is asked for.
  */
 void case_baseline(DiffCase *, enum CaseMode, unsigned cpl);
-/* Linear address of the instruction. */
+/* Linear address of the instruction; of a state's next one. */
 uint64_t case_linear_rip(const DiffCase *);
+uint64_t case_linear(const CpuState *);
 /* Does the state fit the mode, does the instruction begin in CASE_CODE, can a processor hold it?
  * Executors may rely on it; cases from files have passed it. err says what does not fit. */
 bool case_valid(const DiffCase *, GError **err);

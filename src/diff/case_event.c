@@ -40,6 +40,28 @@ static void measure(Frame *f, uint64_t pushed, unsigned words)
     f->size = (words + f->has_error) * f->word;
 }
 
+static bool has_error_code(unsigned vector)
+{
+    return vector == VEC_DF || (vector >= VEC_TS && vector <= VEC_PF) || vector == VEC_AC ||
+           vector == VEC_CP;
+}
+
+/* The opcode byte behind prefixes. */
+static unsigned opcode_at(const DiffCase *c)
+{
+    static const char prefixes[] = "\x66\x67\x2e\x36\x3e\x26\x64\x65\xf2\xf3";
+    unsigned i = 0;
+    while (i + 1 < c->len && (strchr(prefixes, (char)c->insn[i]) ||
+                              (c->mode == CM_LONG && (c->insn[i] & 0xf0) == 0x40)))
+        i++;
+    return i;
+}
+
+static bool is_int_n(const DiffCase *c)
+{
+    return c->insn[opcode_at(c)] == 0xcd;
+}
+
 static void read_frame(const DiffCase *c, const CpuState *s, const uint8_t *mem, Frame *f)
 {
     bool small = !(s->seg[SS].attr & SEG_DB) && c->mode > CM_COMPAT16;
@@ -51,7 +73,9 @@ static void read_frame(const DiffCase *c, const CpuState *s, const uint8_t *mem,
     if (f->has_stack)
         measure(f, CASE_EVENT_STACK - sp, c->mode == CM_VM86 ? 9 : 5);
     else
-        measure(f, (c->in.gpr[RSP] - sp) & mask, 3);
+        measure(f,
+                (has_error_code(f->vector) && c->mode != CM_REAL && !is_int_n(c) ? 4 : 3) * f->word,
+                3);
     uint64_t at = f->linear;
     uint64_t *part[] = {&f->rip,     &f->cs,      &f->rflags,  &f->rsp,    &f->ss,
                         &f->data[0], &f->data[1], &f->data[2], &f->data[3]};
@@ -124,13 +148,9 @@ static void take_back(const DiffCase *c, const uint8_t *mem, const Frame *f, Dif
 /* Does the case's instruction raise this vector as its purpose: INT3, INT n, INT1? */
 static bool own_event(const DiffCase *c, const Frame *f)
 {
-    static const char prefixes[] = "\x66\x67\x2e\x36\x3e\x26\x64\x65\xf2\xf3";
-    unsigned i = 0;
+    unsigned i = opcode_at(c);
     if (f->rip != c->in.rip + c->len)
         return false;
-    while (i + 1 < c->len && (strchr(prefixes, (char)c->insn[i]) ||
-                              (c->mode == CM_LONG && (c->insn[i] & 0xf0) == 0x40)))
-        i++;
     switch (c->insn[i]) {
     case 0xcc:
         return f->vector == VEC_BP;
@@ -140,6 +160,40 @@ static bool own_event(const DiffCase *c, const Frame *f)
         return i + 1 < c->len && c->insn[i + 1] == f->vector;
     default:
         return false;
+    }
+}
+
+static bool at_landing(const CpuState *s)
+{
+    return s->rip >= CASE_SYSCALL && s->rip < CASE_SYSCALL + 0x100 && (s->rip & 15) <= OUT_LEN;
+}
+
+bool case_event_arrived(const DiffCase *c, const CpuState *s)
+{
+    unsigned vector;
+    return in_handler(c, s, &vector) || at_landing(s);
+}
+
+static void set_fault(DiffOutcome *o, unsigned vector, bool has_error, uint64_t error, uint64_t cr2)
+{
+    o->kind = OUT_FAULT;
+    o->vector = (uint8_t)vector;
+    o->has_error = has_error;
+    o->error = has_error ? (uint32_t)error : 0;
+    o->cr2 = vector == VEC_PF ? cr2 : 0;
+}
+
+/* A segment that cannot be used has nothing but its selector, and FS and GS their base. */
+static void canonical_segments(CpuState *s)
+{
+    for (unsigned i = ES; i <= LDTR; i++) {
+        Segment *g = &s->seg[i];
+        if (i == CS || (g->attr & SEG_P && !(g->attr & SEG_UNUSABLE)))
+            continue;
+        bool base = (i == FS || i == GS) && s->efer & EFER_LMA;
+        *g = (Segment){.selector = g->selector,
+                       .base = base ? g->base : 0,
+                       .attr = SEG_UNUSABLE | (i == SS ? g->attr & SEG_DPL : 0)};
     }
 }
 
@@ -155,19 +209,20 @@ void case_event_undo(const DiffCase *c, const uint8_t *mem, bool trap_flag, Diff
         bool stop = !own_event(c, &f) && (f.vector == VEC_BP || (f.vector == VEC_DB && trap_flag));
         if (stop && f.vector == VEC_BP)
             s->rip--;
-        if (!stop) {
-            o->kind = OUT_FAULT;
-            o->vector = (uint8_t)f.vector;
-            o->has_error = f.has_error;
-            o->error = (uint32_t)f.error;
-            o->cr2 = f.vector == VEC_PF ? s->cr2 : 0;
-        }
+        if (!stop)
+            set_fault(o, f.vector, f.has_error, f.error, s->cr2);
         s->cr2 = c->in.cr2;
-    } else if (s->rip >= CASE_SYSCALL && s->rip < CASE_SYSCALL + 0x100 &&
-               (s->rip & 15) == OUT_LEN) {
-        s->rip -= OUT_LEN; /* where SYSCALL and the like lead */
+    } else if (s->ev.exception.pending || s->ev.exception.injected) {
+        bool payload = s->ev.exception.has_payload;
+        set_fault(o, s->ev.exception.nr, s->ev.exception.has_error && c->mode != CM_REAL,
+                  s->ev.exception.error, payload ? s->ev.exception.payload : s->cr2);
+        s->cr2 = c->in.cr2;
+    } else if (at_landing(s)) {
+        s->rip &= ~15ull;
     }
+    memset(&s->ev, 0, sizeof(s->ev));
     s->rflags &= ~(uint64_t)FL_RF;
-    if (!(c->in.rflags & FL_TF))
+    if (trap_flag)
         s->rflags &= ~(uint64_t)FL_TF;
+    canonical_segments(s);
 }

@@ -4,6 +4,9 @@
 
 #include "diff/case.h"
 
+/* Is the guest in a handler, or where SYSCALL and the like lead? */
+bool case_event_arrived(const DiffCase *, const CpuState *);
+
 /*
  * o->st, data and stack are as the guest left them: stepped, or stopped in a handler. Sets kind
  * and, where an event was delivered, vector, error code and CR2, and takes the delivery back. #BP

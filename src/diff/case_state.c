@@ -104,10 +104,14 @@ void case_baseline(DiffCase *c, enum CaseMode mode, unsigned cpl)
     }
 }
 
+uint64_t case_linear(const CpuState *s)
+{
+    return cpu_code64(s) ? s->rip : (uint32_t)(s->seg[CS].base + s->rip);
+}
+
 uint64_t case_linear_rip(const DiffCase *c)
 {
-    uint64_t lin = c->in.seg[CS].base + c->in.rip;
-    return cpu_code64(&c->in) ? c->in.rip : (uint32_t)lin;
+    return case_linear(&c->in);
 }
 
 static const char *unlike_mode(const DiffCase *c)

@@ -5,16 +5,19 @@
  * one sees that the instruction is over depends on what this KVM can do, which is tried for each
  * mode and privilege when the executor is opened:
  *
- *   - KVM's own single step, where it works. What is stepped over is left as it is; a fault is
- *     delivered through the IDT, whose gates lead to handlers that stop (case_sys.c), and taken
- * back: registers from the frame that was pushed, memory under the frame from the case.
- *   - RFLAGS.TF in the guest (STOP_STEP), or the INT3 bytes around the instruction (STOP_THROUGH),
- *     where it does not, as in backends that run privilege 3 natively and do the rest in software.
+ *   - STOP_THROUGH runs into the INT3 bytes around the instruction; STOP_STEP is KVM's own single
+ *     step. #BP and faults are delivered through the IDT, whose gates lead to handlers that stop
+ *     (case_sys.c), and taken back: registers from the frame that was pushed, memory under the
+ * frame from the case.
+ *   - Where INT3 cannot be run, as by KVM's emulator, single steps lead to it; where KVM's single
+ *     step does not work, as in backends that run privilege 3 natively and do the rest in software,
+ *     RFLAGS.TF is set in the guest.
  *
  * A mode in which not even NOP can be run is refused, with what happened. An instruction that KVM
  * says it cannot emulate is skipped: a gap is not a wrong result. One that does not end is cut off
  * by a watchdog and broken.
  */
+#include <cpuid.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,7 +29,7 @@
 #include "kvm/kvm.h"
 #include "tcg/insn.h"
 
-enum { TICK_MS = 100, TICKS_MAX = 5, STEPS_MAX = 70000, LOW_BYTES = 0x1000 };
+enum { TICK_MS = 100, TICKS_MAX = 5, STEPS_MAX = 1000, LOW_BYTES = 0x1000 };
 
 struct DiffExec {
     VmCommon vm;
@@ -40,11 +43,14 @@ struct DiffExec {
     uint8_t tpr;
     uint64_t apic_base;
     bool running; /* vcpu_init() was done */
+    bool on_tcg;  /* the processor below is QEMU's software one */
     bool halted;  /* the last case has stepped a HLT */
     struct ExecWay {
-        bool works, steps; /* steps: KVM's single step does */
-        char why[80];      /* it does not work */
-    } way[CM_N][2];        /* [privilege 3] */
+        bool works;
+        bool kvm_step; /* STOP_STEP by KVM's single step, else by RFLAGS.TF */
+        bool int3;     /* STOP_THROUGH by INT3, else by single steps */
+        char why[80];  /* it does not work */
+    } way[CM_N][2];    /* [privilege 3] */
     /* Watchdog: run() counts `turn` up before and after KVM runs; odd: it is running. */
     pthread_t watchdog;
     _Atomic unsigned turn;
@@ -125,18 +131,30 @@ static Exit run_watched(DiffExec *x, const RunLimit *limit)
 
 /* ---- one case ---- */
 
+/* From n bytes of an area to what a 16-bit segment with its base there can reach. */
+static void clear_behind(DiffExec *x, uint64_t area, unsigned n)
+{
+    memset(x->ram + (area - CASE_BASE) + n, 0, 0x10000 - n);
+}
+
 static void load_memory(DiffExec *x, const DiffCase *c)
 {
     uint8_t *code = x->ram + (CASE_CODE - CASE_BASE);
     uint64_t at = case_linear_rip(c) - CASE_CODE;
+    bool paged = c->mode <= CM_COMPAT16;
     /* Only what runs at privilege 0 can have written there, and events on their stack. */
     if (x->sys_mode != c->mode)
         memcpy(x->ram, x->sys[c->mode], CASE_SYS_BYTES);
     x->sys_mode = c->in.cpl ? c->mode : CM_N;
-    memset(code, 0xcc, CASE_CODE_BYTES);
-    memcpy(code + at, c->insn, MIN_OF(c->len, CASE_CODE_BYTES - at));
+    memset(code, 0xcc, CASE_CODE_BYTES + 0x1000); /* without paging there is more behind */
+    memcpy(code + at, c->insn, paged ? MIN_OF(c->len, CASE_CODE_BYTES - at) : c->len);
     memcpy(x->ram + (CASE_DATA - CASE_BASE), c->data, CASE_DATA_BYTES);
     memcpy(x->ram + (CASE_STACK - CASE_BASE), c->stack, CASE_STACK_BYTES);
+    if (!paged) {
+        clear_behind(x, CASE_CODE, CASE_CODE_BYTES + 0x1000);
+        clear_behind(x, CASE_DATA, CASE_DATA_BYTES);
+        clear_behind(x, CASE_STACK, CASE_STACK_BYTES);
+    }
 }
 
 static void G_GNUC_PRINTF(3, 4) ends(DiffOutcome *o, enum OutcomeKind kind, const char *fmt, ...)
@@ -157,6 +175,17 @@ static void hide_features(const DiffExec *x, CpuState *s)
         s->cr4 &= ~(uint64_t)CR4_OSXSAVE;
     if (!cpuid_has(&x->cpuid, FEAT_FSGSBASE))
         s->cr4 &= ~(uint64_t)CR4_FSGSBASE;
+    /* QEMU aborts ("invalid tss type") when a stack is taken from a 32-bit TSS that is busy, as
+     * the one in use always is on a processor. SVM takes it either way. */
+    if (x->on_tcg && !(s->efer & EFER_LMA))
+        s->seg[TR].attr &= ~(uint32_t)SEG_TSS_BUSY;
+}
+
+static bool processor_is_tcg(void)
+{
+    unsigned r[4] = {0};
+    __cpuid(0x40000000, r[0], r[1], r[2], r[3]);
+    return !memcmp(&r[1], "TCGTCGTCGTCG", 12);
 }
 
 static void show_features(const DiffExec *x, const DiffCase *c, CpuState *s)
@@ -167,9 +196,21 @@ static void show_features(const DiffExec *x, const DiffCase *c, CpuState *s)
         s->xcr0 = c->in.xcr0;
     if (s->cr4 == given.cr4)
         s->cr4 = c->in.cr4;
+    if (s->seg[TR].attr == given.seg[TR].attr)
+        s->seg[TR].attr = c->in.seg[TR].attr;
     if (!(given.xcr0 & BIT(2)))
         for (unsigned i = 0; i < ARRAY_LEN(s->fpu.v); i++)
             memcpy(s->fpu.v[i].b + 16, c->in.fpu.v[i].b + 16, sizeof(VecReg) - 16);
+}
+
+/* Where the next instruction is fetched from. */
+static bool in_ram(DiffExec *x)
+{
+    if (!engine_kvm.export_state(&x->v, GRP_REGS | GRP_SREGS, NULL))
+        return true;
+    uint64_t lin = case_linear(&x->v.st);
+    return x->v.st.cr0 & CR0_PG || (lin >= CASE_BASE && lin < CASE_BASE + CASE_SIZE) ||
+           (lin >= CASE_REAL_HANDLERS && lin < CASE_REAL_HANDLERS + LOW_BYTES);
 }
 
 /* What of an exit is no end of the instruction but of the attempt. True: the case is over. */
@@ -191,7 +232,9 @@ static bool exit_is_final(DiffExec *x, const DiffCase *c, const Exit *e, DiffOut
     case EXIT_INTERNAL_ERROR:
         /* "KVM cannot emulate popcnt eax, ebx [f3 0f ...] at RIP ...": the cause, without operands,
          * so that what is missing can be counted. */
-        if (e->insn_len)
+        if (!in_ram(x))
+            ends(o, OUT_SKIPPED, "the case leaves its memory");
+        else if (e->insn_len)
             ends(o, OUT_SKIPPED, "this KVM cannot emulate it");
         else
             ends(o, OUT_BROKEN, "%.90s", e->msg);
@@ -214,7 +257,30 @@ static bool get_state(DiffExec *x, DiffOutcome *o)
     return true;
 }
 
-/* Steps until the instruction is over: once, or until a REP is through. */
+/* Is the next instruction one of the INT3s around the case's own? */
+static bool at_int3(const DiffExec *x, const DiffCase *c)
+{
+    uint64_t lin = case_linear(&x->v.st);
+    return lin >= CASE_CODE && lin < CASE_CODE + CASE_CODE_BYTES &&
+           x->ram[lin - CASE_BASE] == 0xcc && lin != case_linear_rip(c);
+}
+
+/* #BP at privilege 0 outside long mode is pushed on the case's own stack, where the instruction may
+ * have written: steps are better. But they show in what PUSHF stores. */
+static bool takes_steps(const struct ExecWay *way, const DiffCase *c)
+{
+    bool own_stack = c->mode > CM_COMPAT16 && c->in.cpl == 0;
+    if (c->stop == STOP_STEP || !way->kvm_step)
+        return way->kvm_step;
+    return !way->int3 || (own_stack && c->insn[c->len - 1] != 0x9c);
+}
+
+static bool event_waits(const CpuState *s)
+{
+    return s->ev.exception.pending || s->ev.exception.injected;
+}
+
+/* One step, or as many as lead to an INT3 or into a handler. */
 static bool run_stepping(DiffExec *x, const DiffCase *c, DiffOutcome *o)
 {
     static const RunLimit one = {.max_insns = 1};
@@ -222,10 +288,11 @@ static bool run_stepping(DiffExec *x, const DiffCase *c, DiffOutcome *o)
         Exit e = run_watched(x, &one);
         if (exit_is_final(x, c, &e, o) || !get_state(x, o))
             return false;
-        if (e.kind != EXIT_LIMIT || c->stop == STOP_STEP || x->v.st.rip != c->in.rip)
+        if (e.kind != EXIT_LIMIT || c->stop == STOP_STEP || event_waits(&x->v.st) ||
+            at_int3(x, c) || case_event_arrived(c, &x->v.st))
             return true;
     }
-    ends(o, OUT_SKIPPED, "more than %u iterations", STEPS_MAX);
+    ends(o, OUT_SKIPPED, "no end within %u instructions", STEPS_MAX);
     return false;
 }
 
@@ -233,6 +300,13 @@ static bool run_to_handler(DiffExec *x, const DiffCase *c, DiffOutcome *o)
 {
     Exit e = run_watched(x, NULL);
     return !exit_is_final(x, c, &e, o) && get_state(x, o);
+}
+
+/* What KVM's emulator does with a REP that is stepped: permitted to a debugger, and no TF. */
+static bool several_iterations(const DiffCase *c, const CpuState *s)
+{
+    const OpRow *r = c->row < op_rows_n ? &op_rows[c->row] : NULL;
+    return r && r->attr & A_REP && c->in.gpr[RCX] - s->gpr[RCX] > 1;
 }
 
 static void set_up(DiffExec *x, const DiffCase *c)
@@ -268,14 +342,16 @@ static void run_one(DiffExec *x, const DiffCase *c, DiffOutcome *o)
     memset(o, 0, offsetof(DiffOutcome, st));
     spend_halt(x);
     set_up(x, c);
-    x->halted = way->steps && c->insn[c->len - 1] == 0xf4;
-    if (!way->steps && c->stop == STOP_STEP)
+    bool tf = c->stop == STOP_STEP && !way->kvm_step;
+    bool steps = takes_steps(way, c);
+    x->halted = steps && c->insn[c->len - 1] == 0xf4;
+    if (tf)
         x->v.st.rflags |= FL_TF;
     if (!engine_kvm.import_state(&x->v, GROUPS_ALL, &err)) {
         ends(o, OUT_SKIPPED, "KVM does not take the state: %.60s", err->message);
         return;
     }
-    if (way->steps ? !run_stepping(x, c, o) : !run_to_handler(x, c, o)) {
+    if (steps ? !run_stepping(x, c, o) : !run_to_handler(x, c, o)) {
         if (atomic_load(&x->late))
             x->sys_mode = CM_N;
         return;
@@ -285,20 +361,69 @@ static void run_one(DiffExec *x, const DiffCase *c, DiffOutcome *o)
     memcpy(o->stack, x->ram + (CASE_STACK - CASE_BASE), CASE_STACK_BYTES);
     show_features(x, c, &o->st);
     o->st.run_state = RUN_RUNNING;
-    case_event_undo(c, x->ram, !way->steps && c->stop == STOP_STEP, o);
+    if (steps && c->stop == STOP_STEP && several_iterations(c, &o->st)) {
+        ends(o, OUT_SKIPPED, "KVM steps over several iterations at once");
+        return;
+    }
+    case_event_undo(c, x->ram, tf, o);
+    if (steps)
+        o->st.rflags &= ~(uint64_t)FL_TF; /* the debugger's, in what an event has pushed */
+}
+
+/* ---- what it does not judge ---- */
+
+/* POPF, IRET and SYSRET with TF in what they load: KVM's single step hides the flag. */
+static bool loads_tf(const DiffCase *c, const OpRow *r)
+{
+    unsigned size = c->mode == CM_LONG ? 8 : 4, from = 0;
+    uint64_t sp = c->in.seg[SS].base + c->in.gpr[RSP];
+    if (!strcmp(r->name, "sysret"))
+        return c->in.gpr[R11] & FL_TF;
+    if (!strcmp(r->name, "popf"))
+        size = 2; /* TF is in the lowest word whatever the size */
+    else if (!strcmp(r->name, "iret"))
+        from = 2 * 2; /* the third slot of any size */
+    else
+        return false;
+    for (unsigned at = from; at < (from ? 3 * size : size); at += 2) {
+        uint64_t lin = sp + at + 1, i = lin - CASE_STACK, k = lin - CASE_DATA;
+        uint8_t byte = i < CASE_STACK_BYTES ? c->stack[i] : k < CASE_DATA_BYTES ? c->data[k] : 0;
+        if (byte & FL_TF >> 8)
+            return true;
+    }
+    return false;
+}
+
+/* A case sees that its CR4 is not what it was given. */
+static bool moves_cr4(const DiffCase *c, const OpRow *r)
+{
+    return r->map == MAP_0F && (r->opcode == 0x20 || r->opcode == 0x22) && c->len > 2 &&
+           (c->insn[c->len - 1] >> 3 & 7) == 4;
 }
 
 static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
 {
     const struct ExecWay *way = &x->way[c->mode][c->in.cpl == 3];
-    uint16_t feature = c->row < op_rows_n ? op_rows[c->row].feature : FEAT_N;
+    const OpRow *r = c->row < op_rows_n ? &op_rows[c->row] : NULL;
 
     if (!way->works)
         return way->why;
-    if (feature < FEAT_N && !cpuid_has(&x->cpuid, feature)) {
-        g_snprintf(x->why, sizeof(x->why), "KVM has no %s", cpu_feature_name(feature));
+    if (!r)
+        return NULL;
+    if (r->feature < FEAT_N && !cpuid_has(&x->cpuid, r->feature)) {
+        g_snprintf(x->why, sizeof(x->why), "KVM has no %s", cpu_feature_name(r->feature));
         return x->why;
     }
+    if (!strncmp(r->name, "rdtsc", 5))
+        return "time is not the same twice";
+    if (takes_steps(way, c) && loads_tf(c, r))
+        return "KVM's single step hides RFLAGS.TF";
+    if (x->on_tcg && !strcmp(r->name, "ltr"))
+        return "QEMU takes a null TR, and aborts at the next event";
+    CpuState given = c->in;
+    hide_features(x, &given);
+    if (given.cr4 != c->in.cr4 && moves_cr4(c, r))
+        return "KVM lacks features that show in CR4";
     return NULL;
 }
 
@@ -341,15 +466,18 @@ static void probe(DiffExec *x)
                 continue; /* the mode does not have this privilege */
             c->insn[0] = 0x90;
             c->len = 1;
-            way->steps = true;
+            way->kvm_step = true;
             way->works = try_nop(x, c, o, way);
-            if (way->works)
-                continue;
-            /* Both ends must then show in the other way. */
-            way->steps = false;
-            way->works = try_nop(x, c, o, way);
+            if (!way->works) {
+                way->kvm_step = false;
+                way->works = try_nop(x, c, o, way);
+            }
             c->stop = STOP_THROUGH;
-            way->works = way->works && try_nop(x, c, o, way);
+            way->int3 = true;
+            if (!try_nop(x, c, o, way)) {
+                way->int3 = false;
+                way->works = way->works && way->kvm_step && try_nop(x, c, o, way);
+            }
         }
     }
     g_free(c);
@@ -399,6 +527,7 @@ static DiffExec *exec_kvm_open(GError **err)
         case_sys_build(x->sys[mode], mode);
     x->sys_mode = CM_N;
     x->apic_base = 0xfee00900;
+    x->on_tcg = processor_is_tcg();
     x->mem.n = 2;
     x->mem.slot[0] =
         (RamSlot){.gpa = CASE_REAL_HANDLERS, .size = LOW_BYTES, .host = x->low, .fd = -1};

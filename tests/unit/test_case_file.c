@@ -237,6 +237,64 @@ START_TEST(assembler)
 }
 END_TEST
 
+static const DiffEngine left = {.name = "left", .groups = GRP_REGS | GRP_SREGS | GRP_FPU},
+                        right = {.name = "right", .groups = GRP_REGS | GRP_SREGS | GRP_FPU};
+
+static bool has_line(const char *text, const char *line)
+{
+    char **l = g_strsplit(text, "\n", -1);
+    bool found = g_strv_contains((const char *const *)l, line);
+    g_strfreev(l);
+    return found;
+}
+
+/* What changed is listed, what differs is marked, what neither touched is not there. */
+START_TEST(explained)
+{
+    static DiffCase c;
+    static DiffOutcome a, b;
+    static const uint8_t lzcnt[] = {0xf3, 0x0f, 0xbd, 0xc3};
+    GString *text = g_string_new(NULL);
+
+    case_baseline(&c, CM_LONG, 3);
+    memcpy(c.insn, lzcnt, c.len = sizeof(lzcnt));
+    ck_assert(case_classify(&c));
+    c.in.gpr[RBX] = 8;
+    a.st = c.in;
+    a.st.rip += 4;
+    b = a;
+    a.st.gpr[RAX] = 0x1c;
+    b.st.gpr[RAX] = 3;
+    b.data[0x1001] = 0x7f;
+    case_explain(&c, &left, &a, &right, &b, text);
+    ck_assert(g_str_has_prefix(text->str, "lzcnt eax, ebx    [f3 0f bd c3]\nrow "));
+    ck_assert(strstr(text->str, "; mode long, CPL 3, stepped over\n"));
+    ck_assert(has_line(text->str, "  RBX 0x8"));
+    ck_assert(has_line(text->str, "* RAX          0x1c                               0x3"));
+    ck_assert(has_line(text->str, "  RIP          0x60100004                         0x60100004"));
+    ck_assert(strstr(text->str, "\n* data+0x1001"));
+    ck_assert(!strstr(text->str, "RCX"));
+
+    g_string_truncate(text, 0);
+    b = a;
+    b.kind = OUT_FAULT;
+    b.vector = VEC_PF;
+    b.has_error = true;
+    b.error = 7;
+    b.cr2 = 0x1234;
+    case_explain(&c, &left, &a, &right, &b, text);
+    ck_assert(has_line(text->str, "* ended        done                               vector 14"));
+    ck_assert(strstr(text->str, "error code") && strstr(text->str, "0x1234"));
+
+    g_string_truncate(text, 0);
+    b.kind = OUT_SKIPPED;
+    strcpy(b.why, "not today");
+    case_explain(&c, &left, &a, &right, &b, text);
+    ck_assert(strstr(text->str, "skipped: not today"));
+    g_string_free(text, TRUE);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("case_file");
@@ -248,6 +306,7 @@ int main(void)
     tcase_add_test(t, broken_files);
     tcase_add_test(t, damaged_files);
     tcase_add_test(t, assembler);
+    tcase_add_test(t, explained);
     tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);

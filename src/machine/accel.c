@@ -90,7 +90,8 @@ bool accel_init(Machine *m, GError **err)
 {
     CpuidTable kvm_cpuid;
     /* A software-only run must not depend on KVM in any way. */
-    bool want_kvm = !(m->cfg.accel && !strcmp(m->cfg.accel, "interp"));
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
+    bool want_kvm = strcmp(accel, "interp") != 0 && strcmp(accel, "jit") != 0;
     bool kvm = false;
 
     if (want_kvm)
@@ -99,8 +100,9 @@ bool accel_init(Machine *m, GError **err)
     else
         m->engine_error[ENGINE_KVM] =
             g_error_new(TANDEM_ERROR, ERR_UNSUPPORTED,
-                        "the machine was started with -accel interp, which leaves KVM out; -accel "
-                        "tcg or auto keep it");
+                        "the machine was started with -accel %s, which leaves KVM out; -accel "
+                        "tcg or auto keep it",
+                        accel);
     if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
                      m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
         return false;

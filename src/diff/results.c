@@ -103,31 +103,55 @@ static int by_string(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void write_cells(const ChunkResult *c, GString *out)
+/* The forms of a chunk by name, each once; place: form -> its place in the list. */
+static void write_forms(void **key, unsigned n, uint16_t *place, GString *out)
 {
-    unsigned n, row = UINT_MAX;
+    unsigned known = 0;
     char buf[64];
-    g_autofree void **key = g_hash_table_get_keys_as_array(c->cells, &n);
-    qsort(key, n, sizeof(*key), by_cell);
+    g_autofree uint8_t *seen = g_new0(uint8_t, UINT16_MAX + 1);
+    g_string_append(out, ",\"forms\":[");
+    for (unsigned k = 0; k < n; k++) {
+        uint16_t form = (uint16_t)GPOINTER_TO_UINT(key[k]);
+        if (seen[form])
+            continue;
+        seen[form] = 1;
+        place[form] = (uint16_t)known;
+        g_string_append(out, known++ ? "," : "");
+        json_quote(out, case_form_name(form, buf));
+    }
+    g_string_append_c(out, ']');
+}
+
+/* One count of all cells: "name":[[row,form,n,form,n],...] */
+static void write_counts(const ChunkResult *c, const char *name, size_t member, void **key,
+                         unsigned n, const uint16_t *place, GString *out)
+{
+    unsigned row = UINT_MAX;
+    g_string_append_printf(out, ",\"%s\":[", name);
     for (unsigned k = 0; k < n; k++) {
         unsigned of = GPOINTER_TO_UINT(key[k]) >> 16;
-        const CellCount *cell = g_hash_table_lookup(c->cells, key[k]);
-        if (!cell->cases && !cell->skipped)
+        uint16_t form = (uint16_t)GPOINTER_TO_UINT(key[k]);
+        uint64_t count = G_STRUCT_MEMBER(uint64_t, g_hash_table_lookup(c->cells, key[k]), member);
+        if (!count)
             continue;
-        if (of != row) {
-            g_string_append(out, row == UINT_MAX ? "" : "},");
-            json_quote(out, case_row_name((uint16_t)of, buf));
-            g_string_append(out, ":{");
-            row = of;
-        } else {
-            g_string_append_c(out, ',');
-        }
-        json_quote(out, case_form_name((uint16_t)GPOINTER_TO_UINT(key[k]), buf));
-        g_string_append_printf(
-            out, ":[%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT "]",
-            cell->cases, cell->skipped, cell->differences);
+        if (of != row)
+            g_string_append_printf(out, "%s[%u", row == UINT_MAX ? "" : "],", of);
+        row = of;
+        g_string_append_printf(out, ",%u,%" G_GUINT64_FORMAT, place[form], count);
     }
-    g_string_append(out, row == UINT_MAX ? "" : "}");
+    g_string_append(out, row == UINT_MAX ? "]" : "]]");
+}
+
+static void write_cells(const ChunkResult *c, GString *out)
+{
+    unsigned n;
+    g_autofree void **key = g_hash_table_get_keys_as_array(c->cells, &n);
+    g_autofree uint16_t *place = g_new0(uint16_t, UINT16_MAX + 1);
+    qsort(key, n, sizeof(*key), by_cell);
+    write_forms(key, n, place, out);
+    write_counts(c, "cases", offsetof(CellCount, cases), key, n, place, out);
+    write_counts(c, "skipped", offsetof(CellCount, skipped), key, n, place, out);
+    write_counts(c, "differ", offsetof(CellCount, differences), key, n, place, out);
 }
 
 /* Sorted, so that the same chunk is the same line on every machine (but for time and host). */
@@ -139,9 +163,8 @@ static void write_chunk(const ChunkResult *c, double seconds, const char *host, 
     g_string_append_printf(
         out, "{\"chunk\":%" G_GUINT64_FORMAT ",\"seconds\":%s,\"host\":", c->number, number);
     json_quote(out, host);
-    g_string_append(out, ",\"cells\":{");
     write_cells(c, out);
-    g_string_append(out, "},\"skips\":{");
+    g_string_append(out, ",\"skips\":{");
     g_autofree char **why = (char **)g_hash_table_get_keys_as_array(c->skips, &n);
     qsort(why, n, sizeof(*why), by_string);
     for (unsigned k = 0; k < n; k++) {
@@ -223,8 +246,16 @@ static bool make_header(ResultsHeader *h, const CampaignId *id, GError **err)
         .engines = g_strdup(id->engines),
         .rows = g_strdup(id->rows ? id->rows : ""),
         .host = host_name(),
+        .table = g_new0(char *, op_rows_n + 1),
+        .table_n = op_rows_n,
     };
+    for (unsigned k = 0; k < op_rows_n; k++) {
+        char name[64];
+        h->table[k] = g_strdup(case_row_name((uint16_t)k, name));
+    }
     h->row_count = case_select_rows(*h->rows ? h->rows : NULL, rows, err);
+    if (h->row_count && id->row_count)
+        h->row_count = id->row_count;
     h->features = h->row_count ? guest_features(err) : NULL;
     return h->features != NULL;
 }

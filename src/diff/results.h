@@ -17,6 +17,7 @@ typedef struct CampaignId { /* results of different campaigns do not merge */
     uint32_t chunk;         /* cases a chunk */
     const char *engines;    /* "interp,silicon" */
     const char *rows;       /* the patterns, or "" */
+    unsigned row_count;     /* rows the campaign can reach; 0: all that the patterns select */
 } CampaignId;
 
 /* Cases of one row and form: cases are those that were judged, skipped ones are not among them. */

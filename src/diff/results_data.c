@@ -118,6 +118,28 @@ static JsonObject *parse_object(JsonParser *parser, const char *line, gssize len
     return json_node_get_object(root);
 }
 
+/* The strings of an array; free the array alone. NULL: it is not one. */
+static char **string_array(JsonObject *o, const char *name, unsigned *n)
+{
+    JsonNode *node = json_object_get_member(o, name);
+    if (!node || !JSON_NODE_HOLDS_ARRAY(node))
+        return NULL;
+    JsonArray *a = json_node_get_array(node);
+    *n = json_array_get_length(a);
+    char **s = g_new(char *, *n + 1);
+    for (unsigned k = 0; k < *n; k++) {
+        JsonNode *e = json_array_get_element(a, k);
+        bool is_string = JSON_NODE_HOLDS_VALUE(e) && json_node_get_value_type(e) == G_TYPE_STRING;
+        s[k] = is_string ? (char *)(uintptr_t)json_node_get_string(e) : NULL;
+        if (!is_string) {
+            g_free(s);
+            return NULL;
+        }
+    }
+    s[*n] = NULL;
+    return s;
+}
+
 /* ---- header ---- */
 
 bool results_header_parse(ResultsHeader *h, const char *line, gssize len, GError **err)
@@ -158,6 +180,12 @@ bool results_header_parse(ResultsHeader *h, const char *line, gssize len, GError
     h->rows = g_strdup(patterns);
     h->features = g_strdup(features);
     h->host = g_strdup(host);
+    unsigned n;
+    g_autofree char **table = string_array(o, "table", &n);
+    if (!table || n > UINT16_MAX)
+        return wrong(err, "table");
+    h->table = g_strdupv(table);
+    h->table_n = n;
     return true;
 }
 
@@ -168,6 +196,7 @@ void results_header_clear(ResultsHeader *h)
     g_free(h->rows);
     g_free(h->features);
     g_free(h->host);
+    g_strfreev(h->table);
     memset(h, 0, sizeof(*h));
 }
 
@@ -186,7 +215,12 @@ void results_header_write(const ResultsHeader *h, GString *out)
     json_quote(out, h->features);
     g_string_append(out, ",\"host\":");
     json_quote(out, h->host);
-    g_string_append(out, "}\n");
+    g_string_append(out, ",\"table\":[");
+    for (unsigned k = 0; k < h->table_n; k++) {
+        g_string_append(out, k ? "," : "");
+        json_quote(out, h->table[k]);
+    }
+    g_string_append(out, "]}\n");
 }
 
 static void differs(GString *out, const char *what, const char *a, const char *b)
@@ -236,6 +270,10 @@ char *results_header_differs(const ResultsHeader *a, const ResultsHeader *b, boo
     differs(s, "rows", a->rows, b->rows);
     differs_number(s, "number of rows", a->row_count, b->row_count);
     differs_features(s, a->features, b->features);
+    if (a->table_n != b->table_n ||
+        !g_strv_equal((const char *const *)a->table, (const char *const *)b->table))
+        g_string_append_printf(s, "%sthe instruction tables (%u and %u rows)", s->len ? ", " : "",
+                               a->table_n, b->table_n);
     return g_string_free(s, s->len == 0);
 }
 
@@ -310,39 +348,65 @@ static void add_cell(ResultsData *d, const char *row, const char *form, const Ce
     cell_add(&r->sum, c);
 }
 
-static bool parse_cell(JsonNode *node, uint64_t max, CellCount *c)
+/* What cells of a chunk count. */
+enum Count { COUNT_CASES, COUNT_SKIPPED, COUNT_DIFFER, COUNT_N };
+static const char *const count_name[COUNT_N] = {"cases", "skipped", "differ"};
+
+typedef struct Cells {
+    ResultsData *d;
+    bool add;     /* or only check and sum */
+    uint64_t max; /* cases a chunk */
+    char **form;  /* names; owned by the parser */
+    unsigned n_forms;
+    uint64_t sum[COUNT_N];
+} Cells;
+
+/* [row, form, n, form, n, ...] */
+static bool walk_row(Cells *c, enum Count what, JsonNode *node)
 {
+    const ResultsHeader *h = &c->d->h;
     if (!JSON_NODE_HOLDS_ARRAY(node))
         return false;
     JsonArray *a = json_node_get_array(node);
-    return json_array_get_length(a) == 3 &&
-           node_u64(json_array_get_element(a, 0), max, &c->cases) &&
-           node_u64(json_array_get_element(a, 1), max, &c->skipped) &&
-           node_u64(json_array_get_element(a, 2), c->cases, &c->differences);
-}
-
-/* Cells of a chunk: checked and summed when d is NULL, added to d otherwise. */
-static bool walk_cells(JsonObject *cells, uint64_t max, CellCount *sum, ResultsData *d)
-{
-    JsonObjectIter rows, forms;
-    const char *row, *form;
-    JsonNode *node;
-    json_object_iter_init(&rows, cells);
-    while (json_object_iter_next(&rows, &row, &node)) {
-        if (!JSON_NODE_HOLDS_OBJECT(node))
+    unsigned len = json_array_get_length(a);
+    uint64_t row, form, n;
+    if (len < 3 || len % 2 == 0 || !node_u64(json_array_get_element(a, 0), UINT16_MAX, &row) ||
+        row >= h->table_n)
+        return false;
+    for (unsigned k = 1; k < len; k += 2) {
+        if (!node_u64(json_array_get_element(a, k), UINT16_MAX, &form) || form >= c->n_forms ||
+            !node_u64(json_array_get_element(a, k + 1), c->max, &n))
             return false;
-        json_object_iter_init(&forms, json_node_get_object(node));
-        while (json_object_iter_next(&forms, &form, &node)) {
-            CellCount c;
-            if (!parse_cell(node, max, &c))
-                return false;
-            cell_add(sum, &c);
-            if (d)
-                add_cell(d, row, form, &c);
-            else if (sum->cases + sum->skipped > max) /* no case counts twice */
-                return false;
+        c->sum[what] += n;
+        if (c->sum[what] > c->max)
+            return false;
+        if (c->add) {
+            CellCount cell = {what == COUNT_CASES ? n : 0, what == COUNT_SKIPPED ? n : 0,
+                              what == COUNT_DIFFER ? n : 0};
+            add_cell(c->d, h->table[row], c->form[form], &cell);
         }
     }
+    return true;
+}
+
+static bool walk_cells(Cells *c, JsonObject *o, GError **err)
+{
+    memset(c->sum, 0, sizeof(c->sum));
+    for (unsigned what = 0; what < COUNT_N; what++) {
+        JsonNode *node = json_object_get_member(o, count_name[what]);
+        if (!node && what != COUNT_CASES)
+            continue;
+        if (!node || !JSON_NODE_HOLDS_ARRAY(node))
+            return wrong(err, count_name[what]);
+        JsonArray *a = json_node_get_array(node);
+        for (unsigned k = 0; k < json_array_get_length(a); k++)
+            if (!walk_row(c, (enum Count)what, json_array_get_element(a, k)))
+                return wrong(err, count_name[what]);
+    }
+    /* No case counts twice, and what differs was judged. */
+    if (c->sum[COUNT_CASES] + c->sum[COUNT_SKIPPED] > c->max ||
+        c->sum[COUNT_DIFFER] > c->sum[COUNT_CASES])
+        return wrong(err, "cases");
     return true;
 }
 
@@ -431,17 +495,22 @@ enum LineKind results_data_line(ResultsData *d, const char *line, gssize len, GE
     double seconds = 0;
     if (node && JSON_NODE_HOLDS_VALUE(node))
         seconds = json_node_get_double(node);
-    JsonObject *cells = get_object(o, "cells"), *skips = get_object(o, "skips");
+    JsonObject *skips = get_object(o, "skips");
     JsonNode *failures = json_object_get_member(o, "failures");
-    CellCount sum = {0};
-    if (!cells || !walk_cells(cells, max, &sum, NULL))
-        return wrong(err, "cells"), LINE_BAD;
+    Cells cells = {.d = d, .max = max};
+    g_autofree char **form = string_array(o, "forms", &cells.n_forms);
+    cells.form = form;
+    if (!form)
+        return wrong(err, "forms"), LINE_BAD;
+    if (!walk_cells(&cells, o, err))
+        return LINE_BAD;
     if (!walk_skips(skips, max, NULL))
         return wrong(err, "skips"), LINE_BAD;
     if (!walk_failures(failures, max, NULL))
         return wrong(err, "failures"), LINE_BAD;
     if (!(seconds >= 0 && seconds < 1e12))
         return wrong(err, "seconds"), LINE_BAD;
+    CellCount sum = {cells.sum[COUNT_CASES], cells.sum[COUNT_SKIPPED], cells.sum[COUNT_DIFFER]};
 
     ResultsChunk *c = g_hash_table_lookup(d->chunks, &number);
     if (c) {
@@ -457,8 +526,8 @@ enum LineKind results_data_line(ResultsData *d, const char *line, gssize len, GE
     c->sum = sum;
     c->seconds = seconds;
     g_hash_table_insert(d->chunks, &c->number, c);
-    sum = (CellCount){0};
-    walk_cells(cells, max, &sum, d);
+    cells.add = true;
+    walk_cells(&cells, o, NULL);
     walk_skips(skips, max, d);
     walk_failures(failures, max, d);
     if (!g_hash_table_contains(d->hosts, host))

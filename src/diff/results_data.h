@@ -5,15 +5,18 @@
  *
  *   {"tandem-diff":1,"version":"0.1.0","seed":"0x7","cases":1000000,"chunk":4096,"shard":1,
  *    "shards":4,"engines":"interp,silicon","rows":"","row-count":1890,"features":"fpu,...",
- *    "host":"Intel(R) Xeon(R) ..."}
+ *    "host":"Intel(R) Xeon(R) ...","table":["00 add Eb,Gb",...]}
  *
  * A merged file has shard 0. Each other line is one chunk:
  *
- *   {"chunk":0,"seconds":1.25,"host":"...","cells":{ROW:{FORM:[cases,skipped,differences],...},...},
- *    "skips":{WHY:n,...},"failures":[{"signature":"...","row":ROW,"form":FORM,"seed":"0x7",
- *    "index":17,"count":3,"case":"..."}]}
+ *   {"chunk":0,"seconds":1.25,"host":"...","forms":["long 8",...],
+ *    "cases":[[row,form,n,form,n,...],...],"skipped":[...],"differ":[...],"skips":{WHY:n,...},
+ *    "failures":[{"signature":"...","row":NAME,"form":NAME,"seed":"0x7","index":17,"count":3,
+ *    "case":"..."}]}
  *
- * Rows and forms go by name, so that a file stays readable when ops.def grows.
+ * Rows are places in the header's table, forms in the chunk's list: a file says itself what its
+ * numbers mean and stays readable when ops.def grows. (It is not continued then: the same numbers
+ * would make other cases.)
  */
 #ifndef TANDEM_DIFF_RESULTS_DATA_H
 #define TANDEM_DIFF_RESULTS_DATA_H
@@ -29,6 +32,8 @@ typedef struct ResultsHeader {
     unsigned row_count; /* rows the campaign draws from */
     char *features;     /* of the guest CPU the cases are made for */
     char *host;         /* processor it was started on */
+    char **table;       /* names of rows, NULL-terminated */
+    unsigned table_n;
 } ResultsHeader;
 
 typedef struct ResultsRow {

@@ -12,10 +12,10 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* "0F B8 ..." behind "90 ...": one-byte opcodes, then 0F, 0F 38, 0F 3A, and VEX last. */
+/* "0F B8 ..." behind "90 ...": one-byte opcodes, then 0F, 0F38, 0F3A, and VEX last. */
 static unsigned map_rank(const char *row)
 {
-    static const char *const map[] = {"VEX", "0F 3A", "0F 38", "0F"};
+    static const char *const map[] = {"VEX", "0F3A ", "0F38 ", "0F "};
     for (unsigned k = 0; k < ARRAY_LEN(map); k++)
         if (g_str_has_prefix(row, map[k]))
             return ARRAY_LEN(map) - k;

@@ -3,18 +3,29 @@ import json
 import subprocess
 
 
+TABLE = ["00 add Eb,Gb", "01 add Ev,Gv", "0F B8 F3 popcnt Gv,Ev"]
+
+
 def header(**change):
     h = {"tandem-diff": 1, "version": "0.1.0", "seed": "0xfffffffffffffff9", "cases": 1000, "chunk": 100, "shard": 1,
          "shards": 2, "engines": "interp,silicon", "rows": "", "row-count": 3, "features": "fpu,sse2",
-         "host": "Some CPU @ 1 GHz"}
+         "host": "Some CPU @ 1 GHz", "table": TABLE}
     h.update(change)
     return json.dumps(h) + "\n"
 
 
-def chunk(number, cells=None, skips=None, failures=(), host="Some CPU @ 1 GHz"):
+def chunk(number, cells=None, skips=None, failures=(), host="Some CPU @ 1 GHz", table=TABLE):
+    """cells: {row: {form: [cases, skipped, differences]}}, by name."""
     cells = cells or {"00 add Eb,Gb": {"long 8 reg": [60, 0, 0], "long 8 mem": [30, 5, 0]}}
-    return json.dumps({"chunk": number, "seconds": 0.5, "host": host, "cells": cells, "skips": skips or {},
-                       "failures": list(failures)}) + "\n"
+    forms = sorted({f for row in cells.values() for f in row})
+    count = [[], [], []]
+    for row, of_row in cells.items():
+        for k in range(3):
+            got = [(forms.index(f), n[k]) for f, n in of_row.items() if n[k]]
+            if got:
+                count[k].append([table.index(row)] + [x for pair in got for x in pair])
+    return json.dumps({"chunk": number, "seconds": 0.5, "host": host, "forms": forms, "cases": count[0], "skipped": count[1],
+                       "differ": count[2], "skips": skips or {}, "failures": list(failures)}) + "\n"
 
 
 def failure(signature, row, count=1, case="insn 00 c0\n", form="long 8 reg", index=17):

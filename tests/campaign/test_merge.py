@@ -56,6 +56,8 @@ def merge(tmp):
     foreign.write_text(header(seed="0x8", engines="interp,kvm", features="fpu,avx"))
     c.run("foreign", ["merge", one, foreign], 2, "foreign.jsonl is of another campaign", "seed",
           "engines 'interp,kvm' against 'interp,silicon'", "guest features +avx -sse2")
+    foreign.write_text(header(table=["00 add Eb,Gb"]))
+    c.run("another table", ["merge", one, foreign], 2, "the instruction tables (1 and 3 rows)")
     notes = tmp / "notes.txt"
     notes.write_text("my notes\n")
     c.run("no campaign file", ["merge", one, notes], 2, "notes.txt is not a campaign file of tandem diff")
@@ -67,13 +69,13 @@ def merge(tmp):
     c.run("no files", ["merge"], 2, "give the files")
     c.run("unknown option", ["merge", "--fast", one], 2, "--fast")
     deep = tmp / "deep"
-    deep.write_text(header() + '{"chunk":0,"seconds":1,"host":"h","cells":' + "[" * 100000 + "\n")
+    deep.write_text(header() + '{"chunk":0,"seconds":1,"host":"h","cases":' + "[" * 100000 + "\n")
     c.run("deep nesting", ["merge", deep], 2, "line 2 is no result")
     huge = tmp / "huge"
-    huge.write_text(header(cases=2**62, chunk=1, shards=7, shard=3) + chunk(2, {"r": {"f": [1, 0, 0]}}))
+    huge.write_text(header(cases=2**62, chunk=1, shards=7, shard=3) + chunk(2, {"00 add Eb,Gb": {"f": [1, 0, 0]}}))
     c.run("huge", ["merge", huge], 2, "shard 3/7: 658812288346769700 of 658812288346769701 chunks: 9,")
     for name, change in {"shard": {"shard": 3}, "shards": {"shard": 0, "shards": 0}, "chunk": {"chunk": 0}, "seed": {"seed": 7},
-                         "engines": {"engines": None}, "row-count": {"row-count": -1}}.items():
+                         "engines": {"engines": None}, "row-count": {"row-count": -1}, "table": {"table": [1]}}.items():
         odd = tmp / "odd"
         odd.write_text(header(**change))
         c.run(f"odd {name}", ["merge", odd], 2, f"'{name}' is missing or not what it should be")

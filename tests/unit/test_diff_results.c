@@ -109,7 +109,8 @@ START_TEST(continues)
     ck_assert(results_has_failure(f, "row1|RFLAGS.CF") && !results_has_failure(f, "row1|RAX"));
     results_close(f);
     g_autofree char *s = contents(NULL);
-    ck_assert_ptr_nonnull(strstr(s, "\"row-1\":{\"form-2\":[60,0,2],\"form-3\":[30,5,0]}"));
+    ck_assert_ptr_nonnull(strstr(s, "\"forms\":[\"form-2\",\"form-3\"],\"cases\":[[1,0,60,1,30]],"
+                                    "\"skipped\":[[1,1,5],[2,0,4]],\"differ\":[[1,0,2]]"));
     ck_assert_ptr_nonnull(strstr(s, "\"host has no AVX512F\":5,\"needs ring 0\":4"));
     ck_assert_ptr_nonnull(strstr(s, "\"count\":2"));
 }
@@ -138,7 +139,15 @@ START_TEST(torn)
     ck_assert(add(f, 2, NULL));
     results_close(f);
     g_autofree char *all = contents(&len);
-    for (gsize cut = 0; cut <= len; cut += cut < head + 40 || cut + 9 > len ? 1 : 7) {
+    for (gsize cut = 0, near; cut <= len; cut += near ? 1 : 397) {
+        near = cut < 20 || (cut > head - 20 && cut < head + 20) ||
+               (cut > one - 9 && cut < one + 9) || cut > len - 9;
+        if (!near && cut + 397 > head - 20 && cut < head - 20)
+            cut = head - 20;
+        else if (!near && cut + 397 > one - 9 && cut < one - 9)
+            cut = one - 9;
+        else if (!near && cut + 397 > len - 9)
+            cut = len - 9;
         ck_assert(g_file_set_contents(path, all, (gssize)cut, NULL));
         f = reopen(&campaign);
         expect(f, cut == len ? 2 : cut >= one ? 1 : 0);
@@ -163,22 +172,60 @@ START_TEST(bad_lines)
         "{\n",
         "[1]\n",
         "\xff\xfe\n",
-        "{\"chunk\":1,\"seconds\":1,\"host\":\"h\",\"cells\":{}}\n",  /* the other shard's */
-        "{\"chunk\":10,\"seconds\":1,\"host\":\"h\",\"cells\":{}}\n", /* there are 10 */
-        "{\"chunk\":-2,\"seconds\":1,\"host\":\"h\",\"cells\":{}}\n",
-        "{\"chunk\":\"2\",\"seconds\":1,\"host\":\"h\",\"cells\":{}}\n",
-        "{\"chunk\":2,\"seconds\":-1,\"host\":\"h\",\"cells\":{}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":5,\"cells\":{}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":[]}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{\"r\":{\"f\":[60,0,0],\"g\":[41,0,0]}"
-        "}}"
+        "{\"chunk\":1,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[]"
+        "}\n", /* the
+                  other
+                  shard's
+                */
+        "{\"chunk\":10,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":["
+        "]}\n", /* there
+                   are
+                   10
+                 */
+        "{\"chunk\":-2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":["
+        "]}\n",
+        "{\"chunk\":\"2\",\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],"
+        "\"cases\":[]}\n",
+        "{\"chunk\":2,\"seconds\":-1,\"host\":\"h\",\"forms\":[],\"cases\":[]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":5,\"forms\":[],\"cases\":[]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cases\":[]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[1],\"cases\":[]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":{}"
+        "}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"skipped\":"
+        "[]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,0,60,1,41]"
+        "]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,0,60]],"
+        "\"skipped\":[[1,0,41]]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,0,1]],"
+        "\"differ\":[[1,0,2]]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,0]]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1]]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":["
+        "7]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,2,1]]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "60000,0,1]]}"
         "\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{\"r\":{\"f\":[1,0,2]}}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{\"r\":{\"f\":[1,0]}}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{\"r\":7}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{},\"skips\":{\"a\":-1}}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{},\"failures\":[{}]}\n",
-        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"cells\":{},\"failures\":7}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[["
+        "1,0,1.5]]}"
+        "\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[]"
+        ",\"skips\":{"
+        "\"a\":-1}}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[]"
+        ","
+        "\"failures\":[{}]}\n",
+        "{\"chunk\":2,\"seconds\":1,\"host\":\"h\",\"forms\":[\"f\",\"g\"],\"cases\":[]"
+        ","
+        "\"failures\":7}\n",
     };
     ResultsFile *f = reopen(&campaign);
     ck_assert(add(f, 0, NULL));
@@ -241,6 +288,13 @@ START_TEST(foreign)
     ck_assert(g_file_set_contents(path, cut, -1, NULL));
     g_autoptr(GError) cpu = refused(&campaign);
     ck_assert_msg(strstr(cpu->message, "guest features +xyz -fpu") != NULL, "%s", cpu->message);
+
+    /* Another instruction table: the same numbers are other cases. */
+    g_autofree char *renamed = g_strdup(before);
+    memcpy(strstr(renamed, "\"row-7\""), "\"old-7\"", 7);
+    ck_assert(g_file_set_contents(path, renamed, -1, NULL));
+    g_autoptr(GError) table = refused(&campaign);
+    ck_assert_msg(strstr(table->message, "the instruction tables") != NULL, "%s", table->message);
 
     /* Somebody's own file stays as it is. */
     static const char *const other[] = {"my notes\n", "my notes", "{\"a\":1}\n",

@@ -424,7 +424,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->to[0].gen = b->to[1].gen = 0;
     b->jit = NULL;
     b->runs = 0;
-    b->no_jit = false;
+    b->no_jit = b->no_runs = false;
+    b->run_misses = 0;
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);

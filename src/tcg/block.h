@@ -51,6 +51,8 @@ struct Block {
     struct JitCode *jit; /* translated */
     uint32_t runs;       /* by the interpreter, until it is translated */
     bool no_jit;         /* it stays with the interpreter */
+    bool no_runs;        /* translated without runs: they miss too often */
+    uint16_t run_misses;
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA (~0ull)

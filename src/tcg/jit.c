@@ -270,6 +270,9 @@ static void by_helper(Trans *x, const Insn *i)
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
     x->vec[0] = x->vec[1] = false;
+    x->dx_run = -1;
+    for (unsigned k = 0; k < x->n_runs; k++)
+        x->run[k].ready = false;
     if (exec == &exec_stac && !(x->mode & DM_CPL3))
         x->mode |= DM_AC;
     if (exec == &exec_clac)
@@ -293,7 +296,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
     case COLD_VEC:
-        name_insn(x, cold->k);
+        name_insn(x, cold->k | (cold->run ? JIT_RUN_FLAG : 0));
         emit_call(c, cold->kind == COLD_VEC ? x->j->s_vec : x->j->s_access);
         emit_jmp(c, cold->retry);
         emit_jmp(c, next[cold->k + 1]);
@@ -388,6 +391,8 @@ bool jit_translate(Jit *j, Block *b)
     x->mode = b->mode;
     x->n_cold = x->n_sites = 0;
     x->vec[0] = x->vec[1] = false;
+    x->dx_run = -1;
+    jit_scan(x);
     x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};
     if (!translate(x, code, next)) {
         g_free(code->sites);

@@ -46,6 +46,7 @@
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
 #define JTLB_LIST      4096u
+#define JIT_RUNS       16u /* in a block */
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u /* Jit.hot_after, unless a test sets another */
 
@@ -66,7 +67,8 @@ typedef struct JitHot {
     uint64_t vec_away[2]; /* 0: the vector registers are the guest's, and SSE, AVX may run */
     uint64_t vec_was[2];  /* the same before C was called */
     uint64_t miss_addr, tmp, tmp2;
-    uint16_t cc; /* flags while C code runs */
+    uint64_t run[JIT_RUNS]; /* host addresses of runs of accesses: jit_scan.c */
+    uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
     JTlb tlb[MMU_MODES];
@@ -183,9 +185,20 @@ typedef struct Trans {
     unsigned mode; /* decode mode at this instruction */
     unsigned k;    /* its number */
     bool vec[2];   /* SSE, AVX registers are live here for sure */
-    bool ended;    /* the last emitter has left the block on all paths */
+    int dx_run;    /* the run whose host address is in rdx, or -1 */
+    /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
+    struct Run {
+        int32_t lo, hi;
+        uint16_t n;
+        bool write, ready; /* ready: the address is in JitHot.run[] */
+    } run[JIT_RUNS];
+    unsigned n_runs;
+    int16_t run_of[BLOCK_MAX_INSNS];
+    int32_t run_at[BLOCK_MAX_INSNS];
+    bool ended; /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
     struct Cold {
+        bool run;      /* ACCESS: of the first of a run */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         uint8_t kind; /* enum ColdKind */
@@ -197,6 +210,7 @@ typedef struct Trans {
     JitSite site[BLOCK_MAX_INSNS];
     unsigned site_k[BLOCK_MAX_INSNS], n_sites;
 } Trans;
+#define JIT_RUN_FLAG 0x10000u /* beside an instruction's number: the first of a run */
 enum ColdKind { COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
 
 /* Emits instruction i. False: by its exec function. */
@@ -234,15 +248,21 @@ static inline HostMem jit_hot(const Jit *j, size_t offset)
     return gs_mem(j->hot_at + (int32_t)offset);
 }
 
-/* jit_mem.c: guest linear address of i's operand in rax. False: not by an emitter. */
+/* jit_scan.c */
+void jit_scan(Trans *);
+/* jit_mem.c: i's memory operand of `size` bytes, checked, at *m: uses rax, rcx and rdx, of which
+ * rcx is free afterwards. False: not by an emitter. */
+bool jit_operand(Trans *, const Insn *i, unsigned size, bool write, HostMem *m);
+/* The same for [base + disp], a guest register of the mode's size; flat. */
+void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m);
+/* Guest linear address of i's operand in rax. False: not by an emitter. */
 bool jit_ea(Trans *, const Insn *i);
-/* rax: linear address; after it [rax + rdx - 12] is the host's. rcx is free. */
-void jit_check(Trans *, unsigned size, bool write);
-#define JIT_HOST_MEM ((HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12})
 unsigned jit_mmu_mode(unsigned decode_mode);
 /* Guest register r into host register `to`. */
 void jit_get(Trans *, unsigned to, unsigned r);
 void jit_put(Trans *, unsigned r, unsigned from);
+/* RSP += n, as the stack is in this mode. */
+void jit_move_rsp(Trans *, int32_t n);
 /* rax = ip_page + off, as RIP is in this mode. */
 void jit_rip(Trans *, unsigned to, uint32_t off);
 

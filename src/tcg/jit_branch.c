@@ -151,17 +151,20 @@ static bool emit_loop(Trans *x, const Insn *i)
     return true;
 }
 
+void jit_move_rsp(Trans *x, int32_t n)
+{
+    emit_lea(&x->c, x->mode & DM_CODE64, jit_host[RSP],
+             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = n});
+}
+
 /* Pushes the return address: RSP is changed last. */
 static void push_return(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    unsigned n = i->opsize;
-    emit_lea(c, n == 8, H_AX,
-             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = -(int32_t)n});
-    jit_check(x, n, true);
+    HostMem m;
+    jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
     jit_rip(x, H_CX, x->off + i->end);
-    emit_rm(c, 0x89, n == 8, H_CX, JIT_HOST_MEM);
-    emit_mov(c, true, jit_host[RSP], H_AX);
+    emit_rm(&x->c, 0x89, i->opsize == 8, H_CX, m);
+    jit_move_rsp(x, -(int32_t)i->opsize);
 }
 
 static bool emit_jmp_direct(Trans *x, const Insn *i)
@@ -205,10 +208,10 @@ static bool indirect_target(Trans *x, const Insn *i)
             emit_mov(&x->c, false, H_AX, H_AX);
         return true;
     }
-    if (!jit_ea(x, i))
+    HostMem m;
+    if (!jit_operand(x, i, i->opsize, false, &m))
         return false;
-    jit_check(x, i->opsize, false);
-    emit_rm(&x->c, 0x8b, w, H_AX, JIT_HOST_MEM);
+    emit_rm(&x->c, 0x8b, w, H_AX, m);
     return true;
 }
 
@@ -240,15 +243,11 @@ static bool emit_call_indirect(Trans *x, const Insn *i)
 
 static bool emit_ret(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    bool w = i->opsize == 8;
-    emit_mov(c, w, H_AX, jit_host[RSP]);
-    jit_check(x, i->opsize, false);
-    emit_rm(c, 0x8b, w, H_AX, JIT_HOST_MEM);
+    HostMem m;
+    jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
     jit_emit_lookup(x, COLD_HELPER);
-    emit_lea(
-        c, w, jit_host[RSP],
-        (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = (int32_t)(i->opsize + i->imm)});
+    jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
     jump_to_code(x, code_slot(x));
     return true;
 }

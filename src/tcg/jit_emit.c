@@ -52,6 +52,8 @@ static void bring(Trans *x, GprOp *g, unsigned copy)
         return;
     g->host = (uint8_t)copy;
     g->scratch = true;
+    if (copy == H_DX)
+        x->dx_run = -1;
     emit_load(&x->c, copy, jit_gpr(g->guest));
 }
 
@@ -73,6 +75,7 @@ static void need_vectors(Trans *x, const OpRow *r)
     code8(&x->c, 5);
     uint8_t *from = emit_jmp(&x->c, here(&x->c));
     jit_cold(x, from, COLD_VEC)->retry = retry;
+    x->dx_run = -1;
     x->vec[0] = true;
     x->vec[n] = true;
 }
@@ -197,9 +200,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             return false; /* rcx is the count */
         if (vvvv.used && jit_host[vvvv.guest] == H_NONE)
             return false;
-        if (!jit_ea(x, i))
+        if (!jit_operand(x, i, mem_size, plain_write || both, &mem))
             return false;
-        jit_check(x, mem_size, plain_write || both);
+        e.mem = &mem;
     }
     if (cl)
         jit_get(x, H_CX, RCX);
@@ -208,8 +211,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     if (vvvv.used)
         bring(x, &vvvv, H_DX);
     if (is_mem) {
-        mem = JIT_HOST_MEM;
-        e.mem = &mem;
+        /* e.mem is set */
     } else if (rm.used) {
         bool written =
             (writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both;
@@ -257,9 +259,12 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             e.rm = rm.host;
         }
     }
-    if (is_mem && (r->attr & A_ALIGN16))
+    bool faults = is_mem && (r->attr & A_ALIGN16);
+    if (faults)
         may_fault(x);
     encode(&x->c, &e);
+    if (faults)
+        x->dx_run = -1;   /* when exec has done it */
     if (writes || both) { /* XADD with one register twice: the sum stays */
         if (!rm_first || both)
             put_back(x, &reg);
@@ -339,17 +344,15 @@ static bool emit_lea_insn(Trans *x, const Insn *i)
 /* MUL, IMUL, DIV and IDIV of rDX:rAX with one operand. */
 static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
 {
-    const OpRow *r = &op_rows[i->row];
     Enc e = same_instruction(i);
     GprOp rm = {0};
     HostMem slot;
     e.modrm = true;
     e.rex = i->opsize == 1;
     if (i->flags & IF_MEM) {
-        if (!jit_ea(x, i))
+        HostMem m;
+        if (!jit_operand(x, i, i->opsize, false, &m))
             return false;
-        jit_check(x, i->opsize, false);
-        HostMem m = JIT_HOST_MEM;
         encode(&x->c, &(Enc){.map = MAP_1B,
                              .opcode = i->opsize == 1 ? 0x8a : 0x8b,
                              .p66 = i->opsize == 2,
@@ -368,9 +371,9 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
             e.rm = jit_host[rm.guest];
         }
     }
-    (void)r;
     jit_get(x, H_AX, RAX);
     jit_get(x, H_DX, RDX);
+    x->dx_run = -1;
     if (divides)
         may_fault(x);
     encode(&x->c, &e);
@@ -392,8 +395,10 @@ static bool emit_conv(Trans *x, const Insn *i)
 {
     bool to_dx = op_rows[i->row].opcode == 0x99;
     jit_get(x, H_AX, RAX);
-    if (to_dx)
+    if (to_dx) {
         jit_get(x, H_DX, RDX);
+        x->dx_run = -1;
+    }
     Enc e = same_instruction(i);
     encode(&x->c, &e);
     jit_put(x, to_dx ? RDX : RAX, to_dx ? H_DX : H_AX);
@@ -412,10 +417,11 @@ static bool emit_cmpxchg(Trans *x, const Insn *i)
     e.modrm = true;
     e.rex = byte;
     if (i->flags & IF_MEM) {
-        if (!jit_ea(x, i))
+        HostMem at;
+        if (!jit_operand(x, i, i->opsize, true, &at))
             return false;
-        jit_check(x, i->opsize, true);
-        emit_lea(&x->c, true, H_DX, JIT_HOST_MEM);
+        emit_lea(&x->c, true, H_DX, at);
+        x->dx_run = -1;
         e.mem = &m;
     } else {
         if (i->flags & IF_LOCK)
@@ -447,20 +453,18 @@ static bool emit_push(Trans *x, const Insn *i)
     const OpRow *r = &op_rows[i->row];
     unsigned n = i->opsize, from = H_NONE;
     bool w = n == 8, imm = false;
+    HostMem m, tmp = jit_hot(x->j, offsetof(JitHot, tmp));
     if (!stack_size_ok(x, i))
         return false;
-    HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
-    HostMem top = {.base = jit_host[RSP], .index = H_NONE, .disp = -(int32_t)n};
     switch (operand_info[r->op[0]].cls) {
     case OC_OPREG:
         from = i->reg;
         break;
     case OC_RM:
         if (i->flags & IF_MEM) {
-            if (!jit_ea(x, i))
+            if (!jit_operand(x, i, n, false, &m))
                 return false;
-            jit_check(x, n, false);
-            emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
+            emit_rm(c, 0x8b, w, H_CX, m);
             emit_store(c, H_CX, tmp);
         } else {
             from = i->rm;
@@ -469,9 +473,7 @@ static bool emit_push(Trans *x, const Insn *i)
     default:
         imm = true;
     }
-    emit_lea(c, w, H_AX, top);
-    jit_check(x, n, true);
-    HostMem m = JIT_HOST_MEM;
+    jit_operand_at(x, RSP, -(int32_t)n, n, true, &m);
     if (imm) {
         encode(c, &(Enc){.map = MAP_1B,
                          .opcode = 0xc7,
@@ -486,38 +488,35 @@ static bool emit_push(Trans *x, const Insn *i)
         emit_load(c, H_CX, from == H_NONE ? tmp : jit_gpr(from));
         emit_rm(c, 0x89, w, H_CX, m);
     }
-    emit_mov(c, true, jit_host[RSP], H_AX);
+    jit_move_rsp(x, -(int32_t)n);
     return true;
 }
 
 static bool emit_pop(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    unsigned n = i->opsize;
-    bool w = n == 8;
+    HostMem m;
     if (!stack_size_ok(x, i))
         return false;
-    emit_mov(c, w, H_AX, jit_host[RSP]);
-    jit_check(x, n, false);
-    emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
-    emit_lea(c, w, jit_host[RSP],
-             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = (int32_t)n});
-    jit_put(x, i->reg, H_CX);
+    bool w = i->opsize == 8;
+    unsigned to = jit_host[i->reg] == H_NONE || i->reg == RSP ? H_CX : jit_host[i->reg];
+    jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    emit_rm(&x->c, 0x8b, w, to, m);
+    jit_move_rsp(x, i->opsize);
+    if (to == H_CX)
+        jit_put(x, i->reg, H_CX);
     return true;
 }
 
 static bool emit_leave(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    unsigned n = i->opsize;
-    bool w = n == 8;
+    HostMem m;
     if (!stack_size_ok(x, i))
         return false;
-    emit_mov(c, w, H_AX, jit_host[RBP]);
-    jit_check(x, n, false);
-    emit_rm(c, 0x8b, w, H_CX, JIT_HOST_MEM);
-    emit_lea(c, w, jit_host[RSP], (HostMem){.base = H_AX, .index = H_NONE, .disp = (int32_t)n});
-    emit_mov(c, true, jit_host[RBP], H_CX);
+    bool w = i->opsize == 8;
+    jit_operand_at(x, RBP, 0, i->opsize, false, &m);
+    emit_lea(&x->c, w, jit_host[RSP],
+             (HostMem){.base = jit_host[RBP], .index = H_NONE, .disp = i->opsize});
+    emit_rm(&x->c, 0x8b, w, jit_host[RBP], m);
     return true;
 }
 

@@ -83,7 +83,10 @@ bool jit_ea(Trans *x, const Insn *i)
     return true;
 }
 
-void jit_check(Trans *x, unsigned size, bool write)
+#define HOST_MEM ((HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12})
+
+/* rax: linear address; after it HOST_MEM is the host's. rcx is free. */
+static void check(Trans *x, unsigned size, bool write, bool run)
 {
     Code *c = &x->c;
     Jit *j = x->j;
@@ -123,7 +126,59 @@ void jit_check(Trans *x, unsigned size, bool write)
     code8(c, 0xe3);                /* jrcxz, over the jump */
     code8(c, 5);
     uint8_t *from = emit_jmp(c, here(c));
-    jit_cold(x, from, COLD_ACCESS)->retry = retry;
+    struct Cold *cold = jit_cold(x, from, COLD_ACCESS);
+    cold->retry = retry;
+    cold->run = run;
+    x->dx_run = -1;
+}
+
+/* A member of a run. base + disp is its place, for the first one. */
+static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
+{
+    Code *c = &x->c;
+    int run = x->run_of[x->k];
+    struct Run *u = &x->run[run];
+    int32_t at = x->run_at[x->k];
+    HostMem slot = jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)run);
+    if (!u->ready) {
+        u->ready = true;
+        unsigned from = address_register(x, base, H_AX);
+        emit_lea(c, x->mode & DM_CODE64, H_AX,
+                 (HostMem){.base = (uint8_t)from, .index = H_NONE, .disp = disp + u->lo - at});
+        check(x, (unsigned)(u->hi - u->lo), u->write, true);
+        emit_lea(c, true, H_DX, HOST_MEM);
+        emit_store(c, H_DX, slot);
+    } else if (x->dx_run != run) {
+        emit_load(c, H_DX, slot);
+    }
+    x->dx_run = run;
+    *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = at - u->lo};
+}
+
+bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
+{
+    if (x->run_of[x->k] >= 0) {
+        run_operand(x, i->base, (int32_t)i->disp, m);
+        return true;
+    }
+    if (!jit_ea(x, i))
+        return false;
+    check(x, size, write, false);
+    *m = HOST_MEM;
+    return true;
+}
+
+void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
+{
+    if (x->run_of[x->k] >= 0) {
+        run_operand(x, base, disp, m);
+        return;
+    }
+    unsigned from = address_register(x, base, H_AX);
+    emit_lea(&x->c, x->mode & DM_CODE64, H_AX,
+             (HostMem){.base = (uint8_t)from, .index = H_NONE, .disp = disp});
+    check(x, size, write, false);
+    *m = HOST_MEM;
 }
 
 /* ---- upkeep ---- */

@@ -89,23 +89,35 @@ static bool l1_filled(Jit *j, gva_t lin)
     return l->read[x] != r || l->write[x] != w || l->add[x] != a;
 }
 
+#define RUN_MISSES_MAX 200 /* before a block is translated without runs */
+
 /* The first-level TLB did not have the page. */
-static int jit_access(Block *b, unsigned k, Tcg *t)
+static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
-    const Insn *i = enter_insn(j, b, k);
+    bool run = k_and_run & JIT_RUN_FLAG;
+    const Insn *i = enter_insn(j, b, k_and_run & ~JIT_RUN_FLAG);
     j->accesses++;
     if (l1_filled(j, lin)) {
         vectors_again(j);
         return GO_ON;
     }
     int r = exec_insn(j, b, i, GO_BEHIND);
-    if (r == GO_BEHIND) {
-        l1_filled(j, lin);
+    if (r != GO_BEHIND)
+        return r;
+    l1_filled(j, lin);
+    if (!run) {
         vectors_again(j);
+        return GO_BEHIND;
     }
-    return r;
+    /* The others of the run have no address: without this block. */
+    t->v->st.rip = insn_next_rip(&t->v->st, t, i);
+    if (b->jit && ++b->run_misses > RUN_MISSES_MAX) {
+        b->no_runs = true;
+        jit_block_dead(j, b);
+    }
+    return RESUME;
 }
 
 /* A vector instruction, and the registers are not the guest's. */

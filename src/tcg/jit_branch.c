@@ -35,6 +35,7 @@ void jit_emit_lookup(Trans *x, enum ColdKind kind)
     code8(c, 5);
     uint8_t *from = emit_jmp(c, here(c));
     jit_cold(x, from, kind);
+    x->dx_run = -1;
 }
 
 static HostMem code_slot(const Trans *x)

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Stock Debian guests in the software engine, from their first instruction to a clean power-off.
 
-usage: test_boot.py TANDEM GUESTS CASE
+usage: test_boot.py TANDEM GUESTS CASE [ACCEL]
 """
 import sys
 
 from tandem import Tandem
 
 BINARY, GUESTS, CASE = sys.argv[1:4]
+ACCEL = sys.argv[4] if len(sys.argv) > 4 else "tcg"
 INSTALLER = "/usr/lib/debian-installer/images/12/{arch}/text/debian-installer/{arch}/{file}"
 
 
-def cloud(smp, extra="", accel="interp"):
+def cloud(smp, extra="", accel=ACCEL):
     return ["-accel", accel, "-m", "256", "-smp", str(smp), "-nographic", "-no-reboot",
             "-kernel", f"{GUESTS}/cloud-vmlinuz", "-initrd", f"{GUESTS}/busybox.gz",
             "-append", f"console=ttyS0 quiet {extra}"]
@@ -61,13 +62,13 @@ def reset():
 def installer(arch):
     files = ["-kernel", INSTALLER.format(arch=arch, file="linux"), "-initrd", INSTALLER.format(arch=arch, file="initrd.gz")]
     # With 512 MiB the installer says "Low memory mode" first and asks for no language.
-    with Tandem(BINARY, ["-accel", "interp", "-m", "1024", "-nographic", "-no-reboot", *files,
+    with Tandem(BINARY, ["-accel", ACCEL, "-m", "1024", "-nographic", "-no-reboot", *files,
                          "-append", "console=ttyS0 quiet TERM=vt102"], 300) as t:
         t.expect(r"Select a language|Choose language|Language:")
         print(f"{arch} installer's first screen after {t.elapsed():.1f} s")
         t.send("\x01x")
         assert t.wait() == 0, t.tail()
-    with Tandem(BINARY, ["-accel", "interp", "-m", "512", "-nographic", "-no-reboot", *files,
+    with Tandem(BINARY, ["-accel", ACCEL, "-m", "512", "-nographic", "-no-reboot", *files,
                          "-append", "console=ttyS0 quiet rdinit=/bin/sh"], 200) as t:
         t.expect(r"# ")
         t.send("mount -t proc proc /proc; poweroff -f\n")

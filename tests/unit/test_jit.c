@@ -1,0 +1,447 @@
+/*
+ * The translator held against the interpreter: blocks of random instructions, from the same
+ * registers and memory. Everything must agree afterwards, whether the block ran to its end or
+ * faulted half way.
+ *
+ * What single instructions cannot show is what matters here: runs of accesses that share a check,
+ * registers and flags that stay in the host's across instructions, helpers in between, pages that
+ * end.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include "tcg/jit.h"
+#include "tcg_guest.h"
+
+#define DATA \
+    (G_RAM + 0x180000) /* two pages; one that may be read; one that is not there; one more */
+#define DATA_LEN 0x5000u
+#define HANDLERS (G_RAM + 0x10000)
+#define ST       (&guest.v.st)
+#define ROUNDS   6000
+
+static uint64_t seed;
+static uint64_t rnd(void)
+{
+    uint64_t z = seed += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+static unsigned below(unsigned n)
+{
+    return (unsigned)(rnd() >> 33) % n;
+}
+static bool one_in(unsigned n)
+{
+    return below(n) == 0;
+}
+
+/* ---- making blocks ---- */
+/* Registers that point to data; few, so that accesses meet. */
+static unsigned pointer(void)
+{
+    static const uint8_t regs[] = {RSI, RDI, RBP, RSP, RSP, RSP, R9, R12};
+    return regs[below(8)];
+}
+static unsigned any(void)
+{
+    static const uint8_t regs[] = {RAX, RCX, RDX, RBX, RAX, RCX, R8, R10, R11, R13, R14, R15};
+    return one_in(25) ? pointer() : regs[below(12)];
+}
+
+static HostMem data(void)
+{
+    HostMem m = {.base = (uint8_t)pointer(), .index = H_NONE, .disp = (int32_t)below(96) - 48};
+    if (one_in(30))
+        m.disp = (int32_t)below(9000) - 4500;
+    if (one_in(8)) {
+        m.index = RBX; /* small: see registers() */
+        m.scale = (uint8_t)below(4);
+    }
+    return m;
+}
+
+/* op reg, r/m in one of its forms. */
+static void form(Code *c, Enc e, bool bytes_too)
+{
+    HostMem m = data();
+    unsigned size = 1u << (bytes_too ? below(4) : 1 + below(3));
+    if (size == 1)
+        e.opcode &= 0xfe;
+    e.p66 = size == 2;
+    e.w = size == 8;
+    e.rex = size == 1 && one_in(2);
+    e.modrm = true;
+    if (one_in(2)) {
+        e.mem = &m;
+        /* AH to BH exist only without a REX prefix: the encoder adds none of its own for low
+         * registers. */
+    } else {
+        e.rm = (uint8_t)any();
+    }
+    encode(c, &e);
+}
+
+static void integer(Code *c)
+{
+    Enc e = {.map = MAP_1B, .reg = (uint8_t)any()};
+    switch (below(22)) {
+    case 0:
+    case 1:
+    case 2:
+        e.opcode = (uint8_t)(below(8) << 3 | (one_in(2) ? 1 : 3)); /* ADD to CMP */
+        form(c, e, true);
+        break;
+    case 3:
+    case 4:
+    case 5:
+        e.opcode = one_in(2) ? 0x89 : 0x8b; /* MOV */
+        form(c, e, true);
+        break;
+    case 6:
+        e.opcode = 0x83;
+        e.reg = (uint8_t)below(8);
+        e.imm = (int8_t)rnd();
+        e.imm_size = 1;
+        form(c, e, false);
+        break;
+    case 7: {
+        static const uint8_t ext[] = {0xb6, 0xb7, 0xbe, 0xbf, 0xaf, 0xbc, 0xbd};
+        e.map = MAP_0F;
+        e.opcode = ext[below(7)];
+        form(c, e, false);
+        break;
+    }
+    case 8:
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(0x40 + below(16)); /* CMOVcc */
+        form(c, e, false);
+        break;
+    case 9:
+        e.opcode = one_in(2) ? 0xc1 : 0xd3;
+        e.reg = (uint8_t)below(8);
+        e.imm = below(70);
+        e.imm_size = e.opcode == 0xc1;
+        form(c, e, true);
+        break;
+    case 10:
+        e.opcode = 0xf7; /* NOT, NEG, MUL, IMUL, DIV, IDIV */
+        e.reg = (uint8_t)(2 + below(one_in(4) ? 6 : 4));
+        form(c, e, true);
+        break;
+    case 11: {
+        HostMem m = data();
+        emit_lea(c, one_in(3) ? false : true, any(), m);
+        break;
+    }
+    case 12:
+        e.opcode = one_in(2) ? 0x85 : 0x87; /* TEST, XCHG */
+        form(c, e, true);
+        break;
+    case 13: {
+        HostMem m = data();
+        encode(c, &(Enc){.map = MAP_0F,
+                         .opcode = one_in(2) ? 0xb1 : 0xc1,
+                         .lock = one_in(2),
+                         .w = one_in(2),
+                         .modrm = true,
+                         .reg = (uint8_t)any(),
+                         .mem = &m}); /* CMPXCHG, XADD */
+        break;
+    }
+    case 14:
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(0x90 + below(16)); /* SETcc */
+        e.modrm = true;
+        e.rex = true;
+        e.rm = (uint8_t)any();
+        encode(c, &e);
+        break;
+    case 15:
+        code8(c, one_in(2) ? 0x98 : 0x99);
+        break;
+    case 16:
+        e.map = MAP_0F;
+        e.opcode = one_in(2) ? 0xa4 : 0xad; /* SHLD imm, SHRD CL */
+        e.imm = below(40);
+        e.imm_size = e.opcode == 0xa4;
+        form(c, e, false);
+        break;
+    case 17:
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(0xa3 + 8 * below(4)); /* BT to BTC */
+        form(c, e, false);
+        break;
+    case 18: /* BSWAP, MOV imm */
+        if (one_in(2)) {
+            code8(c, 0x48);
+            code8(c, 0x0f);
+            code8(c, 0xc8 | (any() & 7));
+        } else {
+            emit_imm64(c, any(), rnd() >> below(64));
+        }
+        break;
+    case 19:
+        code8(c, (uint8_t[]){0xf5, 0xf8, 0xf9, 0x90, 0x9f, 0x9e, 0xfc}[below(7)]);
+        break;
+    case 20:
+        encode(c, &(Enc){.map = MAP_VEX0F38,
+                         .opcode = (uint8_t)(0xf2 + (one_in(2) ? 5 : 0)),
+                         .pfx = PFX_NP,
+                         .w = one_in(2),
+                         .modrm = true,
+                         .vvvv = (uint8_t)any(),
+                         .reg = (uint8_t)any(),
+                         .rm = (uint8_t)any()}); /* ANDN, BEXTR */
+        break;
+    default: { /* an instruction that stays with the interpreter: string, XLAT, CPUID's neighbour
+                  RDTSCP not */
+        static const uint8_t helpers[] = {0xd7, 0xa4, 0xaa, 0xac};
+        code8(c, helpers[below(4)]);
+    }
+    }
+}
+
+static void stack(Code *c)
+{
+    unsigned r = any();
+    HostMem m = data();
+    switch (below(8)) {
+    case 0:
+    case 1:
+    case 2:
+        if (r >= 8)
+            code8(c, 0x41);
+        code8(c, 0x50 | (r & 7));
+        break;
+    case 3:
+    case 4:
+        if (r >= 8)
+            code8(c, 0x41);
+        code8(c, 0x58 | (r & 7));
+        break;
+    case 5: /* ADD, SUB RSP */
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0x83,
+                         .w = true,
+                         .modrm = true,
+                         .reg = one_in(2) ? 0 : 5,
+                         .rm = RSP,
+                         .imm = 8 * (int)below(6),
+                         .imm_size = 1});
+        break;
+    case 6:
+        if (one_in(3))
+            code8(c, 0xc9); /* LEAVE */
+        else
+            emit_mov(c, true, RBP, RSP);
+        break;
+    default:
+        encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 6, .mem = &m});
+    }
+}
+
+static void vector(Code *c)
+{
+    static const struct {
+        uint8_t map, opcode, pfx;
+    } ops[] = {{MAP_0F, 0x10, PFX_NP},    {MAP_0F, 0x11, PFX_NP},    {MAP_0F, 0x28, PFX_NP},
+               {MAP_0F, 0x29, PFX_66},    {MAP_0F, 0x58, PFX_F2},    {MAP_0F, 0x59, PFX_NP},
+               {MAP_0F, 0x5e, PFX_F3},    {MAP_0F, 0xef, PFX_66},    {MAP_0F, 0xfe, PFX_66},
+               {MAP_0F, 0x2a, PFX_F2},    {MAP_0F, 0x2c, PFX_F2},    {MAP_0F, 0x6e, PFX_66},
+               {MAP_0F, 0x7e, PFX_66},    {MAP_0F, 0xd6, PFX_66},    {MAP_0F, 0x2e, PFX_66},
+               {MAP_0F, 0xd7, PFX_66},    {MAP_VEX0F, 0x58, PFX_NP}, {MAP_VEX0F, 0x10, PFX_NP},
+               {MAP_VEX0F, 0x11, PFX_NP}, {MAP_VEX0F, 0xfe, PFX_66}, {MAP_VEX0F, 0x57, PFX_NP}};
+    unsigned n = below(ARRAY_LEN(ops)), opcode = ops[n].opcode;
+    HostMem m = data();
+    bool vex = ops[n].map == MAP_VEX0F, moves = opcode == 0x10 || opcode == 0x11;
+    bool gpr =
+        opcode == 0x2a || opcode == 0x2c || opcode == 0x6e || opcode == 0x7e || opcode == 0xd7;
+    if (vex && !__builtin_cpu_supports("avx2"))
+        return;
+    Enc e = {.map = ops[n].map,
+             .opcode = (uint8_t)opcode,
+             .pfx = ops[n].pfx,
+             .l = vex && one_in(2),
+             .w = gpr && opcode != 0xd7 && one_in(2),
+             .modrm = true,
+             .reg = (uint8_t)below(16)};
+    e.vvvv = vex && !moves ? (uint8_t)below(16) : 0;
+    if (opcode == 0x2c || opcode == 0xd7)
+        e.reg = (uint8_t)any();
+    if (opcode != 0xd7 && one_in(2))
+        e.mem = &m;
+    else
+        e.rm = (uint8_t)(opcode == 0x2a || opcode == 0x6e || opcode == 0x7e ? any() : below(16));
+    encode(c, &e);
+}
+
+static unsigned make_block(uint8_t *bytes, size_t room)
+{
+    Code c = {.p = bytes, .end = bytes + room};
+    unsigned n = 2 + below(20);
+    for (unsigned k = 0; k < n; k++) {
+        unsigned what = below(10);
+        if (what < 5)
+            integer(&c);
+        else if (what < 8)
+            stack(&c);
+        else
+            vector(&c);
+        if (one_in(12)) { /* a branch over the next byte, a NOP; a call to there */
+            code8(&c, one_in(2) ? 0x70 + below(16) : 0xeb);
+            code8(&c, 1);
+            code8(&c, 0x90);
+        }
+        if (one_in(16)) {
+            code8(&c, 0xe8);
+            code32(&c, 0);
+        }
+    }
+    code8(&c, 0xf4);
+    ck_assert(!c.overflow);
+    return (unsigned)(c.p - bytes);
+}
+
+/* ---- running them ---- */
+static uint8_t memory[DATA_LEN], after[DATA_LEN];
+
+static void tables(void)
+{
+    put64(G_GDT + 8, 0x00af9b000000ffffull);
+    put64(G_GDT + 16, 0x00cf93000000ffffull);
+    for (unsigned v = 0; v < 32; v++) {
+        uint64_t h = HANDLERS + v * 16;
+        put64(G_IDT + v * 16,
+              (h & 0xffff) | 8 << 16 | 1ull << 32 | 0x8e00ull << 32 | (h >> 16 & 0xffff) << 48);
+        put64(G_IDT + v * 16 + 8, h >> 32);
+        *(uint8_t *)gp(h) = 0xf4;
+    }
+    /* IST 1: RSP may point anywhere. */
+    put64(G_RAM + 0x6000 + 36, G_STACK);
+    put64(G_PT + 8 * 0x182, (DATA + 0x2000) | 5);
+    put64(G_PT + 8 * 0x183, 0);
+}
+
+static void registers(CpuState *s)
+{
+    for (unsigned r = 0; r < GPR_N; r++)
+        s->gpr[r] = rnd() >> below(64);
+    static const uint8_t pointers[] = {RSI, RDI, RBP, RSP, R9, R12};
+    for (unsigned k = 0; k < 6; k++) {
+        uint64_t off = 0x200 + below(0x1c00);
+        if (one_in(3)) /* near an end of a page */
+            off = 0x1000 * (1 + below(4)) - 64 + below(128);
+        s->gpr[pointers[k]] = DATA + (one_in(3) ? off : off & ~15ull);
+    }
+    s->gpr[RBX] = below(32);
+    s->rflags = FL_FIXED | (rnd() & FL_ARITH);
+    for (unsigned k = 0; k < 16; k++)
+        for (unsigned q = 0; q < 4; q++)
+            s->fpu.v[k].q[q] = one_in(2) ? rnd() : 0x3ff0000000000000ull + (uint64_t)below(1000);
+    s->fpu.mxcsr = one_in(20) ? 0x1f00 : 0x1f80; /* now and then one that is not masked */
+    s->xcr0 = 7;
+    s->cr4 |= CR4_OSXSAVE;
+    s->seg[TR] = (Segment){.base = G_RAM + 0x6000, .limit = 0x67, .attr = 0x8b, .selector = 24};
+    s->gdt = (DescTable){G_GDT, 0x1f};
+    s->idt = (DescTable){G_IDT, 0x1ff};
+}
+
+static void run(const Engine *e, const CpuState *from, CpuState *to, uint8_t *data_after)
+{
+    RunLimit none = {0};
+    guest.v.st = *from;
+    memcpy(gp(DATA), memory, DATA_LEN);
+    e->import_state(&guest.v, GROUPS_ALL, NULL);
+    e->enter(&guest.v);
+    Exit x = e->run(&guest.v, &none);
+    ck_assert_msg(x.kind == EXIT_HLT, "ended with exit %d: %s", x.kind, x.msg);
+    *to = guest.v.st;
+    memcpy(data_after, gp(DATA), DATA_LEN);
+}
+
+static void compare(uint64_t which, const uint8_t *bytes, unsigned n, const CpuState *a,
+                    const CpuState *b)
+{
+    GString *what = g_string_new(NULL);
+    for (unsigned r = 0; r < GPR_N; r++)
+        if (a->gpr[r] != b->gpr[r])
+            g_string_append_printf(what, "\n  gpr %u: %#lx, translated %#lx", r, a->gpr[r],
+                                   b->gpr[r]);
+    for (unsigned k = 0; k < 16; k++)
+        if (memcmp(a->fpu.v[k].b, b->fpu.v[k].b, 32))
+            g_string_append_printf(what, "\n  vector register %u", k);
+    if (a->rip != b->rip || a->cr2 != b->cr2 || a->rflags != b->rflags ||
+        a->fpu.mxcsr != b->fpu.mxcsr)
+        g_string_append_printf(
+            what, "\n  rip %#lx cr2 %#lx rflags %#lx mxcsr %#x, translated %#lx %#lx %#lx %#x",
+            a->rip, a->cr2, a->rflags, a->fpu.mxcsr, b->rip, b->cr2, b->rflags, b->fpu.mxcsr);
+    for (unsigned k = 0; k < DATA_LEN; k++)
+        if (after[k] != ((uint8_t *)gp(DATA))[k]) {
+            g_string_append_printf(what, "\n  memory at +%#x: %#x, translated %#x", k, after[k],
+                                   ((uint8_t *)gp(DATA))[k]);
+            break;
+        }
+    if (memcmp(gp(G_STACK - 64), gp(G_STACK - 128), 64))
+        g_string_append(what, "\n  the frame that the fault left");
+    if (what->len) {
+        GString *hex = g_string_new(NULL);
+        for (unsigned k = 0; k < n; k++)
+            g_string_append_printf(hex, "%02x ", bytes[k]);
+        ck_abort_msg("block %lu: %s%s", which, hex->str, what->str);
+    }
+    g_string_free(what, TRUE);
+}
+
+START_TEST(random_blocks)
+{
+    GError *err = NULL;
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (uint64_t k = from; k < from + n_rounds; k++) {
+        static CpuState in, a, b;
+        static uint8_t bytes[1024], ignored[DATA_LEN];
+        seed = k * 0x5851f42d4c957f2dull + 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        unsigned n = make_block(bytes, sizeof(bytes));
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){one_in(2) ? rnd() : below(1000)}, 8);
+        memcpy(gp(G_CODE), bytes, n);
+        memset(gp(G_STACK - 128), 0, 128);
+        run(&engine_interp, &in, &a, after);
+        memcpy(gp(G_STACK - 128), gp(G_STACK - 64), 64);
+        memset(gp(G_STACK - 64), 0, 64);
+        put64(G_RAM + 0x6000 + 36, G_STACK);
+        run(&engine_jit, &in, &b, ignored);
+        compare(k, bytes, n, &a, &b);
+    }
+    ck_assert_uint_gt(j->blocks, n_rounds / 2);
+    guest_teardown();
+}
+END_TEST
+
+int main(void)
+{
+    if (!jit_supported(NULL)) {
+        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
+        return 77;
+    }
+    TCase *tc = tcase_create("jit");
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, random_blocks);
+    Suite *suite = suite_create("jit");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

@@ -215,7 +215,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     } else if (rm.used) {
         bool written =
             (writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both;
-        if (jit_host[rm.guest] == H_NONE && !written) {
+        if (jit_host[rm.guest] == H_NONE && !written && !bit_test) {
             mem = jit_gpr(rm.guest);
             e.mem = &mem;
         } else {
@@ -268,7 +268,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     if (writes || both) { /* XADD with one register twice: the sum stays */
         if (!rm_first || both)
             put_back(x, &reg);
-        if (!rm_first)
+        if (operand_info[r->op[0]].cls == OC_VVVV)
             put_back(x, &vvvv);
         put_back(x, &rm);
     }

@@ -13,8 +13,9 @@
 
 typedef struct WriteEntry {
     gpa_t gpa;
-    uint32_t len;  /* bytes written */
-    uint32_t room; /* bytes from this entry to the next */
+    uint16_t len;  /* bytes written; they lie in one page */
+    uint16_t room; /* bytes from this entry to the next */
+    bool paging;   /* accessed and dirty bits of a paging entry */
     uint8_t old[]; /* len bytes */
 } WriteEntry;
 
@@ -24,7 +25,7 @@ typedef struct WriteLog {
 } WriteLog;
 
 /* [gpa, gpa + len), at host, is about to be written. Grows; ends the process without memory. */
-void write_log_add(WriteLog *, gpa_t gpa, const void *host, unsigned len);
+WriteEntry *write_log_add(WriteLog *, gpa_t gpa, const void *host, unsigned len);
 void write_log_clear(WriteLog *); /* forgets the entries, keeps the room */
 void write_log_free(WriteLog *);
 

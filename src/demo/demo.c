@@ -364,6 +364,8 @@ int demo_run(const DemoOptions *opt)
         add_source(&d);
         status = machine_main_loop(d.m);
         machine_stop(d.m);
+        if (opt->finish)
+            opt->finish(d.m, opt->opaque);
         account(&d);
         if (opt->switches)
             print_latency(&d);

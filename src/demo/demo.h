@@ -14,6 +14,7 @@ typedef struct DemoOptions {
     bool quiet;        /* only the last lines */
     /* NULL, or called before the machine starts; false ends the demo. */
     bool (*prepare)(Machine *, void *opaque, GError **);
+    void (*finish)(Machine *, void *opaque); /* NULL, or called when it has stopped */
     void *opaque;
 } DemoOptions;
 

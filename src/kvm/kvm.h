@@ -19,6 +19,12 @@ bool kvm_available(GError **err);
  */
 bool kvm_supported_cpuid(CpuidTable *out, GError **err);
 
+/*
+ * How KVM_GUESTDBG_SINGLESTEP is done. Natively: by RFLAGS.TF in the guest's own flags, which its
+ * PUSHF shows and its events clear. Otherwise KVM emulates the instruction. Found out by effect.
+ */
+bool kvm_steps_natively(bool *native, GError **err);
+
 /* What was found: one line a capability, and what the TSC can do. For info accel. */
 void kvm_describe(GString *out);
 

@@ -68,7 +68,8 @@ typedef struct KvmHost {
     /* What is set is what is read back. Not with TSC_MSR, nor where the host's own TSC is unstable:
      * KVM then moves the offset at each entry to follow its clock. */
     bool tsc_exact;
-    bool tsc_deadline; /* a guest's write of IA32_TSC_DEADLINE exits */
+    bool tsc_deadline;   /* a guest's write of IA32_TSC_DEADLINE exits */
+    bool steps_natively; /* kvm_steps_natively() */
 } KvmHost;
 
 /* NULL and err when there is no usable KVM. Any thread. */

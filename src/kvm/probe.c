@@ -13,7 +13,14 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-enum { CODE = 0x1000, MEM = 0x2000, MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0 };
+enum {
+    CODE = 0x1000,
+    PUSHF = 0x1100,
+    STACK = 0x800,
+    MEM = 0x2000,
+    MSR_TSC = 0x10,
+    MSR_TSC_DEADLINE = 0x6e0
+};
 
 static const uint8_t code[] = {
     0x0f, 0x31,                         /* rdtsc */
@@ -46,6 +53,7 @@ static bool probe_open(Probe *p, const KvmHost *h, GError **err)
     if (p->mem == MAP_FAILED)
         return kvm_error(err, "mmap");
     memcpy(p->mem + CODE, code, sizeof(code));
+    p->mem[PUSHF] = 0x9c;
     struct kvm_userspace_memory_region r = {.memory_size = MEM,
                                             .userspace_addr = (uintptr_t)p->mem};
     uint64_t identity = 0xfeffc000;
@@ -91,7 +99,7 @@ static void probe_close(Probe *p)
 static bool probe_run(Probe *p, uint64_t *offset, bool *deadline_exits, GError **err)
 {
     struct kvm_sregs s;
-    struct kvm_regs r = {.rip = CODE, .rflags = 2, .rsp = 0x800};
+    struct kvm_regs r = {.rip = CODE, .rflags = 2, .rsp = STACK};
 
     if (ioctl(p->vcpu, KVM_GET_SREGS, &s) < 0)
         return kvm_error(err, "KVM_GET_SREGS");
@@ -123,6 +131,29 @@ static bool probe_run(Probe *p, uint64_t *offset, bool *deadline_exits, GError *
                 "/dev/kvm is there but does not run a trivial guest (exit reason %u)",
                 p->run->exit_reason);
     return false;
+}
+
+/* Does a PUSHF that is single-stepped show TF? */
+static bool steps_natively(Probe *p)
+{
+    struct kvm_guest_debug dbg = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP};
+    struct kvm_regs r = {.rip = PUSHF, .rflags = 2, .rsp = STACK};
+    int ret = -1;
+    if (ioctl(p->vcpu, KVM_SET_REGS, &r) < 0 || ioctl(p->vcpu, KVM_SET_GUEST_DEBUG, &dbg) < 0)
+        return true; /* the more careful answer */
+    do {
+        ret = ioctl(p->vcpu, KVM_RUN, 0);
+    } while (ret < 0 && (errno == EINTR || errno == EAGAIN));
+    uint16_t flags;
+    memcpy(&flags, p->mem + STACK - 2, sizeof(flags));
+    return ret < 0 || flags & FL_TF;
+}
+
+bool kvm_steps_natively(bool *native, GError **err)
+{
+    const KvmHost *h = kvm_host(err);
+    *native = h && h->steps_natively;
+    return h;
 }
 
 static bool near(uint64_t a, uint64_t b)
@@ -185,6 +216,7 @@ bool kvm_probe_guest(KvmHost *h, GError **err)
                         "set: guest time could not be kept over a switch");
             ok = false;
         }
+        h->steps_natively = steps_natively(&p); /* last: leaves its KVM stepping */
     }
     probe_close(&p);
     return ok;

@@ -134,7 +134,8 @@ bool mmu_walk_mark(PageWalk *w, bool write, WriteLog *log)
         uint64_t want = old | PTE_A | (last && write ? PTE_D : 0);
         if (want == old || !w->entry[k].host)
             continue;
-        write_log_note(log, w->entry[k].gpa, w->entry[k].host, w->wide ? 8 : 4);
+        if (unlikely(log != NULL))
+            write_log_add(log, w->entry[k].gpa, w->entry[k].host, w->wide ? 8 : 4)->paging = true;
         if (w->wide) {
             uint64_t *p = (uint64_t *)(void *)w->entry[k].host;
             if (!__atomic_compare_exchange_n(p, &old, want, false, __ATOMIC_SEQ_CST,

@@ -1,0 +1,392 @@
+/* tandem diff lockstep: options, the machine, progress, and the end. */
+#include "diff/lockstep.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <glib-unix.h>
+
+#include "base/log.h"
+#include "demo/demo.h"
+#include "diff/modes.h"
+#include "options/options.h"
+#include "switch/vcpu_loop.h"
+
+#define DEFAULT_SAVE "lockstep.state"
+enum { DEMO_ROUNDS = 200, QUIET_SECONDS = 10 };
+
+typedef struct Mode {
+    /* What was asked for. */
+    char *engines, *every, *max, *save, *load;
+    gboolean explain;
+    const Engine *engine[SIDES];
+    bool engines_given;
+    LsOptions opt;
+    /* The run. */
+    Machine *m;
+    LsLive *live;
+    enum LsResult result;
+    bool ended; /* by us, and not by the guest */
+    gint64 started;
+    unsigned seconds;
+    int status;
+} Mode;
+
+static bool usage(GError **err, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+static bool usage(GError **err, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_set_error_literal(err, TANDEM_ERROR, ERR_USAGE, text);
+    return false;
+}
+
+/* ---- options ---- */
+
+static bool read_engines(Mode *mode, GError **err)
+{
+    g_auto(GStrv) names = g_strsplit(mode->engines ? mode->engines : "interp,kvm", ",", -1);
+    if (g_strv_length(names) != SIDES)
+        return usage(err, "--engines %s: two names are needed, the leader's and the follower's",
+                     mode->engines);
+    for (unsigned i = 0; i < SIDES; i++) {
+        mode->engine[i] = ls_engine(names[i], err);
+        if (!mode->engine[i]) {
+            g_prefix_error(err, "--engines: ");
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_count(const char *option, const char *text, uint64_t *out, GError **err)
+{
+    char *end;
+    if (!text)
+        return true;
+    *out = g_ascii_isdigit(*text) ? g_ascii_strtoull(text, &end, 10) : 0;
+    if (*out && *end == 'M' && !end[1]) {
+        *out *= 1000000;
+        return true;
+    }
+    return (*out && !*end && *out < 1ull << 62) ||
+           usage(err, "%s %s: not a number of instructions, such as 1000 or 2M", option, text);
+}
+
+static bool read_every(Mode *mode, GError **err)
+{
+    bool soft = mode->engine[LEADER]->is_software && mode->engine[FOLLOWER]->is_software;
+    if (!mode->every)
+        mode->opt.every = soft ? 0 : 1;
+    else if (!strcmp(mode->every, "insn"))
+        mode->opt.every = 1;
+    else if (!strcmp(mode->every, "block"))
+        mode->opt.every = 0;
+    else if (!read_count("--every", mode->every, &mode->opt.every, err))
+        return false;
+    if (!soft && mode->opt.every != 1)
+        return usage(err, "--every %s: KVM steps by one instruction; leave it out, or say insn",
+                     mode->every);
+    if (mode->opt.every > 1000000)
+        return usage(err, "--every %s: at most 1000000 instructions", mode->every);
+    return true;
+}
+
+static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
+{
+    const GOptionEntry entries[] = {
+        {"engines", 0, 0, G_OPTION_ARG_STRING, &mode->engines,
+         "interp,kvm (the default), kvm,interp or interp,interp", "LEADER,FOLLOWER"},
+        {"every", 0, 0, G_OPTION_ARG_STRING, &mode->every,
+         "Compare after each insn, block, or so many instructions (with KVM: insn)", "WHAT"},
+        {"max", 0, 0, G_OPTION_ARG_STRING, &mode->max,
+         "End after so many instructions (2M: 2000000)", "N"},
+        {"save", 0, 0, G_OPTION_ARG_FILENAME, &mode->save,
+         "Where a divergence is saved (" DEFAULT_SAVE ")", "FILE"},
+        {"load", 0, 0, G_OPTION_ARG_FILENAME, &mode->load,
+         "Do again what was saved, without a machine", "FILE"},
+        {"explain", 0, 0, G_OPTION_ARG_NONE, &mode->explain,
+         "List the differences that are no divergence, with the reasons", NULL},
+        {NULL},
+    };
+    g_autoptr(GOptionContext) c = g_option_context_new("[-- MACHINE OPTIONS]");
+    g_option_context_set_summary(
+        c, "Runs a guest in two engines side by side and stops where they differ.\n"
+           "The leader has the machine; the follower is given what the leader's devices, "
+           "interrupts and clock gave.\n"
+           "Machine options are tandem's own: -kernel, -bios, -m, -append ... or -demo.");
+    g_option_context_add_main_entries(c, entries, NULL);
+    if (!g_option_context_parse(c, argc, argv, err))
+        return false;
+    if (*argc > 1)
+        return usage(err, "'%s': the guest's options come behind --", (*argv)[1]);
+    mode->engines_given = mode->engines;
+    return read_engines(mode, err) && read_count("--max", mode->max, &mode->opt.max, err) &&
+           read_every(mode, err);
+}
+
+/* ---- while it runs ---- */
+
+static gboolean progress(gpointer opaque)
+{
+    Mode *mode = opaque;
+    const Lockstep *ls = ls_live_state(mode->live);
+    bool tty = isatty(STDERR_FILENO);
+    mode->seconds++;
+    ls_live_watch(mode->live);
+    if (!tty && mode->seconds % QUIET_SECONDS)
+        return G_SOURCE_CONTINUE;
+    double s = (double)(g_get_monotonic_time() - mode->started) / 1e6;
+    fprintf(stderr, "%slockstep: %" PRIu64 " instructions, %.0f/s%s", tty ? "\r" : "", ls->insns,
+            (double)ls->insns / s, tty ? "  " : "\n");
+    return G_SOURCE_CONTINUE;
+}
+
+/* On the vCPU's thread. */
+static void on_done(void *opaque, enum LsResult r)
+{
+    Mode *mode = opaque;
+    mode->result = r;
+    mode->ended = true;
+    machine_request_quit(mode->m, 0);
+}
+
+static bool prepare(Machine *m, void *opaque, GError **err)
+{
+    Mode *mode = opaque;
+    mode->m = m;
+    mode->live = ls_live_new(machine_vm(m)->vcpu[0], mode->engine[LEADER], mode->engine[FOLLOWER],
+                             &mode->opt, on_done, mode, err);
+    if (!mode->live)
+        return false;
+    machine_watch_dma(m, ls_on_dma, ls_live_state(mode->live));
+    mode->started = g_get_monotonic_time();
+    return true;
+}
+
+/* ---- the end ---- */
+
+static void save(Mode *mode, Lockstep *ls, const char *report)
+{
+    const char *path = mode->save ? mode->save : DEFAULT_SAVE;
+    GError *err = NULL;
+    if (ls_save(ls, path, report, &err)) {
+        printf("saved: tandem diff lockstep --load %s does it again\n", path);
+        return;
+    }
+    warn_user("lockstep: the divergence could not be saved: %s", err->message);
+    g_error_free(err);
+    mode->status = 2;
+}
+
+static void diverged(Mode *mode, Lockstep *ls)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    g_autoptr(GString) narrow = g_string_new(NULL);
+    mode->status = 1;
+    ls_report(ls, text);
+    fputs(text->str, stdout);
+    if (mode->load)
+        return;
+    save(mode, ls, text->str);
+    if (!ls->by_full && ls_soft(&ls->side[LEADER]) && ls_soft(&ls->side[FOLLOWER]))
+        ls_narrow(ls, narrow);
+    fputs(narrow->str, stdout);
+}
+
+static void conclude(Mode *mode, Lockstep *ls)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    double s = (double)(g_get_monotonic_time() - mode->started) / 1e6;
+    if (isatty(STDERR_FILENO))
+        fputc('\n', stderr);
+    if (!mode->ended && ls->steps) {
+        ls_compare_all(ls);
+        mode->result = ls->diverged ? LS_DIVERGED : LS_OK;
+    }
+    ls_summary(ls, s, text);
+    fputs(text->str, stdout);
+    if (mode->result == LS_DIVERGED) {
+        diverged(mode, ls);
+    } else if (mode->result == LS_ERROR) {
+        warn_user("lockstep: after %" PRIu64 " instructions: %s", ls->insns, ls->why);
+        mode->status = 2;
+    }
+    printf("lockstep: %s after %" PRIu64 " instructions\n",
+           mode->result == LS_DIVERGED ? "DIVERGENCE"
+           : mode->result == LS_ERROR  ? "error"
+                                       : "no divergence",
+           ls->insns);
+    fflush(stdout);
+}
+
+static void conclude_work(Vcpu *v, void *opaque)
+{
+    Mode *mode = opaque;
+    conclude(mode, ls_live_state(mode->live));
+}
+
+/* The machine has stopped. */
+static void finish(Machine *m, void *opaque)
+{
+    Mode *mode = opaque;
+    machine_watch_dma(m, NULL, NULL);
+    vcpu_run_on(machine_vm(m)->vcpu[0], conclude_work, mode);
+    ls_live_free(mode->live);
+    mode->live = NULL;
+}
+
+/* ---- a machine ---- */
+
+static gboolean on_signal(gpointer opaque)
+{
+    Mode *mode = opaque;
+    if (mode->m)
+        machine_request_quit(mode->m, 0);
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean progress_when_live(gpointer opaque)
+{
+    Mode *mode = opaque;
+    return mode->live ? progress(mode) : G_SOURCE_CONTINUE;
+}
+
+static const char *accel(const Mode *mode)
+{
+    if (mode->engine[LEADER] == &engine_kvm)
+        return "kvm";
+    return mode->engine[FOLLOWER] == &engine_kvm ? "tcg" : "interp";
+}
+
+static bool check_machine(const Options *o, GError **err)
+{
+    if (o->cfg.smp > 1)
+        return usage(err, "-smp %u: lockstep compares one vCPU; leave -smp out", o->cfg.smp);
+    if (o->cfg.accel)
+        return usage(err, "-accel %s: --engines says which engines there are", o->cfg.accel);
+    if (o->monitor_given)
+        return usage(err, "-monitor: a monitor could change the guest behind the follower's back");
+    if (o->switches_given)
+        return usage(err, "-switches: nothing is switched here");
+    return true;
+}
+
+static bool run_options(Mode *mode, Options *o, GError **err)
+{
+    o->cfg.accel = accel(mode);
+    if (!options_open(o, err))
+        return false;
+    mode->m = machine_new(&o->cfg, err);
+    if (!mode->m)
+        return false;
+    bool ok = prepare(mode->m, mode, err) && machine_start(mode->m, err);
+    if (ok) {
+        machine_main_loop(mode->m);
+        machine_stop(mode->m);
+    }
+    if (mode->live)
+        finish(mode->m, mode);
+    machine_free(mode->m);
+    mode->m = NULL;
+    return ok;
+}
+
+static int run_machine(Mode *mode, int argc, char *argv[], GError **err)
+{
+    Options o;
+    guint sources[] = {g_unix_signal_add(SIGINT, on_signal, mode),
+                       g_unix_signal_add(SIGTERM, on_signal, mode),
+                       g_timeout_add(1000, progress_when_live, mode)};
+    bool ok = options_parse(&o, argc, argv, err) && (!o.log || log_set(o.log, err)) &&
+              (!o.log_file || log_to_file(o.log_file, err));
+    if (ok && o.print) {
+        fputs(o.print->str, stdout);
+    } else if (ok && check_machine(&o, err)) {
+        if (o.demo) {
+            DemoOptions demo = {.accel = accel(mode),
+                                .rounds = DEMO_ROUNDS,
+                                .prepare = prepare,
+                                .finish = finish,
+                                .opaque = mode};
+            int status = demo_run(&demo);
+            if (status && !mode->status)
+                mode->status = 2;
+        } else {
+            run_options(mode, &o, err);
+        }
+        options_close(&o);
+    }
+    options_clear(&o);
+    for (unsigned i = 0; i < ARRAY_LEN(sources); i++)
+        g_source_remove(sources[i]);
+    return mode->status;
+}
+
+/* ---- a file ---- */
+
+static int run_file(Mode *mode, GError **err)
+{
+    g_autoptr(GString) report = g_string_new(NULL);
+    Lockstep *ls = ls_load(mode->load, mode->engines_given ? mode->engine[LEADER] : NULL,
+                           mode->engines_given ? mode->engine[FOLLOWER] : NULL, report, err);
+    if (!ls)
+        return 2;
+    bool full = ls->by_full;
+    ls->by_full = false;
+    mode->started = g_get_monotonic_time();
+    printf("saved was:\n%s\n", report->str);
+    mode->result = ls_replay(ls, 0, full);
+    mode->ended = true;
+    conclude(mode, ls);
+    ls_free_loaded(ls);
+    return mode->status;
+}
+
+int diff_lockstep(int argc, char *argv[])
+{
+    Mode mode = {.result = LS_OK};
+    GError *err = NULL;
+    int split = 1;
+    while (split < argc && strcmp(argv[split], "--") != 0)
+        split++;
+    int rest = argc - split;
+    char **guest = argv + split; /* "--" stands where the program's name would */
+    char **own = g_memdup2(argv, sizeof(*argv) * ((gsize)split + 1));
+    own[split] = NULL;
+    argc = split;
+    char **left = own;
+    if (read_options(&mode, &argc, &left, &err)) {
+        if (mode.explain) {
+            g_autoptr(GString) text = g_string_new(NULL);
+            ls_explain_rules(text);
+            fputs(text->str, stdout);
+        } else if (mode.load && rest > 1) {
+            usage(&err, "--load: what is in the file needs no machine options");
+        } else if (mode.load) {
+            mode.status = run_file(&mode, &err);
+        } else if (rest < 2) {
+            usage(&err,
+                  "no guest: its options come behind --, as in: tandem diff lockstep -- -demo");
+        } else {
+            mode.status = run_machine(&mode, rest, guest, &err);
+        }
+    }
+    if (err) {
+        warn_user("diff lockstep: %s", err->message);
+        g_error_free(err);
+        mode.status = 2;
+    }
+    g_free(mode.engines);
+    g_free(mode.every);
+    g_free(mode.max);
+    g_free(mode.save);
+    g_free(mode.load);
+    g_free(own);
+    return mode.status;
+}

@@ -2,9 +2,9 @@
 #include "bench.h"
 
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 
-enum { MIB = 1024 * 1024, LINE = 64 };
+enum { MIB = 1024 * 1024, LINE = 64, GAP = 5 * 4096 + 3 * LINE };
 
 /* Tiny runs are for correctness and do with 1 MiB. */
 static size_t area(unsigned scale)
@@ -12,10 +12,14 @@ static size_t area(unsigned scale)
     return scale < 8 ? MIB : 64 * MIB;
 }
 
-static void *memory(size_t size)
+/*
+ * New pages each time, so that no run inherits a layout from the one before. Arrays in one area are
+ * GAP apart: at a power of two they would fight for one slot of any direct-mapped cache or TLB.
+ */
+static uint64_t *map(size_t size)
 {
-    void *p = malloc(size);
-    if (!p)
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
         bench_die("not enough memory");
     return p;
 }
@@ -28,7 +32,7 @@ uint64_t run_chase(unsigned scale)
     struct Node {
         uint32_t next;
         uint8_t pad[LINE - 4];
-    } *nodes = memory(n * sizeof(*nodes));
+    } *nodes = (void *)map(n * sizeof(*nodes));
     uint64_t seed = 13;
     for (size_t i = 0; i < n; i++)
         nodes[i].next = (uint32_t)i;
@@ -45,14 +49,15 @@ uint64_t run_chase(unsigned scale)
         at = nodes[at].next;
         sum += at;
     }
-    free(nodes);
+    munmap(nodes, n * sizeof(*nodes));
     return sum;
 }
 
 uint64_t run_copy(unsigned scale)
 {
     size_t n = scale < 8 ? 8192 : MIB;
-    uint64_t *a = memory(n * 8), *b = memory(n * 8), seed = 14;
+    size_t size = 2 * (n * 8 + GAP);
+    uint64_t *a = map(size), *b = a + n + GAP / 8, seed = 14;
     for (size_t i = 0; i < n; i++)
         a[i] = b[i] = rnd(&seed);
     bench_begin();
@@ -64,15 +69,14 @@ uint64_t run_copy(unsigned scale)
     uint64_t h = 0;
     for (size_t i = 0; i < n; i += n / 64)
         h = mix(h, b[i]);
-    free(a);
-    free(b);
+    munmap(a, size);
     return h;
 }
 
 uint64_t run_random(unsigned scale)
 {
     size_t n = area(scale) / 8;
-    uint64_t *a = memory(n * 8), h = 0, seed = 15;
+    uint64_t *a = map(n * 8), h = 0, seed = 15;
     for (size_t i = 0; i < n; i++)
         a[i] = i;
     bench_begin();
@@ -80,7 +84,7 @@ uint64_t run_random(unsigned scale)
         a[rnd(&seed) & (n - 1)] += k;
     for (size_t i = 0; i < n; i += n / 64)
         h = mix(h, a[i]);
-    free(a);
+    munmap(a, n * 8);
     return h;
 }
 
@@ -88,7 +92,8 @@ uint64_t run_stream(unsigned scale)
 {
     enum { N = MIB / 2 };
     size_t n = scale < 8 ? 16384 : N;
-    uint64_t *a = memory(n * 8), *b = memory(n * 8), *c = memory(n * 8);
+    size_t size = 3 * (n * 8 + GAP);
+    uint64_t *a = map(size), *b = a + n + GAP / 8, *c = b + n + GAP / 8;
     for (size_t i = 0; i < n; i++) {
         a[i] = 0;
         b[i] = i;
@@ -102,9 +107,7 @@ uint64_t run_stream(unsigned scale)
         b[at] = a[at + 100];
         h = mix(h, a[at + 200]);
     }
-    free(a);
-    free(b);
-    free(c);
+    munmap(a, size);
     return h;
 }
 
@@ -118,7 +121,9 @@ uint64_t run_list(unsigned scale)
     for (unsigned n = 0; n < scale; n++) {
         struct Cell *head = NULL, *back = NULL;
         for (uint64_t i = 0; i < 1000; i++) {
-            struct Cell *c = memory(sizeof(*c));
+            struct Cell *c = malloc(sizeof(*c));
+            if (!c)
+                bench_die("not enough memory");
             *c = (struct Cell){head, i * n};
             head = c;
         }

@@ -127,7 +127,7 @@ static Fault read_far(CpuState *s, Tcg *t, const Insn *i, uint64_t *off, uint16_
     gva_t lin;
     Fault f = ea_lin(s, t, i, i->opsize + 2u, ACC_READ, &lin);
     if (!f)
-        f = mem_read_bytes(s, t, lin, raw, i->opsize + 2u);
+        f = mem_read_operand(s, t, lin, raw, i->opsize + 2u, i->opsize);
     if (f)
         return f;
     *off = 0;

@@ -23,7 +23,7 @@ static Fault load16(EXEC_ARGS)
         return FAULT_NONE;
     }
     uint8_t buf[16];
-    f = mem_read_bytes(s, t, lin, buf, 16);
+    f = mem_read_operand(s, t, lin, buf, 16, 16);
     if (!f)
         memcpy(s->fpu.v[i->reg].b, buf, 16);
     return f;
@@ -40,7 +40,7 @@ static Fault store16(EXEC_ARGS)
         memcpy(p, s->fpu.v[i->reg].b, 16);
         return FAULT_NONE;
     }
-    return mem_write_bytes(s, t, lin, s->fpu.v[i->reg].b, 16);
+    return mem_write_operand(s, t, lin, s->fpu.v[i->reg].b, 16, 16);
 }
 static Fault copy16_rm_to_reg(EXEC_ARGS)
 {

@@ -29,6 +29,9 @@ static Fault fx_address(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t
     if (s->cr0 & (CR0_EM | CR0_TS))
         return raise_exc(t, VEC_NM);
     Fault f = ea_lin(s, t, i, FXSAVE_SIZE, a, lin);
+    /* Which of the two a processor raises is its own affair; an AMD's does this. */
+    if (!f && mem_misaligned(t, *lin, 4, t->mmu_mode))
+        return raise_err(t, VEC_AC, 0);
     return !f && (*lin & 15) ? raise_gp0(t) : f;
 }
 

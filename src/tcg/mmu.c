@@ -480,11 +480,6 @@ static Fault span(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a, u
     return FAULT_NONE;
 }
 
-static inline bool misaligned(const Tcg *t, gva_t lin, unsigned size, unsigned mode)
-{
-    return unlikely(t->align_check) && mode == MMU_USER && (lin & (size - 1));
-}
-
 Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out)
 {
     Span o;
@@ -493,7 +488,7 @@ Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode
     Fault f = span(s, t, lin, size, ACC_READ, mode, &o);
     if (f)
         return f;
-    if (misaligned(t, lin, size, mode))
+    if (mem_misaligned(t, lin, size, mode))
         return raise_err(t, VEC_AC, 0);
     if (likely(o.n == 1)) {
         const Spot *p = &o.part[0].spot;
@@ -514,7 +509,7 @@ Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mod
     Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
     if (f)
         return f;
-    if (misaligned(t, lin, size, mode))
+    if (mem_misaligned(t, lin, size, mode))
         return raise_err(t, VEC_AC, 0);
     watch(s, t, lin, size, true);
     if (likely(o.n == 1)) {
@@ -565,28 +560,43 @@ Fault mem_write(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t v)
     return mem_write_mode(s, t, lin, size, t->mmu_mode, v);
 }
 
-Fault mem_read_bytes(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len)
+Fault mem_read_operand(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len, unsigned align)
 {
     Span o;
     Fault f = span(s, t, lin, len, ACC_READ, t->mmu_mode, &o);
     if (f)
         return f;
+    if (mem_misaligned(t, lin, align, t->mmu_mode))
+        return raise_err(t, VEC_AC, 0);
     for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
         spot_read(t, &o.part[k].spot, (uint8_t *)buf + at, o.part[k].len);
     watch(s, t, lin, len, false);
     return FAULT_NONE;
 }
 
-Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len)
+Fault mem_read_bytes(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len)
+{
+    return mem_read_operand(s, t, lin, buf, len, 1);
+}
+
+Fault mem_write_operand(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len,
+                        unsigned align)
 {
     Span o;
     Fault f = span(s, t, lin, len, ACC_WRITE, t->mmu_mode, &o);
     if (f)
         return f;
+    if (mem_misaligned(t, lin, align, t->mmu_mode))
+        return raise_err(t, VEC_AC, 0);
     watch(s, t, lin, len, true);
     for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
         spot_write(t, &o.part[k].spot, (const uint8_t *)buf + at, o.part[k].len);
     return FAULT_NONE;
+}
+
+Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len)
+{
+    return mem_write_operand(s, t, lin, buf, len, 1);
 }
 
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len)
@@ -601,7 +611,7 @@ Fault mem_rmw_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode,
     Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
     if (f)
         return f;
-    if (misaligned(t, lin, size, mode))
+    if (mem_misaligned(t, lin, size, mode))
         return raise_err(t, VEC_AC, 0);
     *host = o.n == 1 ? o.part[0].spot.host : NULL;
     if (*host) {

@@ -237,9 +237,25 @@ DEF_MEM(64, uint64_t)
 /* By size; value zero-extended. */
 Fault mem_read(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t *out);
 Fault mem_write(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t v);
-/* Any length (vector operands, XSAVE, FSTENV): all pages are checked before a byte moves. */
+/* Any length (XSAVE, descriptors): all pages are checked before a byte moves. No alignment check.
+ */
 Fault mem_read_bytes(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len);
 Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len);
+/* The same for operands whose alignment is checked when alignment checks are on: align is a power
+ * of two. */
+Fault mem_read_operand(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len, unsigned align);
+Fault mem_write_operand(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned len,
+                        unsigned align);
+static inline bool mem_misaligned(const Tcg *t, gva_t lin, unsigned align, unsigned mode)
+{
+    return unlikely(t->align_check) && mode == MMU_USER && (lin & (align - 1));
+}
+/* What an AMD processor asks of an operand of so many bytes, a vector's or a number's: 8 for the
+ * ten bytes of an x87 register, and no more than 16 for YMM. */
+static inline unsigned operand_align(unsigned len)
+{
+    return len == 10 ? 8 : len > 16 ? 16 : len;
+}
 /* Faults that a write of len bytes at lin would raise; afterwards the write cannot fault. */
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len);
 /* Host address of a size-byte operand for a read-modify-write with a locked instruction, all faults

@@ -189,7 +189,7 @@ DEF_EXEC(fnstenv)
     if (f)
         return f;
     env_out(&s->fpu, t, i, env);
-    f = mem_write_bytes(s, t, lin, env, env_size(i));
+    f = mem_write_operand(s, t, lin, env, env_size(i), env_size(i) / 7);
     if (!f)
         set_fcw(&s->fpu, s->fpu.fcw | FCW_MASKS);
     return f;
@@ -201,7 +201,7 @@ DEF_EXEC(fldenv)
     CHECK();
     Fault f = ea_lin(s, t, i, env_size(i), ACC_READ, &lin);
     if (!f)
-        f = mem_read_bytes(s, t, lin, env, env_size(i));
+        f = mem_read_operand(s, t, lin, env, env_size(i), env_size(i) / 7);
     if (!f)
         env_in(&s->fpu, t, i, env);
     return f;
@@ -218,7 +218,7 @@ DEF_EXEC(fnsave)
     env_out(&s->fpu, t, i, area);
     for (unsigned k = 0; k < 8; k++)
         memcpy(area + env + 10 * k, s->fpu.r[(top + k) & 7].b, 10);
-    f = mem_write_bytes(s, t, lin, area, env + 80);
+    f = mem_write_operand(s, t, lin, area, env + 80, env / 7);
     if (!f)
         x87_init(&s->fpu);
     return f;
@@ -231,7 +231,7 @@ DEF_EXEC(frstor)
     CHECK();
     Fault f = ea_lin(s, t, i, env + 80, ACC_READ, &lin);
     if (!f)
-        f = mem_read_bytes(s, t, lin, area, env + 80);
+        f = mem_read_operand(s, t, lin, area, env + 80, env / 7);
     if (f)
         return f;
     env_in(&s->fpu, t, i, area);

@@ -54,7 +54,7 @@ __asm__(".text\n.globl native_run, native_back\n"
         "mov %r12, native_regs+96(%rip)\nmov %r13, native_regs+104(%rip)\n"
         "mov %r14, native_regs+112(%rip)\nmov %r15, native_regs+120(%rip)\n"
         "mov native_regs+144(%rip), %rsp\n"
-        "pushfq\npop native_regs+128(%rip)\ncld\n"
+        "pushfq\npop native_regs+128(%rip)\npushq $2\npopfq\n"
         "mov $7, %eax\nxor %edx, %edx\nxsave64 AREA(%rip)\n"
         "fninit\nmovl $0x1f80, -8(%rsp)\nldmxcsr -8(%rsp)\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
@@ -65,6 +65,8 @@ static volatile sig_atomic_t native_signal;
 
 static void native_fault(int sig, siginfo_t *info G_GNUC_UNUSED, void *ctx)
 {
+    /* RFLAGS.AC is as the instruction had it. */
+    __asm__ volatile("pushfq\n\tandl $~0x40000, (%%rsp)\n\tpopfq" ::: "memory", "cc");
     ucontext_t *uc = ctx;
     native_signal = sig;
     uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)native_back;
@@ -187,6 +189,8 @@ static bool vectors_agree(const Outcome *o)
         return o->engine == VEC_XM || o->engine == VEC_MF;
     case SIGILL:
         return o->engine == VEC_UD;
+    case SIGBUS:
+        return o->engine == VEC_AC;
     default:
         return o->engine == VEC_GP || o->engine == VEC_PF;
     }
@@ -204,10 +208,11 @@ static Outcome run_both(const uint8_t *bytes, unsigned len, const Insn *insn)
 
     memcpy(gp(G_CODE), bytes, len);
     uint8_t *after = (uint8_t *)gp(G_CODE) + len;
-    static const uint8_t jmp[] = {0xff, 0x25, 0, 0, 0, 0};
+    /* jmp [rip + n], to an address that is aligned: alignment checks may be on. */
+    const uint8_t jmp[] = {0xff, 0x25, (uint8_t)(-(len + 6) & 7), 0, 0, 0};
     uint64_t back = (uint64_t)(uintptr_t)native_back;
     memcpy(after, jmp, 6);
-    memcpy(after + 6, &back, 8);
+    memcpy(after + 6 + jmp[2], &back, 8);
 
     memcpy(window_before, gp(G_DATA), WINDOW);
     memcpy(native_regs.gpr, s->gpr, sizeof(native_regs.gpr));

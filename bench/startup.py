@@ -3,17 +3,21 @@
 
     bench/startup.py [--tandem build/release/tandem] [--rounds 20]
 
-Tandem and QEMU, each with its software engine and with KVM, take turns; medians in milliseconds, to the byte and to
+Tandem and QEMU, each with its software engines and with KVM, take turns; medians in milliseconds, to the byte and to
 the end of the process, and ratios (above 1: Tandem is faster). What cannot run here is left out by name.
+Then memory: what the process holds beyond the guest's RAM when a Linux guest of 128 MiB has come up and is idle.
 """
 import argparse
 import os
+import re
 import select
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
+
+from benchguest import Failed, Session, build, guests, initramfs, machine
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # At the reset vector: mov al, 'S'; out 0xe9, al; out 0xf4, al; hlt
@@ -39,6 +43,39 @@ def once(command):
         proc.stdout.close()
 
 
+def beyond_ram(pid, ram):
+    """Megabytes that a process holds (its share where others have the page too), the mappings of guest RAM left out."""
+    total = size = 0
+    with open(f"/proc/{pid}/smaps") as f:
+        for line in f:
+            m = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+            if m:
+                size = int(m[2], 16) - int(m[1], 16)
+            elif line.startswith("Pss:") and size != ram:
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def memory(tandem, tmp):
+    if not os.path.exists(f"{guests()}/cloud-vmlinuz"):
+        print(f"left out: memory of an idle guest; no kernel in {guests()}, run scripts/fetch-guests")
+        return
+    try:
+        initramfs(build(tmp), f"{tmp}/programs.cpio")
+        for name, command in {"tandem interp": [tandem, "-accel", "interp", "-nodefaults"],
+                              "tandem jit": [tandem, "-accel", "jit", "-nodefaults"],
+                              "qemu tcg": ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults"]}.items():
+            if not shutil.which(command[0]):
+                print(f"left out: memory of {name}")
+                continue
+            session = Session(machine(command, f"{tmp}/programs.cpio", 128))
+            session.start(120)
+            print(f"memory beyond guest RAM, idle Linux guest of 128 MiB: {name:14}{beyond_ram(session.proc.pid, 128 << 20):8.1f} MB")
+            session.close()
+    except Failed as e:
+        print(f"left out: memory of an idle guest; {e}")
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--tandem", default=f"{TOP}/build/release/tandem")
@@ -54,6 +91,7 @@ def main():
                 "-device", "isa-debug-exit,iobase=0xf4"]
         commands = {
             "tandem interp": [a.tandem, "-accel", "interp", *tandem],
+            "tandem jit": [a.tandem, "-accel", "jit", *tandem],
             "qemu tcg": [*qemu, "-accel", "tcg"],
             "tandem kvm": [a.tandem, "-accel", "kvm", *tandem],
             "qemu kvm": [*qemu, "-accel", "kvm"],
@@ -73,10 +111,11 @@ def main():
         for name, all_times in times.items():
             median[name] = [statistics.median(t[i] for t in all_times) for i in range(2)]
             print(f"{name:16}{median[name][0]:12.1f}{median[name][1]:10.1f}{len(all_times):6}")
-        for ours, theirs in (("tandem interp", "qemu tcg"), ("tandem kvm", "qemu kvm")):
+        for ours, theirs in (("tandem interp", "qemu tcg"), ("tandem jit", "qemu tcg"), ("tandem kvm", "qemu kvm")):
             if ours in median and theirs in median:
                 print(f"{ours} starts {median[theirs][0] / median[ours][0]:.2f} times as fast as {theirs}, "
                       f"start to end {median[theirs][1] / median[ours][1]:.2f} times")
+        memory(a.tandem, tmp)
 
 
 main()

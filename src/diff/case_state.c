@@ -144,6 +144,18 @@ static const char *unlike_mode(const DiffCase *c)
     return NULL;
 }
 
+/* As every load of x87 state leaves it: what follows from flags and masks does (SDM vol. 1, 8.1).
+ */
+static const char *unlike_x87(const FpuState *f)
+{
+    bool es = f->fsw & ~f->fcw & 0x3f;
+    if ((f->fcw & ~0x1f3f) != 0x40)
+        return "FCW has bits that are fixed otherwise";
+    if ((f->fsw & 0x8080) != (es ? 0x8080 : 0))
+        return "FSW.ES and B do not follow from its flags and the masks in FCW";
+    return f->fop & ~0x7ff ? "FOP has more than 11 bits" : NULL;
+}
+
 bool case_valid(const DiffCase *c, GError **err)
 {
     const char *why = NULL;
@@ -155,7 +167,7 @@ bool case_valid(const DiffCase *c, GError **err)
         why = "there is no such stop";
     else if (c->len < 1 || c->len > sizeof(c->insn))
         why = "an instruction has 1 to 15 bytes";
-    else if (!(why = unlike_mode(c)) &&
+    else if (!(why = unlike_x87(&c->in.fpu)) && !(why = unlike_mode(c)) &&
              (case_linear_rip(c) < CASE_CODE || case_linear_rip(c) >= CASE_CODE + CASE_CODE_BYTES))
         why = "RIP is not in the code pages";
     if (!why) {

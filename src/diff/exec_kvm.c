@@ -23,9 +23,8 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
-#include "cpu/vcpu.h"
-#include "diff/case.h"
 #include "diff/case_event.h"
+#include "diff/engines.h"
 #include "kvm/kvm.h"
 #include "tcg/insn.h"
 
@@ -401,6 +400,13 @@ static bool moves_cr4(const DiffCase *c, const OpRow *r)
            (c->insn[c->len - 1] >> 3 & 7) == 4;
 }
 
+/* After these the fetch of the INT3 or its delivery may fault. */
+static bool changes_tables(const OpRow *r)
+{
+    return !strcmp(r->name, "lidt") || !strcmp(r->name, "lmsw") || !strcmp(r->name, "ltr") ||
+           (r->map == MAP_0F && r->opcode == 0x22);
+}
+
 static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
 {
     const struct ExecWay *way = &x->way[c->mode][c->in.cpl == 3];
@@ -420,6 +426,8 @@ static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
         return "KVM's single step hides RFLAGS.TF";
     if (x->on_tcg && !strcmp(r->name, "ltr"))
         return "QEMU takes a null TR, and aborts at the next event";
+    if (c->stop == STOP_THROUGH && takes_steps(way, c) && changes_tables(r))
+        return "steps do not show what INT3 meets after it";
     CpuState given = c->in;
     hide_features(x, &given);
     if (given.cr4 != c->in.cr4 && moves_cr4(c, r))
@@ -510,11 +518,39 @@ static void exec_kvm_close(DiffExec *x)
     g_free(x);
 }
 
+/*
+ * Instructions of the host's that need no state of their own are judged even where KVM does not
+ * offer them: it takes a CPUID that has them, and a KVM that runs guests natively cannot keep them
+ * from the guest anyhow, so its emulator had better do the same.
+ */
+static void add_stateless_features(CpuidTable *kvm)
+{
+    static const struct {
+        uint32_t leaf, ebx, ecx;
+    } row[] = {
+        {1, 0, 1u << 0 | 1u << 1 | 1u << 9 | 1u << 19 | 1u << 20 | 1u << 22 | 1u << 23 | 1u << 25},
+        {7, 1u << 3 | 1u << 8 | 1u << 19 | 1u << 29, 1u << 8},
+        {0x80000001, 0, 1u << 5},
+    };
+    for (unsigned i = 0; i < kvm->n; i++) {
+        CpuidEntry *e = &kvm->e[i];
+        uint32_t host[4];
+        for (unsigned k = 0; k < ARRAY_LEN(row); k++) {
+            if (e->leaf != row[k].leaf || (e->has_subleaf && e->subleaf))
+                continue;
+            cpuid_execute(case_cpuid(), 0, 0, 1, 0, e->leaf, 0, host);
+            e->ebx |= host[1] & row[k].ebx;
+            e->ecx |= host[2] & row[k].ecx;
+        }
+    }
+}
+
 static DiffExec *exec_kvm_open(GError **err)
 {
     CpuidTable kvm;
     if (!kvm_available(err) || !kvm_supported_cpuid(&kvm, err))
         return NULL;
+    add_stateless_features(&kvm);
 
     DiffExec *x = g_new0(DiffExec, 1);
     x->ram = ram_map(CASE_SIZE);

@@ -174,6 +174,9 @@ START_TEST(broken_files)
         {HEAD "CS 0033 base 0 limit 0xffffffff attr 0xc0fb\n", "CS.L does not fit"},
         {HEAD "SS 002b base 0 limit 0xffffffff attr 0xc093\n", "CPL is not that of SS"},
         {HEAD "MXCSR 0x80000000\n", "check 'mxcsr-reserved' fails"},
+        {HEAD "FCW 0x37e\nFSW 0x1\n", "FSW.ES and B do not follow"},
+        {HEAD "FCW 0\n", "FCW has bits"},
+        {HEAD "FOP 0x800\n", "FOP has more than 11 bits"},
         {HEAD "DR7 0xffffffff00000400\n", "check 'dr7-upper' fails"},
     };
     static DiffCase c;

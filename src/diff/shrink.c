@@ -213,7 +213,7 @@ static bool step_rip(Shrink *k)
 static bool cut_bytes(Shrink *k, unsigned from, unsigned n)
 {
     DiffCase *t = k->trial;
-    if (from + n >= t->len)
+    if (from + n > t->len || n >= t->len)
         return false;
     memmove(t->insn + from, t->insn + from + n, t->len - from - n);
     t->len = (uint8_t)(t->len - n);
@@ -253,6 +253,57 @@ static bool decoded(const DiffCase *c, Insn *i)
 {
     return decode(i, c->insn, c->len, case_decode_mode(c), case_features()) == DECODE_OK &&
            i->len == c->len;
+}
+
+/* Offset of REX, or of nothing: c->len. */
+static unsigned rex_at(const DiffCase *c, const Insn *i)
+{
+    return c->mode == CM_LONG && i->op_at && (c->insn[i->op_at - 1] & 0xf0) == 0x40 ? i->op_at - 1u
+                                                                                    : c->len;
+}
+
+/* Has the plain form [base + index * scale + displacement] behind a one-byte or 0F opcode. */
+static bool plain_memory(const DiffCase *c, Insn *i)
+{
+    return decoded(c, i) && i->flags & IF_MEM && i->base < GPR_N && i->op_at + 1u < c->len &&
+           c->insn[i->op_at + 1] == i->modrm;
+}
+
+/* What the displacement and the index add goes into the base register, so that both can go. */
+static bool step_address(Shrink *k)
+{
+    Insn i;
+    bool any = false;
+    if (!plain_memory(k->best, &i))
+        return false;
+    unsigned modrm = i.op_at + 1u, mod = i.modrm >> 6;
+    bool sib = i.asize > 2 && (i.modrm & 7) == 4;
+    unsigned disp = modrm + 1 + sib, n = mod == 1 ? 1 : mod == 2 ? (i.asize == 2 ? 2 : 4) : 0;
+    if (n && i.disp) {
+        k->trial->in.gpr[i.base] += (uint64_t)i.disp;
+        memset(k->trial->insn + disp, 0, n);
+        any |= keep(k);
+    }
+    if (!sib || i.index >= GPR_N || i.index == i.base)
+        return any;
+    DiffCase *t = k->trial;
+    t->in.gpr[i.base] += t->in.gpr[i.index] << i.scale;
+    t->insn[modrm + 1] = (uint8_t)((t->insn[modrm + 1] & 7) | 0x20); /* no index */
+    if (rex_at(t, &i) < t->len)
+        t->insn[rex_at(t, &i)] &= (uint8_t)~2; /* its fourth bit */
+    return keep(k) || any;
+}
+
+/* [base] needs no SIB byte, but for RSP and R12. */
+static bool step_sib(Shrink *k)
+{
+    Insn i;
+    if (!plain_memory(k->best, &i) || i.asize == 2 || (i.modrm & 7) != 4 || i.index < GPR_N ||
+        (i.base & 7) == 4)
+        return false;
+    unsigned modrm = i.op_at + 1u;
+    k->trial->insn[modrm] = (uint8_t)((i.modrm & 0xf8) | (i.base & 7));
+    return cut_bytes(k, modrm + 1, 1);
 }
 
 /* A displacement that ModRM announces: none instead of a short one, a short one for a long one. */
@@ -381,8 +432,9 @@ unsigned case_shrink(DiffCase *c, const DiffEngine *a, DiffExec *xa, const DiffE
                      DiffExec *xb)
 {
     static bool (*const step[])(Shrink *) = {
-        step_all_memory,   step_state_groups, step_mode, step_stop,   step_rip,       step_prefixes,
-        step_displacement, step_registers,    step_fpu,  step_memory, step_immediate,
+        step_all_memory, step_state_groups, step_mode,         step_stop, step_rip,
+        step_prefixes,   step_address,      step_displacement, step_sib,  step_registers,
+        step_fpu,        step_memory,       step_immediate,
     };
     Shrink k = {.a = a, .b = b, .xa = xa, .xb = xb};
     DiffCase *cases = g_new(DiffCase, 3);

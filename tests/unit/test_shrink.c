@@ -109,7 +109,7 @@ START_TEST(flag_and_register)
     c.in.gpr[R13] |= 8;
     char *text = shrunk(&c, flips_af);
     ck_assert_str_eq(text, "tandem case 1\n"
-                           "insn 81 04 d8 00 00 00 00    # add dword ptr [rax + rbx*8], 0\n"
+                           "insn 81 00 00 00 00 00    # add dword ptr [rax], 0\n"
                            "mode long\ncpl 3\nstop step\nseed 0x7\nindex 0\n"
                            "R13 0x8\n");
     g_free(text);

@@ -443,7 +443,7 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
                (r->attr & A_END ? IF_ENDS : 0);
 
     unsigned default_seg = DS, reg = 0, rm = 0;
-    bool force_reg = false, moffs = false;
+    bool force_reg = false, moffs = false, absent = false;
     for (unsigned k = 0; k < 4; k++) {
         unsigned cls = operand_info[r->op[k]].cls;
         force_reg |= cls == OC_CREG || cls == OC_DREG;
@@ -480,6 +480,13 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         case OC_RMREG:
             i->rm = byte ? reg8_offset(rm, c.rex) : (uint8_t)rm;
             break;
+        case OC_CREG: /* the others are undefined at any privilege */
+            if (!(0x11d >> reg & 1))
+                absent = true;
+            break;
+        case OC_DREG:
+            absent |= reg > 7;
+            break;
         case OC_SREG:
         case OC_MMREG:
             i->reg = reg & 7;
@@ -506,7 +513,7 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
     i->end = i->len;
     if (i->base == GPR_IP)
         i->disp += i->len;
-    if (c.lock && !((r->attr & A_LOCK) && (i->flags & IF_MEM)))
+    if (absent || (c.lock && !((r->attr & A_LOCK) && (i->flags & IF_MEM))))
         return DECODE_UD;
 
     unsigned log2 = (unsigned)__builtin_ctz(i->opsize);

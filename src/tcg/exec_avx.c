@@ -26,7 +26,8 @@ DEF_EXEC(vzeroall)
     return f;
 }
 
-/* ---- VMASKMOVPS/PD, VPMASKMOVD/Q: elements whose mask is clear are not accessed ---- */
+/* ---- VMASKMOVPS/PD, VPMASKMOVD/Q: elements whose mask is clear are not accessed, and EFLAGS.AC
+ * does not count (SDM vol. 2) ---- */
 
 /* Element size: PD by its opcode, the integer forms by W. */
 static unsigned mask_element(const Insn *i)
@@ -55,8 +56,9 @@ DEF_EXEC(vmaskmov_load)
         if (!selected(&s->fpu.v[i->vvvv], k, size))
             continue;
         f = element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_READ, &lin);
+        v = 0;
         if (!f)
-            f = mem_read(s, t, lin, size, &v);
+            f = mem_read_bytes(s, t, lin, &v, size);
         if (!f)
             memcpy(out.b + k * size, &v, size);
     }
@@ -82,7 +84,7 @@ DEF_EXEC(vmaskmov_store)
             continue;
         uint64_t v = 0;
         memcpy(&v, s->fpu.v[i->reg].b + k * size, size);
-        f = mem_write(s, t, lin[k], size, v);
+        f = mem_write_bytes(s, t, lin[k], &v, size);
     }
     return f;
 }

@@ -120,19 +120,26 @@ DEF_EXEC(pop_gs)
     return pop_seg(s, t, i, GS);
 }
 
+/* Bytes of the offset in a far pointer: AMD has none of 64 bits (APM vol. 3, CALL, JMP, LFS). */
+static unsigned far_size(const Tcg *t, const Insn *i)
+{
+    return t->amd ? MIN_OF(i->opsize, 4u) : i->opsize;
+}
+
 /* Offset and selector of a far pointer in memory. */
 static Fault read_far(CpuState *s, Tcg *t, const Insn *i, uint64_t *off, uint16_t *sel)
 {
     uint8_t raw[10];
     gva_t lin;
-    Fault f = ea_lin(s, t, i, i->opsize + 2u, ACC_READ, &lin);
+    unsigned n = far_size(t, i);
+    Fault f = ea_lin(s, t, i, n + 2, ACC_READ, &lin);
     if (!f)
-        f = mem_read_operand(s, t, lin, raw, i->opsize + 2u, i->opsize);
+        f = mem_read_operand(s, t, lin, raw, n + 2, n);
     if (f)
         return f;
     *off = 0;
-    memcpy(off, raw, i->opsize);
-    memcpy(sel, raw + i->opsize, 2);
+    memcpy(off, raw, n);
+    memcpy(sel, raw + n, 2);
     return FAULT_NONE;
 }
 
@@ -146,7 +153,7 @@ static Fault load_far(CpuState *s, Tcg *t, const Insn *i, unsigned seg)
         f = load_segment(s, t, seg, sel);
     if (f)
         return f;
-    wr_size(s, i->reg, i->opsize, off);
+    wr_size(s, i->reg, far_size(t, i), off);
     return after_load(t, old_mode);
 }
 
@@ -194,7 +201,7 @@ DEF_EXEC(jmp_far_mem)
     uint64_t off;
     uint16_t sel;
     Fault f = read_far(s, t, i, &off, &sel);
-    return f ? f : far_jump(s, t, sel, off, i->opsize, insn_next_rip(s, t, i));
+    return f ? f : far_jump(s, t, sel, off, far_size(t, i), insn_next_rip(s, t, i));
 }
 
 DEF_EXEC(call_far_mem)
@@ -202,7 +209,7 @@ DEF_EXEC(call_far_mem)
     uint64_t off;
     uint16_t sel;
     Fault f = read_far(s, t, i, &off, &sel);
-    return f ? f : far_call(s, t, sel, off, i->opsize, insn_next_rip(s, t, i));
+    return f ? f : far_call(s, t, sel, off, far_size(t, i), insn_next_rip(s, t, i));
 }
 
 DEF_EXEC(retf)

@@ -480,16 +480,37 @@ static Fault span(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a, u
     return FAULT_NONE;
 }
 
+/*
+ * span(), and what an address itself can be wrong in. A byte that is not canonical comes before any
+ * page; alignment comes before the pages on AMD (APM vol. 2, table 8-9), behind them on Intel (SDM
+ * vol. 3, table 6-2).
+ */
+static Fault span_aligned(CpuState *s, Tcg *t, gva_t lin, unsigned len, unsigned align,
+                          enum Access a, unsigned mode, Span *o)
+{
+    if (s->efer & EFER_LMA) {
+        gva_t last = t->code64 ? lin + len - 1 : (uint32_t)(lin + len - 1);
+        if (unlikely(!lin_canonical(s, lin) || !lin_canonical(s, last))) {
+            raise_gp0(t);
+            t->exc.noncanonical = true;
+            return FAULT_EXC;
+        }
+    }
+    bool wrong = mem_misaligned(t, lin, align, mode);
+    if (unlikely(wrong) && t->amd)
+        return raise_err(t, VEC_AC, 0);
+    Fault f = span(s, t, lin, len, a, mode, o);
+    return !f && unlikely(wrong) ? raise_err(t, VEC_AC, 0) : f;
+}
+
 Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out)
 {
     Span o;
     uint8_t buf[8];
     *out = 0;
-    Fault f = span(s, t, lin, size, ACC_READ, mode, &o);
+    Fault f = span_aligned(s, t, lin, size, size, ACC_READ, mode, &o);
     if (f)
         return f;
-    if (mem_misaligned(t, lin, size, mode))
-        return raise_err(t, VEC_AC, 0);
     if (likely(o.n == 1)) {
         const Spot *p = &o.part[0].spot;
         *out = p->host ? bytes_load(p->host, size) : mmio_read(t, p->gpa, size) & size_mask(size);
@@ -506,11 +527,9 @@ Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mod
 {
     Span o;
     uint8_t buf[8];
-    Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
+    Fault f = span_aligned(s, t, lin, size, size, ACC_WRITE, mode, &o);
     if (f)
         return f;
-    if (mem_misaligned(t, lin, size, mode))
-        return raise_err(t, VEC_AC, 0);
     watch(s, t, lin, size, true);
     if (likely(o.n == 1)) {
         const Spot *p = &o.part[0].spot;
@@ -563,11 +582,9 @@ Fault mem_write(CpuState *s, Tcg *t, gva_t lin, unsigned size, uint64_t v)
 Fault mem_read_operand(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned len, unsigned align)
 {
     Span o;
-    Fault f = span(s, t, lin, len, ACC_READ, t->mmu_mode, &o);
+    Fault f = span_aligned(s, t, lin, len, align, ACC_READ, t->mmu_mode, &o);
     if (f)
         return f;
-    if (mem_misaligned(t, lin, align, t->mmu_mode))
-        return raise_err(t, VEC_AC, 0);
     for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
         spot_read(t, &o.part[k].spot, (uint8_t *)buf + at, o.part[k].len);
     watch(s, t, lin, len, false);
@@ -583,11 +600,9 @@ Fault mem_write_operand(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigne
                         unsigned align)
 {
     Span o;
-    Fault f = span(s, t, lin, len, ACC_WRITE, t->mmu_mode, &o);
+    Fault f = span_aligned(s, t, lin, len, align, ACC_WRITE, t->mmu_mode, &o);
     if (f)
         return f;
-    if (mem_misaligned(t, lin, align, t->mmu_mode))
-        return raise_err(t, VEC_AC, 0);
     watch(s, t, lin, len, true);
     for (unsigned k = 0, at = 0; k < o.n; at += o.part[k++].len)
         spot_write(t, &o.part[k].spot, (const uint8_t *)buf + at, o.part[k].len);
@@ -602,17 +617,21 @@ Fault mem_write_bytes(CpuState *s, Tcg *t, gva_t lin, const void *buf, unsigned 
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len)
 {
     Span o;
-    return span(s, t, lin, len, ACC_WRITE, t->mmu_mode, &o);
+    return span_aligned(s, t, lin, len, 1, ACC_WRITE, t->mmu_mode, &o);
+}
+
+Fault mem_probe(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a)
+{
+    Span o;
+    return span_aligned(s, t, lin, len, 1, a, t->mmu_mode, &o);
 }
 
 Fault mem_rmw_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, void **host)
 {
     Span o;
-    Fault f = span(s, t, lin, size, ACC_WRITE, mode, &o);
+    Fault f = span_aligned(s, t, lin, size, size, ACC_WRITE, mode, &o);
     if (f)
         return f;
-    if (mem_misaligned(t, lin, size, mode))
-        return raise_err(t, VEC_AC, 0);
     *host = o.n == 1 ? o.part[0].spot.host : NULL;
     if (*host) {
         watch(s, t, lin, size, true); /* otherwise mem_read() and mem_write() do */

@@ -258,6 +258,7 @@ static inline unsigned operand_align(unsigned len)
 }
 /* Faults that a write of len bytes at lin would raise; afterwards the write cannot fault. */
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len);
+Fault mem_probe(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a);
 /* Host address of a size-byte operand for a read-modify-write with a locked instruction, all faults
  * done; *host NULL when it is MMIO or crosses a page: the caller then uses mem_read and mem_write.
  */

@@ -93,6 +93,8 @@ bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
         th = g_new0(VecThunk, 1);
         th->key = key;
         vec_describe(i, th);
+        if (t->amd && row->feature == FEAT_SHA_NI)
+            th->attr &= ~(uint32_t)A_ALIGN16; /* AMD's take any address */
         th->fn = emit(c, i, th, false);
         th->fast = th->attr & A_FP ? emit(c, i, th, true) : th->fn;
         g_hash_table_insert(c->thunks, &th->key, th);

@@ -206,6 +206,13 @@ DEF_EXEC(fldenv)
         env_in(&s->fpu, t, i, env);
     return f;
 }
+/* AMD looks at the last byte of the area first, and #PF has its address. */
+static Fault area_probe(CpuState *s, Tcg *t, unsigned env, gva_t lin, enum Access a)
+{
+    if (!t->amd || mem_misaligned(t, lin, env / 7, t->mmu_mode))
+        return FAULT_NONE;
+    return mem_probe(s, t, lin + env + 80 - 1, 1, a);
+}
 DEF_EXEC(fnsave)
 {
     gva_t lin;
@@ -218,7 +225,9 @@ DEF_EXEC(fnsave)
     env_out(&s->fpu, t, i, area);
     for (unsigned k = 0; k < 8; k++)
         memcpy(area + env + 10 * k, s->fpu.r[(top + k) & 7].b, 10);
-    f = mem_write_operand(s, t, lin, area, env + 80, env / 7);
+    f = area_probe(s, t, env, lin, ACC_WRITE);
+    if (!f)
+        f = mem_write_operand(s, t, lin, area, env + 80, env / 7);
     if (!f)
         x87_init(&s->fpu);
     return f;
@@ -230,6 +239,8 @@ DEF_EXEC(frstor)
     unsigned env = env_size(i);
     CHECK();
     Fault f = ea_lin(s, t, i, env + 80, ACC_READ, &lin);
+    if (!f)
+        f = area_probe(s, t, env, lin, ACC_READ);
     if (!f)
         f = mem_read_operand(s, t, lin, area, env + 80, env / 7);
     if (f)

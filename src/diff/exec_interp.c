@@ -1,5 +1,5 @@
 /*
- * The interpreter as executor: a guest of one vCPU whose RAM is the map of case.h.
+ * The software engines as executors: a guest of one vCPU whose RAM is the map of case.h.
  *
  * STOP_THROUGH goes through blocks, their chains and the quick forms up to the INT3; STOP_STEP sets
  * TF and so takes the careful path. Nothing is delivered: see RunLimit.stop_at_exception.
@@ -13,6 +13,7 @@
 #include "tcg/tcg.h"
 
 struct DiffExec {
+    const Engine *engine;
     VmCommon vm;
     Vcpu v, *vcpus[1];
     MemMap mem;
@@ -24,6 +25,8 @@ struct DiffExec {
 
 /* Instructions a case may take: the one, what it jumps to, INT3. */
 #define INSNS_MAX 1000
+/* The code pages, and one that is there without paging only. */
+#define CODE_BYTES (CASE_CODE_BYTES + 0x1000)
 
 /* ---- the bus: nothing is there ---- */
 static uint64_t mmio_read(Vcpu *v G_GNUC_UNUSED, gpa_t at G_GNUC_UNUSED, unsigned size)
@@ -69,17 +72,18 @@ static void tpr_set(Vcpu *v, uint8_t cr8)
 /* ---- */
 static void interp_close(DiffExec *x)
 {
-    engine_interp.vcpu_free(&x->v);
-    engine_interp.vm_free(&x->vm);
+    x->engine->vcpu_free(&x->v);
+    x->engine->vm_free(&x->vm);
     if (x->ram)
         munmap(x->ram, CASE_SIZE);
     free(x);
 }
 
-static DiffExec *interp_open(GError **err)
+static DiffExec *open_software(const Engine *engine, GError **err)
 {
     DiffExec *x = aligned_alloc(64, (sizeof(DiffExec) + 63) & ~(size_t)63);
     memset(x, 0, sizeof(*x));
+    x->engine = engine;
     x->ram = mmap(NULL, CASE_SIZE, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (x->ram == MAP_FAILED) {
@@ -103,12 +107,17 @@ static DiffExec *interp_open(GError **err)
     x->vm = (VmCommon){
         .mem = &x->mem, .bus = &x->bus, .cpuid = case_cpuid(), .vcpu = x->vcpus, .n_vcpus = 1};
     x->built = CM_N;
-    if (!engine_interp.vm_init(&x->vm, err) || !engine_interp.vcpu_init(&x->v, err)) {
+    if (!engine->vm_init(&x->vm, err) || !engine->vcpu_init(&x->v, err)) {
         interp_close(x);
         return NULL;
     }
-    memset(x->ram + (CASE_CODE - CASE_BASE), 0xcc, CASE_CODE_BYTES);
+    memset(x->ram + (CASE_CODE - CASE_BASE), 0xcc, CODE_BYTES);
     return x;
+}
+
+static DiffExec *interp_open(GError **err)
+{
+    return open_software(&engine_interp, err);
 }
 
 static const char *interp_refuses(DiffExec *x G_GNUC_UNUSED, const DiffCase *c)
@@ -127,12 +136,32 @@ static uint8_t *at(const DiffExec *x, uint64_t lin)
 
 static void put_code(const DiffExec *x, const DiffCase *c, bool remove)
 {
-    uint64_t lin = case_linear_rip(c), room = CASE_CODE + CASE_CODE_BYTES - lin;
-    unsigned n = (unsigned)MIN_OF((uint64_t)c->len, room);
+    uint64_t lin = case_linear_rip(c);
+    bool paged = c->mode <= CM_COMPAT16;
+    uint64_t room = CASE_CODE + CASE_CODE_BYTES - lin;
+    unsigned n = paged ? (unsigned)MIN_OF((uint64_t)c->len, room) : c->len;
     if (remove)
         memset(at(x, lin), 0xcc, n);
     else
         memcpy(at(x, lin), c->insn, n);
+}
+
+/* Without paging all of it is RAM: what a 16-bit segment reaches behind its pages is cleared. */
+static void clear_around(DiffExec *x)
+{
+    memset(at(x, CASE_CODE + CODE_BYTES), 0, 0x10000 - CODE_BYTES);
+    memset(at(x, CASE_DATA + CASE_DATA_BYTES), 0, 0x10000 - CASE_DATA_BYTES);
+    memset(at(x, CASE_STACK + CASE_STACK_BYTES), 0, 0x10000 - CASE_STACK_BYTES);
+    memset(at(x, CASE_CODE), 0xcc, CODE_BYTES);
+}
+
+/* A processor makes these of whatever is loaded: FCW's fixed bits; FSW.ES and B. */
+static void settle_x87(FpuState *f)
+{
+    f->fcw = (uint16_t)((f->fcw & 0x1f3f) | 0x40);
+    f->fsw &= 0x7f7f;
+    if (f->fsw & ~f->fcw & 0x3f)
+        f->fsw |= 0x8080;
 }
 
 /* The TLB may stay while nothing that it depends on differs. */
@@ -151,16 +180,19 @@ static void prepare(DiffExec *x, const DiffCase *c)
     x->last.cr3 = s->cr3;
     x->last.cr4 = s->cr4;
     x->last.efer = s->efer;
+    if (c->mode > CM_COMPAT16)
+        clear_around(x);
     memcpy(at(x, CASE_DATA), c->data, sizeof(c->data));
     memcpy(at(x, CASE_STACK), c->stack, sizeof(c->stack));
     put_code(x, c, false);
     x->v.st = *s;
+    settle_x87(&x->v.st.fpu);
     if (c->stop == STOP_STEP)
         x->v.st.rflags |= FL_TF;
-    if (same)
+    if (same && x->engine == &engine_interp)
         blocks_distrust(x->v.engine_data[ENGINE_INTERP]);
     else
-        engine_interp.enter(&x->v);
+        x->engine->enter(&x->v);
 }
 
 static void exception(const DiffCase *c, const Exit *e, DiffOutcome *o)
@@ -186,7 +218,7 @@ static void run_case(DiffExec *x, const DiffCase *c, DiffOutcome *o)
     static const RunLimit limit = {.max_insns = INSNS_MAX, .stop_at_exception = true};
     prepare(x, c);
     x->v.st.gpr[GPR_ZERO] = x->v.st.gpr[GPR_IP] = 0;
-    Exit e = engine_interp.run(&x->v, &limit);
+    Exit e = x->engine->run(&x->v, &limit);
     memset(o, 0, offsetof(DiffOutcome, st));
     o->st = x->v.st;
     o->st.rflags &= ~(uint64_t)(FL_RF | (c->stop == STOP_STEP ? FL_TF : 0));
@@ -200,13 +232,19 @@ static void run_case(DiffExec *x, const DiffCase *c, DiffOutcome *o)
     case EXIT_HLT:
         o->kind = OUT_DONE;
         break;
-    case EXIT_INTERNAL_ERROR:
-        o->kind = OUT_BROKEN;
+    case EXIT_LIMIT:
+        o->kind = OUT_SKIPPED;
+        g_strlcpy(o->why, "no end", sizeof(o->why));
+        break;
+    case EXIT_INTERNAL_ERROR: /* a fetch from where nothing is is for no executor */
+        o->kind = strstr(e.msg, "which is no memory") ? OUT_SKIPPED : OUT_BROKEN;
         g_strlcpy(o->why, e.msg, sizeof(o->why));
+        if (o->kind == OUT_SKIPPED)
+            g_strlcpy(o->why, "the case leaves its memory", sizeof(o->why));
         break;
     default:
         o->kind = OUT_BROKEN;
-        g_snprintf(o->why, sizeof(o->why), e.kind == EXIT_LIMIT ? "no end" : "exit %d", e.kind);
+        g_snprintf(o->why, sizeof(o->why), "exit %d", e.kind);
         break;
     }
 }

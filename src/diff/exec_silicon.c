@@ -235,11 +235,10 @@ static void save_registers(const DiffExec *x, const DiffCase *c, const SiliconSl
         [R12] = REG_R12, [R13] = REG_R13, [R14] = REG_R14, [R15] = REG_R15};
     const uint64_t ours = FL_RF | FL_TF | FL_IF;
     uint64_t selectors = k->gregs[REG_CSGSFS];
-    bool code64 = (selectors & 0xffff) == 0x33;
 
     for (unsigned n = 0; n < 16; n++) {
         s->gpr[n] = k->gregs[greg[n]];
-        if (!code64 && n < R8)
+        if (c->mode != CM_LONG && n < R8)
             s->gpr[n] = (uint32_t)s->gpr[n];
     }
     s->rip = k->gregs[REG_RIP];

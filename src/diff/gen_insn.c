@@ -312,9 +312,9 @@ bool gen_insn(Gen *g)
         return false;
     if (res == DECODE_MORE || (res != DECODE_OK && !g->odd))
         return false;
-    c->len = res == DECODE_TOO_LONG ? 15 : g->i.len;
-    if (c->len == 0)
-        return false;
+    c->len = res == DECODE_OK ? g->i.len : 15;
+    if (res == DECODE_UD) /* how long it would be does not matter, but all of it should be there */
+        c->len = (uint8_t)(g->imm_at < 14 ? g->imm_at + 1 : 15);
     memset(c->insn + c->len, 0, sizeof(c->insn) - c->len);
     return true;
 }

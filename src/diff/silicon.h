@@ -10,13 +10,14 @@
 
 /* Where the child has the memfd: far above all a case can address. Bits 31:16 of the first 64 KiB
  * are zero, because IRET to a 16-bit stack segment leaves those of the old stack pointer in place;
- * SiliconShared.load is there. The signal stack is not: the kernel would take such a case to be on
- * it. */
-#define SIL_BASE  0x7e0000000000ull
-#define SIL_STACK 0x10000u /* bytes of the signal stack */
-#define SIL_SLOTS 24u
-#define SIL_XSAVE 832u /* standard form, x87, SSE and AVX */
-#define SIL_BYTES ((sizeof(SiliconShared) + 0xfff) & ~0xfffull) /* of the memfd */
+ * SiliconShared.load is there. What it leaves above must not be that of the signal stack either:
+ * the kernel would take such a case to be on it. */
+#define SIL_BASE   0x7e0000000000ull
+#define SIL_SIGNAL 0x7d0000000000ull /* where signals have their stack */
+#define SIL_STACK  0x10000u          /* bytes of the signal stack */
+#define SIL_SLOTS  24u
+#define SIL_XSAVE  832u /* standard form, x87, SSE and AVX */
+#define SIL_BYTES  ((sizeof(SiliconShared) + 0xfff) & ~0xfffull) /* of the memfd */
 
 /* Taken off from its start: pops of fifteen registers, then IRETQ. */
 typedef struct SiliconLoad {

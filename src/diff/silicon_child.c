@@ -199,7 +199,8 @@ static bool list_mappings(SiliconShared *s)
             }
             bool code = path[0] && !strcmp(path, own) && perm[1] != 'w';
             bool ours = (start >= CASE_BASE && end <= CASE_BASE + CASE_SIZE) ||
-                        (start >= SIL_BASE && end <= SIL_BASE + SIL_BYTES);
+                        (start >= SIL_BASE && end <= SIL_BASE + SIL_BYTES) ||
+                        (start >= SIL_SIGNAL && end <= SIL_SIGNAL + SIL_STACK);
             if (code || ours || !strcmp(path, "[vsyscall]"))
                 continue;
             if (s->n_unmap == sizeof(s->unmap) / sizeof(s->unmap[0]))
@@ -222,6 +223,7 @@ static bool map_case(int fd)
     size_t data = offsetof(SiliconShared, data), after = CASE_DATA_GONE + 0x1000;
     const int rw = PROT_READ | PROT_WRITE;
     return map_piece(fd, 0, SIL_BASE, SIL_BYTES, rw) &&
+           map_piece(fd, offsetof(SiliconShared, signal_stack), SIL_SIGNAL, SIL_STACK, rw) &&
            map_piece(fd, offsetof(SiliconShared, code), CASE_CODE, CASE_CODE_BYTES,
                      PROT_READ | PROT_EXEC) &&
            map_piece(fd, data, CASE_DATA, CASE_DATA_RO, rw) &&
@@ -246,7 +248,7 @@ void silicon_child(int fd)
         _exit(CHILD_MAP);
     SiliconShared *s = SHARED;
     s->no_ldt = !make_ldt();
-    stack_t ss = {.ss_sp = s->signal_stack, .ss_size = sizeof(s->signal_stack)};
+    stack_t ss = {.ss_sp = (void *)SIL_SIGNAL, .ss_size = SIL_STACK};
     struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sa.sa_sigaction = (void (*)(int, siginfo_t *, void *))(uintptr_t)silicon_entry;
     if (sigaltstack(&ss, NULL) != 0)

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""`tandem diff insn`: a short campaign, continued after an interruption, and what it refuses."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+tandem = sys.argv[1]
+LAST = re.compile(r"cases=(\d+) rows=(\d+)/(\d+) differences=(\d+)$")
+
+
+def run(*args):
+    return subprocess.run([tandem, "diff", "insn", *args], capture_output=True, text=True)
+
+
+def last_line(r):
+    m = LAST.match(r.stdout.splitlines()[-1])
+    assert m, r.stdout
+    return [int(x) for x in m.groups()]
+
+
+def refused(words, *args):
+    r = run(*args)
+    assert r.returncode == 2, (args, r.returncode, r.stdout, r.stderr)
+    for w in words:
+        assert w in r.stderr, (args, w, r.stderr)
+
+
+def campaign(folder):
+    out = os.path.join(folder, "a.jsonl")
+    args = ["--rows", "popcnt,add,daa", "--cases", "30000", "--seed", "4", "--out", out]
+    r = run(*args)
+    assert r.returncode == 0, r.stdout + r.stderr
+    cases, rows, of, differences = last_line(r)
+    assert rows == of > 5 and differences == 0 and cases > 25000, r.stdout
+    again = run(*args)  # everything is there
+    assert again.returncode == 0 and last_line(again) == last_line(r), again.stdout
+    refused(["a.jsonl", "another campaign", "seed"], *args[:-3], "5", "--out", out)
+
+
+def interrupted(folder):
+    out = os.path.join(folder, "b.jsonl")
+    args = ["--rows", "add", "--cases", "150000", "--out", out]
+    p = subprocess.Popen([tandem, "diff", "insn", *args], stdout=subprocess.PIPE, text=True)
+    while not os.path.exists(out) or os.path.getsize(out) < 2000:
+        assert p.poll() is None, "ended early"
+        time.sleep(0.02)
+    p.send_signal(signal.SIGINT)
+    text = p.communicate()[0]
+    part = LAST.match(text.splitlines()[-1])
+    assert p.returncode == 0 and "interrupted" in text and 0 < int(part[1]) < 150000, text
+    whole = run(*args)
+    assert whole.returncode == 0 and last_line(whole)[0] > int(part[1]), whole.stdout
+
+
+def everything():
+    r = run("--cases", "60000", "--seed", str(int(time.time())))
+    cases, rows, of, differences = last_line(r)
+    assert r.returncode == 0 and differences == 0, r.stdout
+    assert rows == of, r.stdout
+    for line in r.stdout.splitlines()[:-1]:
+        assert line.startswith(("rows not judged (", "skipped=")), line
+
+
+refused(["nosuch"], "--rows", "nosuch")
+refused(["nosuch", "interp", "silicon"], "--engines", "interp,nosuch")
+refused(["two"], "--engines", "interp")
+refused(["twice"], "--engines", "interp,interp")
+refused(["3/2"], "--shard", "3/2")
+refused(["cases"], "--cases", "0")
+refused(["system"], "--modes", "nosuch")
+refused(["--nosuch"], "--nosuch")
+refused(["cpuid", "not the guest's"], "--rows", "cpuid")
+with tempfile.TemporaryDirectory() as d:
+    campaign(d)
+    interrupted(d)
+if "--all" in sys.argv:
+    everything()
+print("ok")

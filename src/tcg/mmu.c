@@ -183,6 +183,8 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
+    if (w->big)
+        t->bank->big_at |= BIT(lin >> 30 & 63);
 }
 
 /* Where code was fetched from must be asked again. */
@@ -212,6 +214,7 @@ static void bank_clear(Tcg *t, TlbBank *b)
             entry_clear(&b->entry[m][k]);
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
+    b->big_at = 0;
     if (t->jit && b == t->bank)
         jit_tlb_flush(t->jit);
     forget_code(t, b);
@@ -304,6 +307,7 @@ void tlb_flush_pcids(Tcg *t)
  * from large pages in the same gigabyte, the largest size, go. */
 static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 {
+    bool big = b->big_at >> (lin >> 30 & 63) & 1;
     for (unsigned m = 0; m < MMU_MODES; m++) {
         TlbEntry *at = &b->entry[m][tlb_index(lin)];
         for (unsigned a = 0; a < ARRAY_LEN(at->tag); a++) {
@@ -312,7 +316,7 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
                 break;
             }
         }
-        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+        for (unsigned word = 0; big && word < TLB_SIZE / 64; word++) {
             for (uint64_t left = b->big[m][word]; left; left &= left - 1) {
                 TlbEntry *e = &b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)];
                 for (unsigned a = 0; a < ARRAY_LEN(e->tag); a++) {

@@ -43,6 +43,7 @@ typedef struct TlbBank {
     TlbEntry entry[MMU_MODES][TLB_SIZE];
     /* Of the entries: not global; from a large page (mmu.c). */
     uint64_t local[MMU_MODES][TLB_SIZE / 64], big[MMU_MODES][TLB_SIZE / 64];
+    uint64_t big_at; /* gigabytes, hashed, that had entries in big since all were cleared */
     /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
      * large page among them. INVLPG of other pages leaves map_gen as it is. */
     uint64_t exec_pages[EXEC_PAGES / 64], exec_big;

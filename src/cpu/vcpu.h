@@ -105,6 +105,12 @@ typedef struct VcpuBus {
      * export. */
     uint8_t (*tpr_get)(Vcpu *);
     void (*tpr_set)(Vcpu *, uint8_t cr8);
+    /*
+     * FERR#: whether an x87 exception that nothing masks is pending while CR0.NE is clear. Returns
+     * whether the board asserts IGNNE#, with which the processor goes on all the same. May be
+     * NULL: the engine then refuses such an instruction by name.
+     */
+    bool (*x87_error)(Vcpu *, bool ferr);
     /* The guest's TSC before the vCPU's offset; NULL: clock_tsc() of the machine's clock. KVM's
      * guests read the processor's by themselves. */
     uint64_t (*clock_tsc)(Vcpu *);

@@ -19,7 +19,7 @@ typedef struct RamBlock {
 
 /* Devices that pc.c made, for wiring and for the requests that reach them from outside. */
 typedef struct Pc {
-    Device *pic, *pit, *rtc, *hpet, *ioapic, *i8042, *i440fx, *piix3, *pm, *port92, *fw_cfg,
+    Device *pic, *pit, *rtc, *hpet, *ioapic, *i8042, *i440fx, *piix3, *pm, *port92, *ferr, *fw_cfg,
         *debugcon;
     Device *serial[MACHINE_SERIALS];
     GPtrArray *user; /* -device */

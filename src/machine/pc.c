@@ -13,6 +13,7 @@
 #include "devices/mc146818.h"
 #include "devices/piix3.h"
 #include "devices/piix4_pm.h"
+#include "devices/ferr.h"
 #include "devices/port92.h"
 #include "devices/serial16550.h"
 #include "machine/acpi.h"
@@ -303,7 +304,8 @@ bool pc_init(Machine *m, GError **err)
         !make(&pc->rtc, &device_mc146818, m, err) || !make(&pc->hpet, &device_hpet, m, err) ||
         !make(&pc->i8042, &device_i8042, m, err) || !make(&pc->i440fx, &device_i440fx, m, err) ||
         !make(&pc->piix3, &device_piix3, m, err) || !make(&pc->pm, &device_piix4_pm, m, err) ||
-        !make(&pc->port92, &device_port92, m, err) || !make(&pc->fw_cfg, &device_fw_cfg, m, err))
+        !make(&pc->port92, &device_port92, m, err) || !make(&pc->ferr, &device_ferr, m, err) ||
+        !make(&pc->fw_cfg, &device_fw_cfg, m, err))
         return false;
     i8259_connect(pc->pic, (IrqLine){pic_intr, m, 0});
     ioapic_connect(pc->ioapic, pc->lapic, m->vm.n_vcpus);
@@ -311,6 +313,7 @@ bool pc_init(Machine *m, GError **err)
     i8254_connect(pc->pit, m->board.isa_irq[0]);
     i8254_set_busy(pc->pit, irq0_busy, m);
     mc146818_connect(pc->rtc, m->board.isa_irq[8]);
+    ferr_connect(pc->ferr, m->board.isa_irq[13]);
     hpet_connect(pc->hpet, hpet_legacy, m);
     hpet_set_busy(pc->hpet, irq0_busy, m);
     for (unsigned i = 0; i < MACHINE_SERIALS; i++) {
@@ -339,8 +342,8 @@ static void each_device(Machine *m, void (*fn)(Device *))
 {
     Pc *pc = &m->pc;
     /* Those that others were made on come last. */
-    Device *const board[] = {pc->fw_cfg, pc->port92, pc->pm,  pc->piix3,  pc->i440fx, pc->i8042,
-                             pc->hpet,   pc->rtc,    pc->pit, pc->ioapic, pc->pic};
+    Device *const board[] = {pc->fw_cfg, pc->ferr, pc->port92, pc->pm,  pc->piix3,  pc->i440fx,
+                             pc->i8042,  pc->hpet, pc->rtc,    pc->pit, pc->ioapic, pc->pic};
     for (unsigned i = 0; pc->user && i < pc->user->len; i++)
         fn(g_ptr_array_index(pc->user, i));
     for (unsigned i = 0; i < MACHINE_SERIALS; i++) {

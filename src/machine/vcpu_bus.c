@@ -1,6 +1,7 @@
 /* The bus an engine sees: ports, memory-mapped devices and interrupt acknowledge, under the machine
  * lock. */
 #include "base/log.h"
+#include "devices/ferr.h"
 #include "devices/i8259.h"
 #include "machine/machine_priv.h"
 #include "switch/vcpu_loop.h"
@@ -109,6 +110,15 @@ static void tpr_set(Vcpu *v, uint8_t cr8)
     machine_unlock(v->machine);
 }
 
+static bool x87_error(Vcpu *v, bool ferr)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    bool ignne = ferr_set(m->pc.ferr, ferr);
+    machine_unlock(m);
+    return ignne;
+}
+
 const VcpuBus machine_bus = {
     .mmio_read = mmio_read,
     .mmio_write = mmio_write,
@@ -119,4 +129,5 @@ const VcpuBus machine_bus = {
     .apic_msr_write = apic_msr_write,
     .tpr_get = tpr_get,
     .tpr_set = tpr_set,
+    .x87_error = x87_error,
 };

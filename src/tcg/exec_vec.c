@@ -103,7 +103,7 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
         if (likely(host != NULL))
             p.rm = host;
         else if ((f = mem_read_operand(s, t, lin, c->buf, th->mem_size,
-                                       operand_align(th->mem_size))))
+                                       operand_align(t, th->mem_size))))
             return f;
         break;
     default:
@@ -132,7 +132,7 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
     }
 
     if (th->mem == VM_WRITE) {
-        f = mem_write_operand(s, t, lin, c->buf, th->mem_size, operand_align(th->mem_size));
+        f = mem_write_operand(s, t, lin, c->buf, th->mem_size, operand_align(t, th->mem_size));
         if (unlikely(f))
             return f;
     }

@@ -91,6 +91,7 @@ struct Tcg {
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;
+    bool ferr;     /* FERR# is asserted: an x87 exception was pending with CR0.NE clear */
     bool fp_live;  /* the guest's MXCSR is in the host's register: vec_release() */
     bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
     /* Changed by every tlb_flush*(), by a switch to another PCID and by block.c: where linear
@@ -251,11 +252,11 @@ static inline bool mem_misaligned(const Tcg *t, gva_t lin, unsigned align, unsig
 {
     return unlikely(t->align_check) && mode == MMU_USER && (lin & (align - 1));
 }
-/* What an AMD processor asks of an operand of so many bytes, a vector's or a number's: 8 for the
- * ten bytes of an x87 register, and no more than 16 for YMM. */
-static inline unsigned operand_align(unsigned len)
+/* What is asked of an operand of so many bytes, a vector's or a number's: 8 for the ten bytes of an
+ * x87 register (SDM vol. 3, table 6-7), and on AMD's processors no more than 16 for YMM. */
+static inline unsigned operand_align(const Tcg *t, unsigned len)
 {
-    return len == 10 ? 8 : len > 16 ? 16 : len;
+    return len == 10 ? 8 : len > 16 && t->amd ? 16 : len;
 }
 /* Faults that a write of len bytes at lin would raise; afterwards the write cannot fault. */
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len);

@@ -114,12 +114,22 @@ void vec_release_slow(Tcg *t)
 
 Fault x87_pending(CpuState *s, Tcg *t)
 {
-    if (likely(!(s->fpu.fsw & FSW_ES)))
+    const VcpuBus *bus = t->v->vm->bus;
+    bool pending = s->fpu.fsw & FSW_ES;
+    if (likely(!pending && !t->ferr))
         return FAULT_NONE;
-    if (s->cr0 & CR0_NE)
+    if (pending && s->cr0 & CR0_NE)
         return raise_exc(t, VEC_MF);
-    return raise_unsupported(t, "x87 exception with CR0.NE = 0 (FERR# to IRQ 13), FSW %#x",
-                             s->fpu.fsw);
+    if (!bus->x87_error)
+        return raise_unsupported(t, "x87 exception with CR0.NE = 0 (FERR# to IRQ 13), FSW %#x",
+                                 s->fpu.fsw);
+    /* Nobody but a waiting instruction can tell when FERR# is let go, so it is done here. */
+    t->ferr = pending;
+    if (bus->x87_error(t->v, pending) || !pending)
+        return FAULT_NONE;
+    /* The processor freezes before the instruction until it is interrupted (SDM vol. 1, 8.7.2):
+     * it is tried again and again, with a look at the requests between. */
+    return FAULT_AGAIN;
 }
 
 Fault vec_check_slow(CpuState *s, Tcg *t, uint32_t attr)

@@ -155,7 +155,7 @@ static inline Fault x87_load(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned
 {
     const void *p = tlb_hit(t, t->mmu_mode, lin, size, ACC_READ);
     if (unlikely(!p))
-        return mem_read_operand(s, t, lin, buf, size, operand_align(size));
+        return mem_read_operand(s, t, lin, buf, size, operand_align(t, size));
     memcpy(buf, p, size);
     return FAULT_NONE;
 }
@@ -193,7 +193,7 @@ DEF_EXEC(x87_store)
     if (f)
         return f;
     f = mem_probe_write(s, t, lin, size);
-    if (!f && mem_misaligned(t, lin, operand_align(size), t->mmu_mode))
+    if (!f && mem_misaligned(t, lin, operand_align(t, size), t->mmu_mode))
         f = raise_err(t, VEC_AC, 0);
     if (f)
         return f;

@@ -3,6 +3,7 @@
 #include <check.h>
 
 #include "devices/i8042.h"
+#include "devices/ferr.h"
 #include "devices/port92.h"
 #include "fake_board.h"
 
@@ -194,6 +195,30 @@ START_TEST(port_92)
 }
 END_TEST
 
+START_TEST(ferr)
+{
+    Device *d = fake_device(&device_ferr);
+    ferr_connect(d, fb.board.isa_irq[13]);
+    ck_assert(!ferr_set(d, false));
+    outb(0xf0, 0); /* IGNNE# follows FERR#: nothing to ignore yet */
+    ck_assert(!ferr_set(d, true));
+    ck_assert(fb.level[13]);
+    ck_assert(!ferr_set(d, true));
+    ck_assert_uint_eq(fb.edges[13], 1);
+    outb(0xf0, 0);
+    ck_assert(!fb.level[13]);
+    ck_assert(ferr_set(d, true)); /* goes on, and raises nothing */
+    ck_assert_uint_eq(fb.edges[13], 1);
+    ck_assert(!ferr_set(d, false));
+    ck_assert(!ferr_set(d, true)); /* the next one */
+    ck_assert_uint_eq(fb.edges[13], 2);
+    d->cls->reset(d);
+    ck_assert(!fb.level[13]);
+    ck_assert_uint_eq(inb(0xf0), 0xff);
+    device_free(d);
+}
+END_TEST
+
 /* Whatever a guest writes in whatever order: no crash, and the self test still answers. */
 START_TEST(hostile)
 {
@@ -227,6 +252,7 @@ int main(void)
     tcase_add_test(tc, keys);
     tcase_add_test(tc, reset_and_a20);
     tcase_add_test(tc, port_92);
+    tcase_add_test(tc, ferr);
     tcase_add_test(tc, hostile);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

@@ -482,6 +482,81 @@ START_TEST(kick)
 }
 END_TEST
 
+/* ---- x87 errors with CR0.NE clear ---- */
+static struct {
+    bool ferr, ignne;
+    unsigned asked, stop_after; /* a request to stop comes with this many */
+} board;
+
+static bool board_ferr(Vcpu *v, bool ferr)
+{
+    if (ferr && !board.ferr) {
+        guest.irq = 0x75;
+        vcpu_request(v, VREQ_INTR);
+    }
+    board.ferr = ferr;
+    board.ignne &= ferr;
+    if (++board.asked == board.stop_after)
+        vcpu_request(v, VREQ_WORK);
+    return board.ignne;
+}
+static void board_out(Vcpu *v, uint16_t port, unsigned size, uint32_t value)
+{
+    ck_assert_uint_eq(port, 0xf0);
+    board.ignne = board.ferr;
+}
+
+/* fninit; fldcw [rsi]; fld1; fldz; fdivp; fwait; inc ebx; fninit; fwait; hlt */
+static void divide_by_zero(const char *handler, size_t n, bool fl_if)
+{
+    CODE(0xdb, 0xe3, 0xd9, 0x2e, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0x9b, 0xff, 0xc3, 0xdb, 0xe3,
+         0x9b, 0xf4);
+    put(HANDLERS + 0x75 * 16, handler, n);
+    memset(&board, 0, sizeof(board));
+    guest.bus.x87_error = board_ferr;
+    guest.bus.pio_write = board_out;
+    ST->cr0 &= ~(uint64_t)CR0_NE;
+    ST->rflags |= fl_if ? FL_IF : 0;
+    ST->gpr[RSI] = G_DATA;
+    put64(G_DATA, 0x37b); /* division by zero is not masked */
+}
+
+START_TEST(x87_error_by_irq13)
+{
+    static const char clears[] = "\xe6\xf0\xdb\xe2\xff\xc1\x48\xcf"; /* out f0; fnclex; inc ecx */
+    static const char ignores[] = "\xe6\xf0\xff\xc1\x48\xcf";
+    for (unsigned again = 0; again < 3; again++) {
+        divide_by_zero(again ? ignores : clears, again ? 6 : 8, true);
+        ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+        ck_assert_uint_eq(ST->gpr[RBX], 1);
+        ck_assert_uint_eq(ST->gpr[RCX], 1);
+        uint64_t rip;
+        memcpy(&rip, gp(G_STACK - 40), 8);
+        ck_assert_uint_eq(rip, G_CODE + 10); /* FWAIT, not executed */
+        ck_assert(!board.ferr && !board.ignne);
+    }
+}
+END_TEST
+
+START_TEST(x87_error_freezes)
+{
+    divide_by_zero("\xf4", 1, false);
+    board.stop_after = 1000;
+    ck_assert_int_eq(guest_run(0).kind, EXIT_KICK);
+    ck_assert_uint_eq(ST->rip, G_CODE + 10);
+    ck_assert(board.ferr && board.asked == 1000);
+    vcpu_request_clear(&guest.v, VREQ_WORK);
+    /* A board that is not wired for it. */
+    guest.bus.x87_error = NULL;
+    Exit x = guest_run(0);
+    ck_assert_int_eq(x.kind, EXIT_INTERNAL_ERROR);
+    ck_assert_ptr_nonnull(strstr(x.msg, "FERR#"));
+    /* With CR0.NE it is an exception. */
+    ST->cr0 |= CR0_NE;
+    expect(VEC_MF, G_CODE + 10, -1);
+}
+END_TEST
+
 /* ---- exceptions that the caller wants to see ---- */
 static Exit run_to_exception(uint64_t max_insns)
 {
@@ -654,6 +729,8 @@ static TCase *add(Suite *suite, const char *name, SFun setup, SFun teardown)
     tcase_add_test(tc, code_limits);
     tcase_add_test(tc, real_mode);
     tcase_add_test(tc, single_step_trap);
+    tcase_add_test(tc, x87_error_by_irq13);
+    tcase_add_test(tc, x87_error_freezes);
     tcase_add_test(tc, breakpoints);
     tcase_add_test(tc, interrupts);
     tcase_add_test(tc, halt);

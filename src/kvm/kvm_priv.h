@@ -68,7 +68,9 @@ typedef struct KvmHost {
     /* What is set is what is read back. Not with TSC_MSR, nor where the host's own TSC is unstable:
      * KVM then moves the offset at each entry to follow its clock. */
     bool tsc_exact;
-    bool tsc_deadline;   /* a guest's write of IA32_TSC_DEADLINE exits */
+    bool tsc_deadline; /* a guest's write of IA32_TSC_DEADLINE exits */
+    /* KVM's own page tables, made from the guest's, miss what others write to those. */
+    bool shadow_tables;
     bool steps_natively; /* kvm_steps_natively() */
 } KvmHost;
 
@@ -76,6 +78,8 @@ typedef struct KvmHost {
 const KvmHost *kvm_host(GError **err);
 /* The same before the guest probes; for kvm_host() itself. */
 bool kvm_probe_guest(KvmHost *, GError **err);
+/* Finds KvmHost.shadow_tables; false where it cannot be told. */
+bool kvm_probe_shadow_tables(const KvmHost *);
 
 /* One row of msrs.def. */
 typedef struct MsrRow {
@@ -128,7 +132,7 @@ typedef struct KvmVm {
     KvmSlot slot[MEMMAP_MAX];
     bool dirty_log;
     int xsave_size;
-    GMutex lock;               /* over the list below, made by the first vCPU */
+    GMutex lock;               /* over the list below, made by the first vCPU; and the spare slot */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
     bool msrs_known;
@@ -183,6 +187,10 @@ static inline bool kvm_one_msr(int fd, unsigned long request, uint32_t index, ui
 bool kvm_error(GError **err, const char *what);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);
+
+/* Makes KVM forget page tables it has made for itself from the guest's: taking any slot away does.
+ * For KvmHost.shadow_tables. Any vCPU's thread. */
+bool kvm_drop_shadow_tables(KvmVm *, GError **err);
 
 bool kvm_vm_init(VmCommon *, GError **err);
 void kvm_vm_free(VmCommon *);

@@ -219,5 +219,6 @@ bool kvm_probe_guest(KvmHost *h, GError **err)
         h->steps_natively = steps_natively(&p); /* last: leaves its KVM stepping */
     }
     probe_close(&p);
+    h->shadow_tables = ok && kvm_probe_shadow_tables(h);
     return ok;
 }

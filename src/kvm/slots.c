@@ -84,6 +84,22 @@ bool kvm_slots_sync(VmCommon *vm, GError **err)
     return true;
 }
 
+/* Beside the pages that set_up() in vm.c keeps for KVM: neither RAM nor device. */
+#define SPARE_GPA 0xfeffb000ull
+
+bool kvm_drop_shadow_tables(KvmVm *kvm, GError **err)
+{
+    static uint8_t page[4096] __attribute__((aligned(4096)));
+    const RamSlot spare = {.gpa = SPARE_GPA, .size = sizeof(page), .host = page};
+    const RamSlot none = {.gpa = SPARE_GPA};
+
+    g_mutex_lock(&kvm->lock);
+    bool ok = set_region(kvm, MEMMAP_MAX, &spare, KVM_MEM_READONLY, err) &&
+              set_region(kvm, MEMMAP_MAX, &none, 0, err);
+    g_mutex_unlock(&kvm->lock);
+    return ok;
+}
+
 bool kvm_dirty_log(VmCommon *vm, bool on, GError **err)
 {
     KvmVm *kvm = vm->kvm;

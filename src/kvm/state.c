@@ -152,7 +152,7 @@ static int sregs_ioctl(KvmVcpu *kv, bool put)
 /*
  * Whoever had the vCPU may have changed page tables, which KVM's TLB knows nothing of. Loading the
  * same CR3 flushes nothing; CR4.PGE changed and put back makes KVM drop all of it, global entries
- * too.
+ * too. A KVM that makes page tables of its own has these to forget as well.
  */
 static bool put_sregs(Vcpu *v, GError **err)
 {
@@ -165,6 +165,8 @@ static bool put_sregs(Vcpu *v, GError **err)
         apic_base = v->st.msr.apic_base;
     s->apic_base = apic_base;
 
+    if (kv->vm->host->shadow_tables && !kvm_drop_shadow_tables(kv->vm, err))
+        return false;
     s->cr4 ^= CR4_PGE;
     int r = sregs_ioctl(kv, true);
     s->cr4 ^= CR4_PGE;

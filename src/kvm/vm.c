@@ -158,6 +158,9 @@ void kvm_describe(GString *out)
                            h->tsc != TSC_FIXED && !h->tsc_exact
                                ? ", not exactly (the host's TSC is unstable, or the kernel old)"
                                : "");
+    g_string_append_printf(out, "page tables: %s\n",
+                           h->shadow_tables ? "KVM's own, made anew after each switch to it"
+                                            : "the guest's");
     g_string_append_printf(out, "IA32_TSC_DEADLINE: %s\n",
                            h->tsc_deadline ? "exits to userspace" : "is swallowed, not offered");
 }

@@ -538,6 +538,42 @@ START_TEST(import_drops_stale_translations)
 }
 END_TEST
 
+/* The same for a program at privilege 3, which a KVM without hardware runs through page tables of
+ * its own: those follow what the guest writes, and not what somebody else wrote. */
+START_TEST(import_drops_shadow_page_tables)
+{
+    CpuState *s = &fx.v.st;
+    long_mode(0x20000);
+    for (uint64_t table = PML4; table <= PDPT; table += 0x1000)
+        put64(table, (table + 0x1000) | 7);
+    put64(PD, 0x87);
+    put64(PD + FAR / 0x200000 * 8, PT | 7);
+    put64(PT, 0x20000 | 7);
+    put64(0x20000, 0xaaaa);
+    put64(0x21000, 0xbbbb);
+    for (unsigned i = ES; i <= GS; i++) {
+        s->seg[i].attr |= SEG_DPL;
+        s->seg[i].selector = i == CS ? 0x33 : 0x2b;
+    }
+    s->cpl = 3;
+    s->rflags |= FL_IOPL;
+    fx.stop_on_input = true;
+    LOAD(CODE, {
+                   0x48, 0xa1, 0x00, 0x00, 0x40, 0, 0, 0, 0, 0, /* mov rax, [400000] */
+                   0x48, 0x89, 0xc3, 0xe4, 0x81,                /* mov rbx, rax; in al, 81 */
+               });
+    for (unsigned i = 0; i < 6; i++) {
+        fx_import();
+        run_to(EXIT_KICK);
+        fx_export();
+        vcpu_request_clear(&fx.v, VREQ_WORK);
+        ck_assert_uint_eq(fx.v.st.gpr[RBX], i & 1 ? 0xbbbb : 0xaaaa);
+        put64(PT, (i & 1 ? 0x20000 : 0x21000) | 7);
+        fx.v.st.rip = CODE;
+    }
+}
+END_TEST
+
 /* ---- steps and failures ---- */
 
 START_TEST(single_steps)
@@ -665,6 +701,7 @@ int main(void)
         half_done_device_read,
         half_done_string_input,
         import_drops_stale_translations,
+        import_drops_shadow_page_tables,
         single_steps,
         what_kvm_cannot_emulate_is_named,
         dirty_log,

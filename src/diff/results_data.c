@@ -182,8 +182,10 @@ bool results_header_parse(ResultsHeader *h, const char *line, gssize len, GError
     h->host = g_strdup(host);
     unsigned n;
     g_autofree char **table = string_array(o, "table", &n);
-    if (!table || n > UINT16_MAX)
+    if (!table || n > UINT16_MAX) {
+        results_header_clear(h);
         return wrong(err, "table");
+    }
     h->table = g_strdupv(table);
     h->table_n = n;
     return true;

@@ -171,8 +171,10 @@ static bool prefixes(Cursor *c, bool code64)
 /* VEX prefix: at C4 or C5, known not to be LES/LDS. Sets map, pp, W, L, vvvv. */
 static DecodeResult vex_prefix(Cursor *c, Insn *i, bool code64, unsigned *map)
 {
-    if (c->p66 || c->rep || c->lock || c->rex)
+    if (c->p66 || c->rep || c->lock || c->rex) {
+        c->pos += code64 ? 1 : 2; /* what told VEX from LES and LDS */
         return DECODE_UD;
+    }
     uint64_t first, p1, p2;
     fetch(c, 1, &first);
     if (!fetch(c, 1, &p1))
@@ -429,7 +431,7 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         }
     }
     if (!r) {
-        i->len = (uint8_t)c.pos;
+        i->len = (uint8_t)(c.pos + have_modrm);
         return DECODE_UD;
     }
 

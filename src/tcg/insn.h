@@ -268,8 +268,8 @@ enum DecodeMode {
 
 /*
  * Decodes one instruction from `bytes` (n of them, up to 15 looked at). DECODE_MORE: more bytes are
- * needed than n. DECODE_UD also fills len with what was consumed. `features` tells which rows
- * exist.
+ * needed than n. DECODE_UD also fills len: the bytes that make it undefined, whatever follows.
+ * `features` tells which rows exist.
  */
 DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
                     const uint8_t features[]);

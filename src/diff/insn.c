@@ -376,7 +376,13 @@ static bool prepare(Campaign *c, const Options *o, GError **err)
     c->id.engines = engines->str;
     c->id.rows = o->rows ? o->rows : "";
     c->id.row_count = c->scope.n;
+    g_autofree const char **unjudged = g_new0(const char *, op_rows_n);
+    for (unsigned k = 0; k < p->n_rows; k++)
+        if (!c->scope.judgeable[p->rows[k]])
+            unjudged[p->rows[k]] = c->scope.why[p->rows[k]];
+    c->id.unjudged = unjudged;
     c->results = results_open(o->out, &c->id, err);
+    c->id.unjudged = NULL;
     c->stop_after = o->stop_after;
     return c->results != NULL;
 }

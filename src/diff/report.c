@@ -41,8 +41,11 @@ static void text_uncovered(const ResultsData *d, GString *out)
     unsigned n = case_select_rows(*d->h.rows ? d->h.rows : NULL, select, NULL);
     for (unsigned k = 0; k < n; k++) {
         char name[64];
-        if (!g_hash_table_contains(d->rows, case_row_name(select[k], name)))
-            g_string_append_printf(out, "%-48s %10u %10u  not covered\n", name, 0, 0);
+        if (g_hash_table_contains(d->rows, case_row_name(select[k], name)))
+            continue;
+        const char *why = g_hash_table_lookup(d->h.unjudged, name);
+        g_string_append_printf(out, "%-48s %10u %10u  not %s%s\n", name, 0, 0,
+                               why ? "judged: " : "covered", why ? why : "");
     }
 }
 

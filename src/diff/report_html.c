@@ -19,6 +19,7 @@ typedef struct PageRow {
     char name[64];
     const OpRow *op;     /* NULL: not in this build's table */
     const ResultsRow *r; /* NULL: nothing counted */
+    const char *why;     /* it can never be judged, or NULL */
 } PageRow;
 
 typedef struct Page {
@@ -97,6 +98,7 @@ static void collect_rows(Page *p)
         case_row_name(select[k], row->name);
         row->op = &op_rows[select[k]];
         row->r = g_hash_table_lookup(p->d->rows, row->name);
+        row->why = g_hash_table_lookup(p->d->h.unjudged, row->name);
         g_hash_table_add(known, row->name);
     }
     unsigned first_unknown = p->n;
@@ -205,7 +207,7 @@ static bool in_square(const PageRow *row, enum OpMap map, unsigned opcode)
 }
 
 typedef struct Square {
-    unsigned rows, covered, skipped_only;
+    unsigned rows, covered, out; /* out: can never be judged, or was skipped each time */
     CellCount sum;
     const char *mnemonic;
 } Square;
@@ -218,10 +220,10 @@ static Square look(const Page *p, enum OpMap map, unsigned opcode)
             continue;
         s.mnemonic = s.rows++ ? NULL : p->row[k].op->name;
         const ResultsRow *r = p->row[k].r;
+        s.out += (p->row[k].why && !(r && r->sum.cases)) || (r && !r->sum.cases && r->sum.skipped);
         if (!r)
             continue;
         s.covered += r->sum.cases != 0;
-        s.skipped_only += !r->sum.cases && r->sum.skipped;
         s.sum.cases += r->sum.cases;
         s.sum.skipped += r->sum.skipped;
         s.sum.differences += r->sum.differences;
@@ -253,9 +255,9 @@ static void write_square(const Square *s, enum OpMap map, unsigned opcode, uint6
     else if (s->covered)
         g_snprintf(shade, sizeof(shade), "c%u", step(s->sum.cases, most));
     else
-        strcpy(shade, s->skipped_only ? "skip" : "gap");
+        strcpy(shade, s->out == s->rows ? "skip" : "gap");
     g_string_append_printf(out, "<button class=\"%s%s\" data-c=\"%u.%u\" title=\"", shade,
-                           s->covered && s->covered < s->rows ? " part" : "", map, opcode);
+                           s->covered && s->covered + s->out < s->rows ? " part" : "", map, opcode);
     for (unsigned k = 0; k < ARRAY_LEN(page_map); k++)
         if (page_map[k].map == map && map != MAP_1B)
             g_string_append_printf(out, "%s ", page_map[k].name);
@@ -365,7 +367,12 @@ static void write_data(const Page *p, GString *out)
             write_count(out, form[f], g_hash_table_lookup(r->forms, form[f]));
             g_string_append_c(out, ']');
         }
-        g_string_append(out, "]]");
+        g_string_append_c(out, ']');
+        if (p->row[k].why) {
+            g_string_append_c(out, ',');
+            script_quote(out, p->row[k].why);
+        }
+        g_string_append_c(out, ']');
     }
     g_string_append(out, "],\"cells\":{");
     bool first = true;

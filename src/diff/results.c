@@ -253,6 +253,10 @@ static bool make_header(ResultsHeader *h, const CampaignId *id, GError **err)
         char name[64];
         h->table[k] = g_strdup(case_row_name((uint16_t)k, name));
     }
+    h->unjudged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    for (unsigned k = 0; id->unjudged && k < op_rows_n; k++)
+        if (id->unjudged[k])
+            g_hash_table_insert(h->unjudged, g_strdup(h->table[k]), g_strdup(id->unjudged[k]));
     h->row_count = case_select_rows(*h->rows ? h->rows : NULL, rows, err);
     if (h->row_count && id->row_count)
         h->row_count = id->row_count;

@@ -11,13 +11,14 @@
 
 #include "diff/case.h"
 
-typedef struct CampaignId { /* results of different campaigns do not merge */
-    uint64_t seed, cases;   /* of the whole campaign, all shards */
-    unsigned shard, shards; /* 1..N of N: chunk k belongs to shard k % shards + 1 */
-    uint32_t chunk;         /* cases a chunk */
-    const char *engines;    /* "interp,silicon" */
-    const char *rows;       /* the patterns, or "" */
-    unsigned row_count;     /* rows the campaign can reach; 0: all that the patterns select */
+typedef struct CampaignId {      /* results of different campaigns do not merge */
+    uint64_t seed, cases;        /* of the whole campaign, all shards */
+    unsigned shard, shards;      /* 1..N of N: chunk k belongs to shard k % shards + 1 */
+    uint32_t chunk;              /* cases a chunk */
+    const char *engines;         /* "interp,silicon" */
+    const char *rows;            /* the patterns, or "" */
+    unsigned row_count;          /* rows the campaign can reach; 0: all that the patterns select */
+    const char *const *unjudged; /* by row: why it can never be judged, or NULL; NULL: all can */
 } CampaignId;
 
 /* Cases of one row and form: cases are those that were judged, skipped ones are not among them. */

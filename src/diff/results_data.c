@@ -142,6 +142,64 @@ static char **string_array(JsonObject *o, const char *name, unsigned *n)
 
 /* ---- header ---- */
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* {WHY:[row,...],...}; may be missing. */
+static bool parse_unjudged(ResultsHeader *h, JsonObject *o)
+{
+    h->unjudged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    JsonObjectIter it;
+    const char *why;
+    JsonNode *node;
+    if (!o)
+        return true;
+    json_object_iter_init(&it, o);
+    while (json_object_iter_next(&it, &why, &node)) {
+        if (!JSON_NODE_HOLDS_ARRAY(node))
+            return false;
+        JsonArray *a = json_node_get_array(node);
+        for (unsigned k = 0; k < json_array_get_length(a); k++) {
+            uint64_t row;
+            if (!node_u64(json_array_get_element(a, k), UINT16_MAX, &row) || row >= h->table_n)
+                return false;
+            g_hash_table_insert(h->unjudged, g_strdup(h->table[row]), g_strdup(why));
+        }
+    }
+    return true;
+}
+
+static void write_unjudged(const ResultsHeader *h, GString *out)
+{
+    g_autoptr(GHashTable) reasons = g_hash_table_new(g_str_hash, g_str_equal);
+    GHashTableIter it;
+    void *why;
+    if (h->unjudged) {
+        g_hash_table_iter_init(&it, h->unjudged);
+        while (g_hash_table_iter_next(&it, NULL, &why))
+            g_hash_table_add(reasons, why);
+    }
+    unsigned n;
+    g_autofree char **reason = (char **)g_hash_table_get_keys_as_array(reasons, &n);
+    qsort(reason, n, sizeof(*reason), by_text);
+    for (unsigned r = 0; r < n; r++) {
+        const char *sep = "";
+        g_string_append(out, r ? "," : "");
+        json_quote(out, reason[r]);
+        g_string_append(out, ":[");
+        for (unsigned k = 0; k < h->table_n; k++) {
+            const char *of = g_hash_table_lookup(h->unjudged, h->table[k]);
+            if (of && !strcmp(of, reason[r])) {
+                g_string_append_printf(out, "%s%u", sep, k);
+                sep = ",";
+            }
+        }
+        g_string_append_c(out, ']');
+    }
+}
+
 bool results_header_parse(ResultsHeader *h, const char *line, gssize len, GError **err)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
@@ -188,6 +246,10 @@ bool results_header_parse(ResultsHeader *h, const char *line, gssize len, GError
     }
     h->table = g_strdupv(table);
     h->table_n = n;
+    if (!parse_unjudged(h, get_object(o, "unjudged"))) {
+        results_header_clear(h);
+        return wrong(err, "unjudged");
+    }
     return true;
 }
 
@@ -199,6 +261,8 @@ void results_header_clear(ResultsHeader *h)
     g_free(h->features);
     g_free(h->host);
     g_strfreev(h->table);
+    if (h->unjudged)
+        g_hash_table_destroy(h->unjudged);
     memset(h, 0, sizeof(*h));
 }
 
@@ -222,7 +286,9 @@ void results_header_write(const ResultsHeader *h, GString *out)
         g_string_append(out, k ? "," : "");
         json_quote(out, h->table[k]);
     }
-    g_string_append(out, "]}\n");
+    g_string_append(out, "],\"unjudged\":{");
+    write_unjudged(h, out);
+    g_string_append(out, "}}\n");
 }
 
 static void differs(GString *out, const char *what, const char *a, const char *b)

@@ -5,7 +5,7 @@
  *
  *   {"tandem-diff":1,"version":"0.1.0","seed":"0x7","cases":1000000,"chunk":4096,"shard":1,
  *    "shards":4,"engines":"interp,silicon","rows":"","row-count":1890,"features":"fpu,...",
- *    "host":"Intel(R) Xeon(R) ...","table":["00 add Eb,Gb",...]}
+ *    "host":"Intel(R) Xeon(R) ...","table":["00 add Eb,Gb",...],"unjudged":{WHY:[row,...],...}}
  *
  * A merged file has shard 0. Each other line is one chunk:
  *
@@ -34,6 +34,7 @@ typedef struct ResultsHeader {
     char *host;         /* processor it was started on */
     char **table;       /* names of rows, NULL-terminated */
     unsigned table_n;
+    GHashTable *unjudged; /* name of a row that the campaign cannot judge -> why */
 } ResultsHeader;
 
 typedef struct ResultsRow {

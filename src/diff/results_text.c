@@ -152,7 +152,7 @@ static void count_line(const char *indent, const char *name, const CellCount *c,
     if (c->differences)
         g_string_append_printf(out, " %10" G_GUINT64_FORMAT " differ", c->differences);
     else if (!c->cases)
-        g_string_append(out, "  not covered");
+        g_string_append(out, c->skipped ? "  skipped" : "  not covered");
     g_string_append_c(out, '\n');
 }
 

@@ -75,7 +75,8 @@ def merge(tmp):
     huge.write_text(header(cases=2**62, chunk=1, shards=7, shard=3) + chunk(2, {"00 add Eb,Gb": {"f": [1, 0, 0]}}))
     c.run("huge", ["merge", huge], 2, "shard 3/7: 658812288346769700 of 658812288346769701 chunks: 9,")
     for name, change in {"shard": {"shard": 3}, "shards": {"shard": 0, "shards": 0}, "chunk": {"chunk": 0}, "seed": {"seed": 7},
-                         "engines": {"engines": None}, "row-count": {"row-count": -1}, "table": {"table": [1]}}.items():
+                         "engines": {"engines": None}, "row-count": {"row-count": -1}, "table": {"table": [1]},
+                         "unjudged": {"unjudged": {"x": [3]}}}.items():
         odd = tmp / "odd"
         odd.write_text(header(**change))
         c.run(f"odd {name}", ["merge", odd], 2, f"'{name}' is missing or not what it should be")

@@ -73,6 +73,15 @@ def report(tmp):
               "9 of 10 chunks", f"         2  {EVIL}", "rate      106 cases/s")
     c.that("text: last line", r.stdout.splitlines()[-1] == "cases=53 rows=3/3 differences=3", r.stdout[-200:])
 
+    never = next(t for t in table if " rdtsc" in t)
+    f.write_text(header(table=known + [never], shards=1, unjudged={EVIL: [3]}) + chunk(0, cells, {EVIL: 2}, fails, table=known))
+    c.run("text: never judged", ["report", f], 0, f"  not judged: {EVIL}")
+    text, p = page_of("page: never judged", ["report", f, "--html", out], out)
+    c.that("page: said why", [r for r in json.loads(p.data["data"])["rows"] if r[0] == never] == [[never, 0, 0, 0, [], EVIL]])
+    c.that("page: its colour", re.search(r'class="skip" data-c="1.49"', text))
+    f.write_text(header(table=known, engines=EVIL, features=EVIL, host=EVIL, version=EVIL, shards=1) +
+                 chunk(0, cells, {EVIL: 2}, fails, host=EVIL, table=known))
+
     text, p = page_of("page", ["report", f, "--html", out], out)
     c.that("page: two scripts, its own", p.tags.count("script") == 2, str(p.tags.count("script")))
     c.that("page: no image", "img" not in p.tags)

@@ -82,6 +82,7 @@ typedef struct RunLimit {
      */
     bool caller_events;
     bool careful;   /* software engines: each instruction by itself, without shortcuts */
+    bool whole;     /* software engines: max_insns 1 is a whole REP, not one iteration of it */
     bool one_block; /* software engines: may return EXIT_LIMIT at the first block's end */
 } RunLimit;
 

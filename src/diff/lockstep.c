@@ -101,7 +101,7 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
 {
     const GOptionEntry entries[] = {
         {"engines", 0, 0, G_OPTION_ARG_STRING, &mode->engines,
-         "interp,kvm (the default), kvm,interp or interp,interp", "LEADER,FOLLOWER"},
+         "Two of interp, jit and kvm (default: interp,kvm)", "LEADER,FOLLOWER"},
         {"every", 0, 0, G_OPTION_ARG_STRING, &mode->every,
          "Compare after each insn, block, or so many instructions (with KVM: insn)", "WHAT"},
         {"max", 0, 0, G_OPTION_ARG_STRING, &mode->max,

@@ -204,9 +204,9 @@ typedef struct LsInsn {
 } LsInsn;
 /* The instruction at s's CS:RIP, in vm's memory. */
 void ls_fetch(const LsSide *, const CpuState *s, LsInsn *);
-/* Exit of the first side, steps it took. */
+/* Exit of the first side, iterations of a REP it did. */
 enum LsResult ls_kvm_follow(Lockstep *, enum LsStepKind, uint8_t vector, const LsInsn *,
-                            const Exit *first, uint64_t first_runs);
+                            const Exit *first, uint64_t iterations);
 /* The KVM side takes the first side's state and writes: it could not do the instruction. */
 bool ls_kvm_adopt(Lockstep *, GError **);
 

@@ -323,16 +323,16 @@ static bool inject(Lockstep *ls, enum LsStepKind kind, uint8_t vector, GError **
 }
 
 enum LsResult ls_kvm_follow(Lockstep *ls, enum LsStepKind kind, uint8_t vector, const LsInsn *insn,
-                            const Exit *first, uint64_t first_runs)
+                            const Exit *first, uint64_t iterations)
 {
     const LsSide *a = &ls->side[ls->first];
     bool event = kind != LSS_RUN || first->delivered;
-    bool long_rep = insn->rep && first_runs > 1 && !event && a->v->st.cpl != 3;
+    bool long_rep = iterations > 1 && !event && a->v->st.cpl != 3;
     Run r = {.start = ls->before.rip,
              .goal = a->v->st.rip,
              .step = kind == LSS_RUN && !(long_rep && ls->kvm_native),
              .most = event       ? 3
-                     : insn->rep ? (unsigned)MIN_OF(first_runs + 3, 1u << 30)
+                     : insn->rep ? (unsigned)MIN_OF(iterations + 3, 1u << 30)
                                  : 1};
     GError *err = NULL;
     if (kind != LSS_RUN && !inject(ls, kind, vector, &err))

@@ -207,20 +207,19 @@ static enum LsResult step_soft(Lockstep *ls, enum LsStepKind kind)
 
 /* ---- with KVM ---- */
 
-enum { REP_ITERATIONS_MAX = 1 << 24 };
-
 /* The first side's part: an instruction to its end, and what KVM cannot take apart from it. */
-static Exit first_of_kvm(Lockstep *ls, enum LsStepKind kind, LsInsn *insn, uint64_t *runs)
+static Exit first_of_kvm(Lockstep *ls, enum LsStepKind kind, LsInsn *insn, uint64_t *iterations)
 {
     Vcpu *v = ls->side[ls->first].v;
-    RunLimit one = {.max_insns = 1, .caller_events = true};
+    RunLimit one = {.max_insns = 1, .caller_events = true, .whole = true};
     uint64_t start = ls->before.rip;
     Exit e = ls_run(ls, ls->first, &one, NULL, true);
-    for (*runs = 1; kind == LSS_RUN && insn->rep && e.kind == EXIT_LIMIT && !e.delivered &&
-                    v->st.rip == start && *runs < REP_ITERATIONS_MAX;
-         ++*runs)
+    /* A request ends a REP early. */
+    while (kind == LSS_RUN && insn->rep && e.kind == EXIT_LIMIT && !e.delivered &&
+           v->st.rip == start)
         e = ls_run(ls, ls->first, &one, NULL, true);
-    if (*runs > 1)
+    *iterations = insn->rep ? ls->before.gpr[RCX] - v->st.gpr[RCX] : 0;
+    if (*iterations > 1)
         ls_rule(ls, LSR_REP);
     while (kind == LSS_RUN && ls->kvm_native && e.kind == EXIT_LIMIT && !e.delivered &&
            (v->st.ev.shadow_sti || v->st.ev.shadow_mov_ss)) {
@@ -239,12 +238,12 @@ static enum LsResult step_kvm(Lockstep *ls, enum LsStepKind kind, uint8_t vector
 {
     LsSide *a = &ls->side[ls->first];
     LsInsn insn = {.len = 0};
-    uint64_t runs;
+    uint64_t iterations;
     if (kind == LSS_RUN)
         ls_fetch(a, &a->v->st, &insn);
     unsigned at = (unsigned)(ls->n_trace % LS_TRACE);
     ls_trace_add(ls, &ls->before, kind == LSS_RUN, 0, &insn);
-    Exit ea = first_of_kvm(ls, kind, &insn, &runs);
+    Exit ea = first_of_kvm(ls, kind, &insn, &iterations);
     if (ea.delivered)
         ls->trace[at].event = (uint8_t)(ea.exc.vector + 1);
     if (ea.kind == EXIT_INTERNAL_ERROR || ea.kind == EXIT_FAIL_ENTRY)
@@ -253,7 +252,7 @@ static enum LsResult step_kvm(Lockstep *ls, enum LsStepKind kind, uint8_t vector
     LsEvent *mark = &g_array_index(ls->log, LsEvent, ls->step_at);
     mark->count = 1;
     mark->rip = a->v->st.rip;
-    return ls_kvm_follow(ls, kind, vector, &insn, &ea, runs);
+    return ls_kvm_follow(ls, kind, vector, &insn, &ea, iterations);
 }
 
 /* ---- the step ---- */
@@ -378,10 +377,11 @@ void ls_clear(Lockstep *ls)
 
 const Engine *ls_engine(const char *name, GError **err)
 {
-    static const Engine *const all[] = {&engine_interp, &engine_kvm};
+    static const Engine *const all[] = {&engine_interp, &engine_jit, &engine_kvm};
     for (unsigned i = 0; i < ARRAY_LEN(all); i++)
         if (!strcmp(all[i]->name, name))
             return all[i];
-    g_set_error(err, TANDEM_ERROR, ERR_USAGE, "no engine '%s'; there are interp and kvm", name);
+    g_set_error(err, TANDEM_ERROR, ERR_USAGE, "no engine '%s'; there are interp, jit and kvm",
+                name);
     return NULL;
 }

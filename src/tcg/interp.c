@@ -55,7 +55,7 @@ static Next event_done(Tcg *t, Exit *x)
     if (likely(!t->caller_events))
         return NEXT_BLOCK;
     t->insns_left -= t->insns_left > 0; /* a trap behind the last instruction has no room */
-    x->kind = EXIT_LIMIT;
+    *x = (Exit){.kind = EXIT_LIMIT};
     return NEXT_EXIT;
 }
 
@@ -67,11 +67,12 @@ static Next deliver(CpuState *s, Tcg *t, Exit *x)
     PendingExc exc = t->exc;
     if (!deliver_exception(s, t) || s->ev.triple_fault)
         return shutdown(s, x);
+    Next next = event_done(t, x);
     if (unlikely(t->caller_events)) {
         exit_with_exc(s, &exc, EXIT_LIMIT, x);
         x->delivered = true;
     }
-    return event_done(t, x);
+    return next;
 }
 
 /* A non-canonical stack operand is #SS, all others #GP: the slow path cannot tell them apart. */
@@ -495,7 +496,7 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     s->gpr[GPR_ZERO] = 0;
     t->cc = flags_to_cc(s->rflags);
     t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
-    t->step = limit && limit->max_insns == 1;
+    t->step = limit && limit->max_insns == 1 && !limit->whole;
     t->stop_exc = limit && limit->stop_at_exception;
     t->caller_events = limit && limit->caller_events;
     t->careful = limit && limit->careful;

@@ -14,7 +14,8 @@ typedef struct DemoOptions {
     bool quiet;        /* only the last lines */
     /* NULL, or called before the machine starts; false ends the demo. */
     bool (*prepare)(Machine *, void *opaque, GError **);
-    void (*finish)(Machine *, void *opaque); /* NULL, or called when it has stopped */
+    /* NULL, or called when it has stopped; false: it was cut short, nothing is to be judged. */
+    bool (*finish)(Machine *, void *opaque);
     void *opaque;
 } DemoOptions;
 

@@ -16,7 +16,7 @@
 #include "switch/vcpu_loop.h"
 
 #define DEFAULT_SAVE "lockstep.state"
-enum { DEMO_ROUNDS = 200, QUIET_SECONDS = 10 };
+enum { DEMO_ROUNDS = 48, QUIET_SECONDS = 10 };
 
 typedef struct Mode {
     /* What was asked for. */
@@ -231,14 +231,15 @@ static void conclude_work(Vcpu *v, void *opaque)
     conclude(mode, ls_live_state(mode->live));
 }
 
-/* The machine has stopped. */
-static void finish(Machine *m, void *opaque)
+/* The machine has stopped. False: because we ended it. */
+static bool finish(Machine *m, void *opaque)
 {
     Mode *mode = opaque;
     machine_watch_dma(m, NULL, NULL);
     vcpu_run_on(machine_vm(m)->vcpu[0], conclude_work, mode);
     ls_live_free(mode->live);
     mode->live = NULL;
+    return !mode->ended;
 }
 
 /* ---- a machine ---- */

@@ -52,6 +52,22 @@ static void note(const VmstateField *f, const char *a, const char *b, void *opaq
     ls_differs(ls, f->name, a, b);
 }
 
+static void level_null_segments(Lockstep *ls, const CpuState *a, CpuState *b)
+{
+    for (unsigned i = 0; i < LDTR; i++) {
+        const Segment *x = &a->seg[i];
+        Segment *y = &b->seg[i], had = *y;
+        if (i == CS || x->selector > 3 || y->selector != x->selector)
+            continue;
+        if (y->limit == x->limit && y->attr == x->attr && (i >= FS || y->base == x->base))
+            continue;
+        ls_rule(ls, LSR_NULL_SEGMENT);
+        *y = *x;
+        if (i >= FS)
+            y->base = had.base;
+    }
+}
+
 /* What there is one of, whoever asks; and what KVM does not hold. */
 static void level(Lockstep *ls, CpuState *a, CpuState *b)
 {
@@ -70,6 +86,8 @@ static void level(Lockstep *ls, CpuState *a, CpuState *b)
     if ((a->rflags ^ b->rflags) & FL_RF)
         ls_rule(ls, LSR_RF);
     b->rflags = (b->rflags & ~(uint64_t)FL_RF) | (a->rflags & FL_RF);
+    if (cpu_code64(a) && cpu_code64(b))
+        level_null_segments(ls, a, b);
     bool shadow_a = a->ev.shadow_sti || a->ev.shadow_mov_ss;
     bool shadow_b = b->ev.shadow_sti || b->ev.shadow_mov_ss;
     if (shadow_a == shadow_b) {

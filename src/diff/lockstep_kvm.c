@@ -90,32 +90,55 @@ void ls_fetch(const LsSide *side, const CpuState *s, LsInsn *o)
 /* ---- the HLT ---- */
 
 typedef struct Plant {
+    gpa_t gpa;
     uint8_t *at, old;
 } Plant;
 
 enum { HLT = 0xf4 };
 
-/* Where side `first` is, in the other's memory. At CPL 3 a HLT would be #GP. */
+static bool written(const LsSide *s, gpa_t gpa)
+{
+    for (const WriteEntry *w = write_log_at(&s->writes, s->mark); w;
+         w = write_log_next(&s->writes, w))
+        if (gpa >= w->gpa && gpa < w->gpa + w->len)
+            return true;
+    return false;
+}
+
+/* Where side `first` is, in the other's memory. At CPL 3 a HLT would be #GP, and one that the
+ * instruction itself writes over would be none. */
 static void plant(Lockstep *ls, Plant *p)
 {
     const LsSide *a = &ls->side[ls->first], *k = &ls->side[!ls->first];
     const CpuState *s = &a->v->st;
-    gpa_t gpa;
     p->at = NULL;
-    if (s->cpl == 3 || !mmu_debug_translate(s, a->vm, code_linear(s), &gpa))
+    if (s->cpl == 3 || !mmu_debug_translate(s, a->vm, code_linear(s), &p->gpa) ||
+        written(a, p->gpa))
         return;
-    p->at = ls_host(k, gpa, 1);
+    p->at = ls_host(k, p->gpa, 1);
     if (!p->at)
         return;
     p->old = *p->at;
     *p->at = HLT;
 }
 
-static void unplant(Plant *p)
+/* A REP may have read the HLT and written it elsewhere. */
+static void unplant(Lockstep *ls, Plant *p, bool rep)
 {
-    if (p->at)
-        *p->at = p->old;
-    p->at = NULL;
+    const LsSide *a = &ls->side[ls->first], *k = &ls->side[!ls->first];
+    if (!p->at)
+        return;
+    *p->at = p->old;
+    if (!rep)
+        return;
+    for (const WriteEntry *w = write_log_at(&a->writes, a->mark); w;
+         w = write_log_next(&a->writes, w)) {
+        const uint8_t *want = ls_host(a, w->gpa, w->len);
+        uint8_t *have = ls_host(k, w->gpa, w->len);
+        for (unsigned i = 0; want && have && i < w->len; i++)
+            if (have[i] == HLT && want[i] == p->old)
+                have[i] = p->old;
+    }
 }
 
 /* ---- state ---- */
@@ -342,7 +365,7 @@ enum LsResult ls_kvm_follow(Lockstep *ls, enum LsStepKind kind, uint8_t vector, 
     if (!r.plant.at)
         r.step = kind == LSS_RUN;
     Came came = kind != LSS_RUN && !r.plant.at ? CANNOT : run_there(ls, &r, &err);
-    unplant(&r.plant);
+    unplant(ls, &r.plant, insn->rep);
     switch (came) {
     case FAILED:
         return failed(ls, err);

@@ -53,8 +53,8 @@ static bool go_back(Lockstep *ls, const CpuState *st)
 static bool walk(Lockstep *ls, const CpuState *st, uint64_t count, bool blocks, uint64_t *done,
                  CpuState *last)
 {
-    RunLimit lead = {.caller_events = true, .one_block = blocks};
-    RunLimit follow = {.caller_events = true, .careful = true};
+    RunLimit lead = {.caller_events = true, .whole = true, .one_block = blocks};
+    RunLimit follow = {.caller_events = true, .whole = true, .careful = true};
     if (!go_back(ls, st))
         return false;
     *done = 0;

@@ -76,7 +76,8 @@ static Exit run_to(Lockstep *ls, unsigned side, uint64_t count, bool careful, ui
     Vcpu *v = ls->side[side].v;
     Exit e = {.kind = EXIT_LIMIT};
     while (count) {
-        RunLimit limit = {.max_insns = count, .caller_events = true, .careful = careful};
+        RunLimit limit = {
+            .max_insns = count, .caller_events = true, .careful = careful, .whole = true};
         uint64_t done, old_rip = v->st.rip, old_rcx = v->st.gpr[RCX];
         e = ls_run(ls, side, &limit, &done, true);
         count -= MIN_OF(done, count);
@@ -141,6 +142,7 @@ static RunLimit first_limit(const Lockstep *ls, enum LsStepKind kind)
 {
     RunLimit r = {.max_insns = ls->opt.every ? ls->opt.every : BLOCK_MAX,
                   .caller_events = true,
+                  .whole = true,
                   .one_block = !ls->opt.every};
     if (kind != LSS_RUN)
         r.max_insns = 1;

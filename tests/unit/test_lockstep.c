@@ -273,7 +273,7 @@ START_TEST(stray_write)
     flip_at = PROGRAM + AFTER_LOOP + 2;
     flip_memory = true;
     start(FIX_LONG, &engine_interp, &bad, 1);
-    ls->opt.full_every = 100;
+    ls->opt.full_every = 3;
     must(go(100000), LS_DIVERGED);
     ck_assert(ls->by_full);
     ck_assert_ptr_nonnull(strstr(ls->differences->str, "[0x9123]"));

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""tandem diff lockstep from outside: agreement over whole guests, a KVM's own defect found and found
+again from the file, and what is refused.
+
+usage: test_lockstep.py TANDEM GUESTS CASE
+"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+binary, guests, case = sys.argv[1:4]
+slower = float(os.environ.get("TANDEM_TEST_SLOWER", "1"))
+
+
+def run(*args, status=0, text=None, timeout=250):
+    p = subprocess.run([binary, "diff", "lockstep", *args], capture_output=True, text=True, timeout=timeout * slower,
+                       stdin=subprocess.DEVNULL)
+    out = p.stdout + p.stderr
+    print("$ lockstep", *args, "\n", out[-3000:])
+    assert p.returncode == status, f"status {p.returncode} instead of {status}"
+    assert text is None or re.search(text, out), f"no {text!r}"
+    return p.stdout
+
+
+def have_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def kernel(*args):
+    return ["--", "-m", "128", "-kernel", f"{guests}/cloud-vmlinuz", "-initrd", f"{guests}/busybox.gz",
+            "-append", "console=ttyS0", "-serial", "null", *args]
+
+
+def case_demo():
+    for engines in "interp,interp", "jit,interp", "interp,jit":
+        out = run("--engines", engines, "--", "-demo", text="every check held")
+        assert "no divergence" in out and int(re.search(r"(\d+) interrupts", out)[1]) > 0
+
+
+def case_kernel():
+    for engines in "interp,interp", "jit,interp":
+        run("--engines", engines, "--max", "3M", *kernel(), text=r"no divergence after 3000000 ")
+    run("--engines", "jit,interp", "--every", "1000", "--max", "2M", *kernel(), text="no divergence after 2000000 ")
+    run("--engines", "interp,jit", "--every", "insn", "--max", "300000", *kernel(), text="no divergence after 300000 ")
+
+
+def case_kvm():
+    if not have_kvm():
+        print("skipped: no usable /dev/kvm")
+        sys.exit(77)
+    out = run("--", "-demo", text="every check held")
+    assert "no divergence" in out
+    run("--engines", "kvm,interp", "--max", "20000", "--", "-demo", text="no divergence")
+    # A BIOS image of a few instructions. Some KVMs execute LZCNT as BSR.
+    code = bytes.fromhex("66b800100000" "f30fbdc8" "6631d2" "ebfe")  # mov eax, 1000h; lzcnt cx, ax; xor edx, edx; jmp $
+    image = bytearray(b"\xf4" * 65536)
+    image[0xe000:0xe000 + len(code)] = code
+    image[0xfff0:0xfff3] = b"\xe9" + (0xe000 - 0xfff3 & 0xffff).to_bytes(2, "little")
+    with tempfile.TemporaryDirectory() as d:
+        bios, state = f"{d}/bios", f"{d}/state"
+        with open(bios, "wb") as f:
+            f.write(image)
+        args = ["--save", state, "--max", "5", "--", "-bios", bios, "-m", "1"]
+        p = subprocess.run([binary, "diff", "lockstep", *args], capture_output=True, text=True, timeout=60 * slower)
+        print(p.stdout, p.stderr)
+        if p.returncode == 0:
+            print("this KVM executes LZCNT as the manual says")
+            return
+        assert p.returncode == 1 and "after 3 instructions" in p.stdout, "not found at the LZCNT"
+        found = re.findall(r"^  RCX .*", p.stdout, re.M)
+        assert found and re.search(r"f3 0f bd c8 +lzcnt cx, ax \n", p.stdout), "the path does not end there"
+        again = run("--load", state, status=1)
+        assert re.findall(r"^  RCX .*", again, re.M) == found * 2, "another difference from the file"
+        run("--load", state, "--engines", "interp,interp", text="no divergence")
+
+
+def case_bad_input():
+    run("--engines", "interp", "--", "-demo", status=2, text="two names are needed")
+    run("--engines", "interp,qemu", "--", "-demo", status=2, text="no engine 'qemu'; there are")
+    run("--engines", "interp,interp", "--every", "page", "--", "-demo", status=2, text="--every page: not a number")
+    run("--every", "7", "--", "-demo", status=2, text="KVM steps by one instruction")
+    run("--engines", "interp,interp", "--max", "0", "--", "-demo", status=2, text="--max 0: not a number")
+    run("--engines", "kvm,kvm", "--", "-demo", status=2 if have_kvm() else 1)
+    run("--frobnicate", status=2, text="--frobnicate")
+    run("-demo", status=2)
+    run("demo", status=2, text="behind --")
+    run("--engines", "interp,interp", status=2, text="no guest: its options come behind --")
+    two = ["--engines", "interp,interp", "--"]
+    run(*two, "-smp", "2", "-bios", "/dev/null", status=2, text="-smp 2: lockstep compares one vCPU")
+    run(*two, "-accel", "jit", "-bios", "x", status=2, text="-accel jit: --engines says")
+    run(*two, "-monitor", "stdio", "-bios", "x", status=2, text="-monitor: a monitor could")
+    run(*two, "-kernel", "/nonexistent", status=2, text="nonexistent")
+    run(*two, "-frobnicate", status=2, text="unknown option -frobnicate")
+    run("--load", "/nonexistent", status=2, text="nonexistent")
+    run("--explain", text="tsc .*RAX, RDX")
+    with tempfile.TemporaryDirectory() as d:
+        for name, content in ("empty", b""), ("noise", os.urandom(5000)), ("text", b"tandem lockstep state 1\nfoo\n"):
+            with open(f"{d}/{name}", "wb") as f:
+                f.write(content)
+            run("--load", f"{d}/{name}", status=2, text="is damaged, or was not made by")
+
+
+globals()[f"case_{case.replace('-', '_')}"]()

@@ -16,7 +16,7 @@
 #include "switch/vcpu_loop.h"
 
 #define DEFAULT_SAVE "lockstep.state"
-enum { DEMO_ROUNDS = 48, QUIET_SECONDS = 10 };
+enum { DEMO_ROUNDS = 32, QUIET_SECONDS = 10 };
 
 typedef struct Mode {
     /* What was asked for. */

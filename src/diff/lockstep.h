@@ -150,6 +150,7 @@ typedef struct Lockstep {
 
     _Atomic bool give_up;                  /* KVM does not come back from an instruction */
     _Atomic uint64_t insns, steps, events; /* read by others for progress */
+    uint64_t step_insns;                   /* insns at the step's beginning */
     uint64_t fulls;
     uint64_t alone; /* instructions KVM could not do */
     uint64_t rule_uses[LSR_N];

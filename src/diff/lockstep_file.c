@@ -92,7 +92,7 @@ static void write_header(const Lockstep *ls, const char *report, GString *out)
     unsigned from = ls->by_full ? 0 : ls->step_at;
     g_string_append_printf(out, MAGIC "\nengines %s %s\nevery %" PRIu64 "\nat %" PRIu64 "\n",
                            ls->side[LEADER].engine->name, ls->side[FOLLOWER].engine->name,
-                           ls->opt.every, ls->by_full ? ls->checkpoint_insns : ls->insns);
+                           ls->opt.every, ls->by_full ? ls->checkpoint_insns : ls->step_insns);
     g_string_append_printf(out, "full %u\ntpr %u\ntsc-fixed %u\ntsc-offset %#" PRIx64 "\n",
                            ls->by_full, ls->side[ls->first].tpr, vm->tsc_offset_fixed,
                            st->tsc_offset);

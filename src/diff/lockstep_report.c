@@ -101,8 +101,9 @@ void ls_trace_print(const Lockstep *ls, GString *out)
 
 void ls_report(const Lockstep *ls, GString *out)
 {
-    g_string_append_printf(out, "divergence after %" PRIu64 " instructions, at RIP %#" PRIx64 "\n",
-                           ls->insns, ls->before.rip);
+    g_string_append_printf(
+        out, "divergence at instruction %" PRIu64 ", in the step at RIP %#" PRIx64 "\n", ls->insns,
+        ls->before.rip);
     if (ls->by_full)
         g_string_append_printf(out,
                                "found by comparing all of memory; it came about within the "

@@ -269,6 +269,7 @@ void ls_begin_step(Lockstep *ls, enum LsStepKind kind, uint8_t vector)
 enum LsResult ls_step(Lockstep *ls, enum LsStepKind kind, uint8_t vector)
 {
     ls->before = *ls_state(ls);
+    ls->step_insns = ls->insns;
     for (unsigned i = 0; i < SIDES; i++)
         ls->side[i].mark = ls->side[i].writes.used;
     ls_bus_begin(ls);

@@ -144,9 +144,9 @@ struct Vcpu {
      * keeps flags apart while it runs; between run() calls st is canonical for it. */
     enum { ST_CANONICAL, ST_IN_ENGINE } where;
     _Atomic uint32_t request;
-    /* Set after each new request, cleared by the vCPU's own thread before it reads `request`: what
+    /* 0 after each new request, set to 1 by the vCPU's own thread before it reads `request`: what
      * translated code polls. */
-    _Atomic uint32_t attention;
+    _Atomic uint32_t go;
     _Atomic uint8_t sipi_vector;
     void *engine_data[ENGINE_N];
     void *loop; /* struct VcpuLoop of the switch room */
@@ -208,7 +208,7 @@ extern const Engine engine_jit;    /* src/tcg: shares engine_interp's data of a 
 static inline void vcpu_request(Vcpu *v, uint32_t bits)
 {
     atomic_fetch_or_explicit(&v->request, bits, memory_order_seq_cst);
-    atomic_store_explicit(&v->attention, 1, memory_order_seq_cst);
+    atomic_store_explicit(&v->go, 0, memory_order_seq_cst);
 }
 
 static inline void vcpu_request_clear(Vcpu *v, uint32_t bits)

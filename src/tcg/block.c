@@ -106,8 +106,10 @@ static void *arena_alloc(BlockCache *c, size_t size)
 void blocks_distrust(Tcg *t)
 {
     tlb_forget_code(t);
-    if (t->jit)
+    if (t->jit) {
         jit_unlink_all(t->jit);
+        jit_jumps_flush(t->jit, true);
+    }
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;
         flush_all(t);
@@ -177,8 +179,10 @@ static void kill_block(Tcg *t, Block *b)
 {
     b->gen = 0;
     t->blocks->killed++;
-    if (b->jit)
+    if (b->jit) {
         jit_block_dead(t->jit, b);
+        jit_jumps_flush(t->jit, true);
+    }
     tlb_forget_code(t);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
@@ -266,11 +270,22 @@ static Fault fetch_page(CpuState *s, Tcg *t, gva_t lin, gpa_t *gpa, const uint8_
         if (!p)
             return raise_unsupported(t, "instruction fetch from %#" PRIx64 ", which is no memory",
                                      (uint64_t)(at | (lin & ~PAGE_MASK)));
-        *e = (FetchEntry){.page = page, .gpa = at, .host = p, .gen = t->map_gen, .user = user};
+        *e = (FetchEntry){.page = page,
+                          .gpa = at,
+                          .host = p,
+                          .gen = t->map_gen,
+                          .user = user,
+                          .global = t->exec_global};
     }
     *gpa = e->gpa;
     *host = e->host;
     return FAULT_NONE;
+}
+
+bool blocks_page_is_global(const Tcg *t, gva_t lin)
+{
+    const FetchEntry *e = &t->blocks->fetch[lin >> PAGE_BITS & (FETCH_TLB_SIZE - 1)];
+    return e->page == (lin & PAGE_MASK) && e->gen == t->map_gen && e->global;
 }
 
 static gva_t next_page(const Tcg *t, gva_t lin)

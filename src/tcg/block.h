@@ -76,7 +76,7 @@ typedef struct FetchEntry {
     gpa_t gpa;
     const uint8_t *host;
     uint64_t gen; /* t->map_gen */
-    bool user;
+    bool user, global;
 } FetchEntry;
 
 /* Shared by the vCPUs of a machine: VmCommon.tcg. Bit v of code[page]: vCPU v has decoded it. */
@@ -105,6 +105,9 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 /* One instruction at s->rip outside 64-bit mode, with no byte past the CS limit: valid until the
  * next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+/* Was the page of code at lin, found in this map_gen, a global one? */
+bool blocks_page_is_global(const Tcg *t, gva_t lin);
 
 /* quick.c: sets Insn.go of a block's instructions. */
 void quick_block(Insn *insn, unsigned n);

@@ -13,8 +13,6 @@
 #include "tcg/run.h"
 #include "tcg/sys.h"
 
-#define DR7_ENABLED 0xffull /* L0 to G3 */
-
 /* ---- a handler's outcome ---- */
 
 static void exit_error(CpuState *s, Tcg *t, Exit *x)
@@ -359,12 +357,6 @@ static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req
         }
     }
     return NEXT_BLOCK;
-}
-
-static inline bool be_careful(const CpuState *s, const Tcg *t)
-{
-    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step ||
-           t->careful;
 }
 
 /* ---- the loop ---- */

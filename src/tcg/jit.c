@@ -93,8 +93,10 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
     j->tlb_n = JTLB_LIST + 1;
     j->jump_n = JTLB_LIST + 1;
-    jit_tlb_flush(j);
-    jit_jumps_flush(j);
+    jit_tlb_flush(j, true);
+    jit_jumps_flush(j, true);
+    j->hot->no_if = ~(uint64_t)FL_IF;
+    j->hot->arith = FL_ARITH;
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
     Code c = {.p = j->code_rw, .end = j->code_rw + 8192, .run = j->run};
@@ -136,17 +138,42 @@ static void jump_clear(JJump *u, unsigned index)
     u->code[index] = NULL;
 }
 
-void jit_jumps_flush(Jit *j)
+void jit_jumps_flush(Jit *j, bool all)
 {
+    uint32_t kept = 0;
     if (j->jump_n > JTLB_LIST) {
         memset(j->hot->jump, 0, sizeof(j->hot->jump));
         for (unsigned k = 0; k < JJUMP_MODES; k++)
             jump_clear(&j->hot->jump[k], 0);
     } else {
-        for (uint32_t k = 0; k < j->jump_n; k++)
-            jump_clear(&j->hot->jump[j->jump_list[k] >> 16], j->jump_list[k] & 0xffff);
+        for (uint32_t k = 0; k < j->jump_n; k++) {
+            uint32_t e = j->jump_list[k];
+            if (!all && (e & JLIST_GLOBAL))
+                j->jump_list[kept++] = e;
+            else
+                jump_clear(&j->hot->jump[e >> 16 & (JJUMP_MODES - 1)], e & 0xffff);
+        }
     }
-    j->jump_n = 0;
+    j->jump_n = kept;
+}
+
+void jit_jumps_flush_page(Jit *j, gva_t lin, bool big)
+{
+    unsigned shift = big ? 30 : PAGE_BITS;
+    uint32_t kept = 0;
+    if (j->jump_n > JTLB_LIST) {
+        jit_jumps_flush(j, true);
+        return;
+    }
+    for (uint32_t k = 0; k < j->jump_n; k++) {
+        uint32_t e = j->jump_list[k];
+        JJump *u = &j->hot->jump[e >> 16 & (JJUMP_MODES - 1)];
+        if (((0 - u->neg[e & 0xffff]) ^ lin) >> shift)
+            j->jump_list[kept++] = e;
+        else
+            jump_clear(u, e & 0xffff);
+    }
+    j->jump_n = kept;
 }
 
 void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
@@ -156,13 +183,14 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
         return;
     unsigned x = rip & (JJUMP_SIZE - 1);
     JJump *u = &j->hot->jump[slot];
-    bool listed = u->code[x] != NULL;
+    if (u->code[x] == b->jit->entry_far && u->neg[x] == 0 - rip)
+        return;
     u->neg[x] = 0 - rip;
     u->code[x] = b->jit->entry_far;
-    if (listed)
-        return;
+    /* Where another RIP had the place it is in the list twice: once too often cleared, no more. */
+    bool global = blocks_page_is_global(j->t, rip);
     if (j->jump_n < JTLB_LIST)
-        j->jump_list[j->jump_n] = (uint32_t)slot << 16 | x;
+        j->jump_list[j->jump_n] = (global ? JLIST_GLOBAL : 0) | (uint32_t)slot << 16 | x;
     if (j->jump_n <= JTLB_LIST)
         j->jump_n++;
 }
@@ -173,7 +201,7 @@ void jit_link(JitLink *l, Block *b, int64_t run)
     l->to = b;
     l->next_in = b->jit->in;
     b->jit->in = l;
-    patch_rel32(l->at, run, b->jit->entry);
+    patch_rel32(l->at, run, l->backward ? b->jit->entry_poll : b->jit->entry);
 }
 
 static void unlink_in(Jit *j, JitCode *code)
@@ -224,7 +252,7 @@ void jit_chaining(Jit *j, bool on)
     j->no_chain = !on;
     j->pending = NULL;
     jit_unlink_all(j);
-    jit_jumps_flush(j);
+    jit_jumps_flush(j, true);
 }
 
 void jit_flush(Jit *j)
@@ -241,7 +269,7 @@ void jit_flush(Jit *j)
     j->used = j->used_fixed;
     j->pending = NULL;
     j->flushes++;
-    jit_jumps_flush(j);
+    jit_jumps_flush(j, true);
 }
 
 /* ---- making code ---- */
@@ -315,6 +343,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     case COLD_LINK: {
         JitLink *l = &code->link[cold->link];
         l->at = cold->from;
+        l->backward = cold->backward;
         l->cold = here(c);
         emit_imm64(c, H_CX, (uintptr_t)l);
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
@@ -335,11 +364,17 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
 {
     Code *c = &x->c;
     Block *b = x->b;
-    code->start = code->entry_far = here(c);
+    code->start = here(c);
+    uint8_t *away = emit_jmp(c, here(c)); /* from the poll */
+    jit_cold(x, away, COLD_POLL)->rip_off = x->off;
+    code->entry_far = here(c);
     emit_lea(c, b->mode & DM_CODE64, H_CX,
              (HostMem){.base = H_AX, .index = H_NONE, .disp = -(int32_t)x->off});
     emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
-    jit_emit_poll(x, x->off);
+    code->entry_poll = here(c);
+    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    code8(c, 0xe3); /* jrcxz */
+    code8(c, (uint8_t)(code->start - (here(c) + 1)));
     code->entry = here(c);
     for (x->k = 0; x->k < b->n; x->k++) {
         const Insn *i = &b->insn[x->k];

@@ -67,6 +67,7 @@ typedef struct JitHot {
     uint64_t vec_away[2]; /* 0: the vector registers are the guest's, and SSE, AVX may run */
     uint64_t vec_was[2];  /* the same before C was called */
     uint64_t miss_addr, tmp, tmp2;
+    uint64_t no_if, arith;  /* masks of RFLAGS, for PEXT and PDEP */
     uint64_t run[JIT_RUNS]; /* host addresses of runs of accesses: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
@@ -80,8 +81,8 @@ enum JitExit {
     JX_HELPER, /* a handler returned Jit.fault at Jit.at */
     JX_LINK,   /* to CpuState.rip, by the JitLink in JitHot.tmp */
     JX_LOOKUP, /* to CpuState.rip, which the jump cache did not have */
-    JX_POLL,   /* Vcpu.attention is set; CpuState.rip is next */
-    JX_RESUME, /* to CpuState.rip, by the loop: something may have changed */
+    JX_POLL,   /* Vcpu.go is 0; CpuState.rip is next */
+    JX_RESUME, /* to CpuState.rip, by the loop: something may have changed; or Jit.exit is filled */
 };
 
 /* A direct jump out of a block's code, to the same page. */
@@ -90,6 +91,7 @@ typedef struct JitLink {
     const uint8_t *cold;     /* where it leads while not linked */
     struct Block *to;        /* linked */
     struct JitLink *next_in; /* of the same target */
+    bool backward;
 } JitLink;
 
 /* A host instruction that may fault (alignment, division), and what does it instead. */
@@ -98,7 +100,9 @@ typedef struct JitSite {
 } JitSite;
 
 typedef struct JitCode {
-    const uint8_t *start, *entry, *entry_far; /* entry_far: RIP is in rax */
+    /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
+     */
+    const uint8_t *start, *entry_far, *entry_poll, *entry;
     uint32_t size;
     uint16_t n_sites;
     JitLink link[2];
@@ -106,6 +110,8 @@ typedef struct JitCode {
     JitSite *sites;
     struct Block *block;
 } JitCode;
+
+#define JLIST_GLOBAL (1u << 31) /* of a global page */
 
 typedef struct Jit {
     Tcg *t;
@@ -120,13 +126,15 @@ typedef struct Jit {
     const uint8_t *s_exit, *s_helper, *s_access, *s_vec;
     /* the last exit */
     Fault fault;
+    bool ends_run; /* with `exit`, out of run() */
+    Exit exit;
     const Insn *at;
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
-    uint32_t tlb_n, tlb_list[JTLB_LIST]; /* mode << 16 | index */
-    uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
-    uint32_t jump_n, jump_list[JTLB_LIST];
+    uint32_t tlb_n, tlb_list[JTLB_LIST];        /* JLIST_GLOBAL, mode << 16 | index */
+    uint64_t tlb_big;                           /* gigabytes, hashed, with entries of large pages */
+    uint32_t jump_n, jump_list[JTLB_LIST];      /* JLIST_GLOBAL, slot << 16 | index */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     bool ymm, wrgsbase;
     JitCode **map; /* by address of code, ascending */
@@ -163,14 +171,16 @@ void jit_chaining(Jit *, bool on);
 void jit_link(JitLink *, Block *b, int64_t run);
 
 /* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
-void jit_tlb_flush(Jit *);
+/* all: global pages too */
+void jit_tlb_flush(Jit *, bool all);
 void jit_tlb_flush_page(Jit *, gva_t lin);
 void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
-/* big: of a large page */
-void jit_tlb_fill(Jit *, unsigned mode, gva_t lin, bool big);
+void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
 
 /* ---- jump cache ---- */
-void jit_jumps_flush(Jit *);
+void jit_jumps_flush(Jit *, bool all);
+/* What leads into this page of code, or (big) into this gigabyte. */
+void jit_jumps_flush_page(Jit *, gva_t lin, bool big);
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 /* Number of the jump cache of this decode mode, or -1. */
 int jit_jump_slot(Jit *, unsigned mode);
@@ -199,6 +209,7 @@ typedef struct Trans {
     /* cold code, written after the block */
     struct Cold {
         bool run;      /* ACCESS: of the first of a run */
+        bool backward; /* LINK */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         uint8_t kind; /* enum ColdKind */
@@ -221,15 +232,14 @@ void jit_emit_goto(Trans *, unsigned link, int64_t off);
 /* Looks up rax in the jump cache, leaving the index in rdx; if it is not there, cold code of this
  * kind. */
 void jit_emit_lookup(Trans *, enum ColdKind);
-void jit_emit_poll(Trans *, uint32_t rip_off);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */
 struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
 
 void jit_make_stubs(Jit *, Code *);
-/* Something at this displacement from CpuState, of the Vcpu it is in. */
-static inline HostMem jit_attention(void)
+/* At this offset in the Vcpu that CpuState is in. */
+static inline HostMem jit_vcpu(size_t offset)
 {
-    return gs_mem((int32_t)offsetof(Vcpu, attention) - (int32_t)offsetof(Vcpu, st));
+    return gs_mem((int32_t)offset - (int32_t)offsetof(Vcpu, st));
 }
 
 /* The translator of a vCPU whose engine_jit.vcpu_init() has been called. */

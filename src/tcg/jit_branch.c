@@ -7,15 +7,6 @@
  */
 #include "tcg/jit.h"
 
-void jit_emit_poll(Trans *x, uint32_t rip_off)
-{
-    emit_load32(&x->c, H_CX, jit_attention());
-    code8(&x->c, 0xe3); /* jrcxz, over the jump */
-    code8(&x->c, 5);
-    uint8_t *from = emit_jmp(&x->c, here(&x->c));
-    jit_cold(x, from, COLD_POLL)->rip_off = rip_off;
-}
-
 void jit_emit_lookup(Trans *x, enum ColdKind kind)
 {
     Code *c = &x->c;
@@ -63,6 +54,7 @@ static void link_from(Trans *x, uint8_t *from, unsigned link, uint32_t off)
 {
     struct Cold *cold = jit_cold(x, from, COLD_LINK);
     cold->link = (int8_t)link;
+    cold->backward = off <= x->off + x->b->insn[x->k < x->b->n ? x->k : x->b->n - 1u].end;
     cold->rip_off = off;
 }
 
@@ -87,11 +79,6 @@ static int64_t target_off(const Trans *x, const Insn *i)
 {
     return (int64_t)x->off + i->disp;
 }
-static unsigned insn_off(const Trans *x, const Insn *i)
-{
-    return x->off + i->end - i->len;
-}
-
 /* To i's target, a direct one. */
 static void go_direct(Trans *x, const Insn *i)
 {
@@ -111,8 +98,6 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
     int64_t off = target_off(x, i);
     unsigned condition = op_rows[i->row].opcode & 15;
     if (same_page(off)) {
-        if (off <= insn_off(x, i))
-            jit_emit_poll(x, insn_off(x, i));
         link_from(x, emit_jcc(c, condition, here(c)), 1, (uint32_t)off);
     } else {
         uint8_t *skip = emit_jcc(c, condition ^ 1, here(c));
@@ -131,8 +116,6 @@ static bool emit_loop(Trans *x, const Insn *i)
     bool loop = op_rows[i->row].opcode == 0xe2;
     if (!same_page(off) || i->asize == 2)
         return false;
-    if (off <= insn_off(x, i))
-        jit_emit_poll(x, insn_off(x, i));
     if (loop)
         emit_lea(c, i->asize == 8, jit_host[RCX],
                  (HostMem){.base = jit_host[RCX], .index = H_NONE, .disp = -1});
@@ -170,9 +153,6 @@ static void push_return(Trans *x, const Insn *i)
 
 static bool emit_jmp_direct(Trans *x, const Insn *i)
 {
-    int64_t off = target_off(x, i);
-    if (same_page(off) && off <= insn_off(x, i))
-        jit_emit_poll(x, insn_off(x, i));
     go_direct(x, i);
     return true;
 }
@@ -183,8 +163,6 @@ static bool emit_call_direct(Trans *x, const Insn *i)
     int64_t off = target_off(x, i);
     HostMem code = jit_hot(x->j, offsetof(JitHot, tmp2));
     if (same_page(off)) {
-        if (off <= insn_off(x, i))
-            jit_emit_poll(x, insn_off(x, i));
         push_return(x, i);
         jit_emit_goto(x, 1, off);
         return true;

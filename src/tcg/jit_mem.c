@@ -202,26 +202,34 @@ static unsigned jtlb_index(gva_t lin)
     return (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
 }
 
-void jit_tlb_flush(Jit *j)
+void jit_tlb_flush(Jit *j, bool all)
 {
+    uint32_t kept = 0;
     if (j->tlb_n > JTLB_LIST) {
         memset(j->hot->tlb, 0, sizeof(j->hot->tlb));
         for (unsigned m = 0; m < MMU_MODES; m++) {
             jtlb_clear(&j->hot->tlb[m], 0);
             jtlb_clear(&j->hot->tlb[m], JTLB_SIZE - 1);
         }
+        all = true;
     } else {
-        for (uint32_t k = 0; k < j->tlb_n; k++)
-            jtlb_clear(&j->hot->tlb[j->tlb_list[k] >> 16], j->tlb_list[k] & 0xffff);
+        for (uint32_t k = 0; k < j->tlb_n; k++) {
+            uint32_t e = j->tlb_list[k];
+            if (!all && (e & JLIST_GLOBAL))
+                j->tlb_list[kept++] = e;
+            else
+                jtlb_clear(&j->hot->tlb[e >> 16 & 3], e & 0xffff);
+        }
     }
-    j->tlb_n = 0;
-    j->tlb_big = 0;
+    j->tlb_n = kept;
+    if (all)
+        j->tlb_big = 0;
 }
 
 void jit_tlb_flush_page(Jit *j, gva_t lin)
 {
     if (j->tlb_big >> (lin >> 30 & 63) & 1) {
-        jit_tlb_flush(j);
+        jit_tlb_flush(j, true);
         return;
     }
     for (unsigned m = 0; m < MMU_MODES; m++)
@@ -232,18 +240,18 @@ void jit_tlb_flush_page(Jit *j, gva_t lin)
 void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
     if (j->tlb_n > JTLB_LIST) {
-        jit_tlb_flush(j);
+        jit_tlb_flush(j, true);
         return;
     }
     for (uint32_t k = 0; k < j->tlb_n; k++) {
-        JTlb *l = &j->hot->tlb[j->tlb_list[k] >> 16];
+        JTlb *l = &j->hot->tlb[j->tlb_list[k] >> 16 & 3];
         unsigned x = j->tlb_list[k] & 0xffff;
         if (l->write[x] != none_tag(x) && l->add[x] - 12 - l->write[x] == (uintptr_t)host_page)
             jtlb_clear(l, x);
     }
 }
 
-void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin, bool big)
+void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
 {
     gva_t page = lin & PAGE_MASK;
     const TlbEntry *e = tlb_entry(j->t, mode, lin);
@@ -255,16 +263,20 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin, bool big)
     /* A page that may only be read, or only written, leaves the other tag matching nothing: the
      * page with another index. */
     uint64_t none = 0 - ((uint64_t)(x ^ JTLB_SIZE / 2) << PAGE_BITS);
-    if (big)
+    const TlbBank *bank = j->t->bank;
+    unsigned idx = tlb_index(lin);
+    bool global = !(bank->local[mode][idx / 64] >> (idx % 64) & 1);
+    if (bank->big[mode][idx / 64] >> (idx % 64) & 1)
         j->tlb_big |= BIT(lin >> 30 & 63);
-    bool listed = l->add[x] != 0 && l->add[x] != 12;
+    /* An entry that is there already may be in the list as another's, global or not. */
+    bool listed = l->read[x] == 0 - page || l->write[x] == 0 - page;
     l->read[x] = r ? 0 - page : none;
     l->write[x] = w ? 0 - page : none;
     l->add[x] = e->addend + 12;
     if (listed)
         return;
     if (j->tlb_n < JTLB_LIST)
-        j->tlb_list[j->tlb_n] = mode << 16 | x;
+        j->tlb_list[j->tlb_n] = (global ? JLIST_GLOBAL : 0) | mode << 16 | x;
     if (j->tlb_n <= JTLB_LIST)
         j->tlb_n++;
 }

@@ -12,7 +12,7 @@
 #include "tcg/vec.h"
 
 /* ---- called from translated code; see call_stub() for what the results mean ---- */
-enum { GO_ON = 0, GO_BEHIND = 1, LEAVE = 2, RESUME = 3 };
+enum { GO_ON = 0, GO_BEHIND = 1, LEAVE = 2, RESUME = 3, GO_TO = 4 };
 
 static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
 {
@@ -28,27 +28,72 @@ static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
     return i;
 }
 
+/* What may stop translated code at an instruction boundary. */
+static uint32_t heeded(const CpuState *s)
+{
+    /* IF stays as it is until translated code is left; without it a waiting vector is no reason. */
+    return s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
+}
+
+/* s->rip is next, whatever led there: straight to its code if it has any and nothing is to be
+ * looked at. */
+static int go_on_at_rip(Jit *j)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    Vcpu *v = t->v;
+    if (j->no_chain || t->one_block || be_careful(s, t) || s->run_state != RUN_RUNNING)
+        return RESUME;
+    atomic_store(&v->go, 1);
+    if (atomic_load(&v->request) & heeded(s))
+        return RESUME;
+    const Block *b = next_block(s, t);
+    if (!b || !b->jit)
+        return RESUME;
+    jit_jump_fill(j, t->decode_mode, s->rip, b);
+    j->hot->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
+    j->hot->tmp = (uintptr_t)b->jit->entry;
+    j->hot->cc = t->cc;
+    return GO_TO;
+}
+
+/* A handler has said something other than FAULT_NONE. */
+static int special(Jit *j, const Insn *i, Fault f)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    j->fault = f;
+    if (t->limited)
+        return LEAVE; /* where instructions are counted */
+    if (leave_block(s, t, i, f, &j->exit) == NEXT_EXIT) {
+        j->ends_run = true;
+        j->hot->cc = t->cc;
+        return RESUME;
+    }
+    return go_on_at_rip(j);
+}
+
 /* Runs i. done: what the stub is told when nothing special came of it. */
 static int exec_insn(Jit *j, Block *b, const Insn *i, int done)
 {
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     unsigned mode = t->decode_mode;
+    j->at = i;
     Fault f = i->exec(s, t, i);
     j->hot->cc = t->cc;
     if (unlikely(f)) {
-        j->fault = f;
-        j->at = i;
-        return LEAVE;
+        int r = special(j, i, f);
+        j->hot->cc = t->cc;
+        return r;
     }
-    j->at = i;
     bool other_mode = unlikely((t->decode_mode ^ mode) & ~(unsigned)DM_AC) ||
                       ((t->decode_mode ^ mode) && op_rows[i->row].map == MAP_1B);
     /* What ends a block and is no branch is for the loop to look at. */
     bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
     if (unlikely(b->gen == 0 || t->inhibit || other_mode || ends)) {
         s->rip = insn_next_rip(s, t, i);
-        return RESUME;
+        return t->limited ? RESUME : go_on_at_rip(j);
     }
     return done;
 }
@@ -83,9 +128,7 @@ static bool l1_filled(Jit *j, gva_t lin)
     JTlb *l = &j->hot->tlb[t->mmu_mode];
     unsigned x = (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
     uint64_t r = l->read[x], w = l->write[x], a = l->add[x];
-    const TlbBank *bank = t->bank;
-    unsigned idx = tlb_index(lin);
-    jit_tlb_fill(j, t->mmu_mode, lin, bank->big[t->mmu_mode][idx / 64] >> (idx % 64) & 1);
+    jit_tlb_fill(j, t->mmu_mode, lin);
     return l->read[x] != r || l->write[x] != w || l->add[x] != a;
 }
 
@@ -117,7 +160,7 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
         b->no_runs = true;
         jit_block_dead(j, b);
     }
-    return RESUME;
+    return t->limited ? RESUME : go_on_at_rip(j);
 }
 
 /* A vector instruction, and the registers are not the guest's. */
@@ -138,10 +181,11 @@ static int jit_vec(Block *b, unsigned k, Tcg *t)
         return GO_ON;
     }
     /* Faults, or an exception that the guest does not mask: one at a time. */
-    int r = exec_insn(j, b, i, RESUME);
-    if (r == RESUME)
-        s->rip = insn_next_rip(s, t, i);
-    return r;
+    int r = exec_insn(j, b, i, GO_BEHIND);
+    if (r != GO_BEHIND)
+        return r;
+    s->rip = insn_next_rip(s, t, i);
+    return RESUME;
 }
 
 /* ---- host faults in translated code ---- */
@@ -251,16 +295,15 @@ static Fault interpret(CpuState *s, Tcg *t, const Block *b)
 
 /* Instructions of b done when it was left by e, run alone; those a handler left at are
  * leave_block()'s. */
-static uint64_t count_of(const CpuState *s, const Tcg *t, const Block *b, uint64_t start,
-                         enum JitExit e)
+static uint64_t count_of(const Tcg *t, const Block *b, enum JitExit e)
 {
     switch (e) {
     case JX_HELPER:
         return (uint64_t)(t->jit->at - b->insn);
     case JX_RESUME:
         return (uint64_t)(t->jit->at - b->insn) + 1;
-    case JX_POLL: /* at the start, or before the branch at its end */
-        return s->rip == start ? 0 : b->n - 1u;
+    case JX_POLL:
+        return 0;
     default:
         return b->n;
     }
@@ -270,9 +313,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
 {
     Jit *j = t->jit;
     Vcpu *v = t->v;
-    /* IF stays as it is until translated code is left; without it a waiting vector is no reason. */
-    uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
     for (;;) {
+        uint32_t heed = heeded(s);
         if (unlikely(t->limited && t->insns_left < b->n))
             return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
         if (!b->jit && !b->no_jit && ++b->runs > j->hot_after)
@@ -284,13 +326,17 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
                 !j->no_chain)
                 jit_link(j->pending, b, j->run);
             j->pending = NULL;
-            atomic_store(&v->attention, 0);
+            atomic_store(&v->go, 1);
             if (atomic_load(&v->request) & heed)
                 return NEXT_BLOCK;
-            uint64_t start = s->rip;
             enum JitExit e = jit_run(j, b);
             if (t->limited)
-                t->insns_left -= count_of(s, t, b, start, e);
+                t->insns_left -= count_of(t, b, e);
+            if (e == JX_RESUME && j->ends_run) {
+                j->ends_run = false;
+                *x = j->exit;
+                return NEXT_EXIT;
+            }
             if (e == JX_POLL || e == JX_RESUME)
                 return NEXT_BLOCK;
             f = FAULT_JUMP;

@@ -113,14 +113,21 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     registers(c, true);
     RAW(c, "\xc3");
     patch_rel32(leave, c->run, here(c));
-    /* All is in CpuState already: drop the return address, and out. */
+    /* All is in CpuState already: drop the return address, and out; or to other code. */
     RAW(c, "\x48\x83\xc4\x08");
     RAW(c, "\x83\xe8\x02"); /* sub eax, 2 */
-    RAW(c, "\x6b\xc0");     /* imul eax, eax, JX_RESUME - JX_HELPER */
+    RAW(c, "\x83\xf8\x02"); /* cmp eax, 2 */
+    uint8_t *go_to = emit_jcc(c, 4, here(c));
+    RAW(c, "\x6b\xc0"); /* imul eax, eax, JX_RESUME - JX_HELPER */
     code8(c, JX_RESUME - JX_HELPER);
     RAW(c, "\x83\xc0");
     code8(c, JX_HELPER);
     RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
+    patch_rel32(go_to, c->run, here(c));
+    flags_in(c, j);
+    registers(c, true);
+    HostMem to = jit_hot(j, offsetof(JitHot, tmp));
+    encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &to});
     return at;
 }
 

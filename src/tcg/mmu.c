@@ -99,6 +99,7 @@ Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
         return f;
     *gpa = w.page | (lin & ~PAGE_MASK);
     if (a == ACC_EXEC) {
+        t->exec_global = w.global;
         unsigned bit = exec_bit(lin);
         t->bank->exec_pages[bit / 64] |= BIT(bit % 64);
         if (w.big)
@@ -193,8 +194,6 @@ static void forget_code(Tcg *t, TlbBank *b)
     b->map_gen = ++t->last_gen;
     if (b == t->bank) {
         t->map_gen = b->map_gen;
-        if (t->jit)
-            jit_jumps_flush(t->jit);
     }
     memset(b->exec_pages, 0, sizeof(b->exec_pages));
     b->exec_big = 0;
@@ -215,8 +214,10 @@ static void bank_clear(Tcg *t, TlbBank *b)
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
     b->big_at = 0;
-    if (t->jit && b == t->bank)
-        jit_tlb_flush(t->jit);
+    if (t->jit && b == t->bank) {
+        jit_tlb_flush(t->jit, true);
+        jit_jumps_flush(t->jit, true);
+    }
     forget_code(t, b);
 }
 
@@ -230,8 +231,10 @@ static void bank_clear_local(Tcg *t, TlbBank *b)
                 entry_clear(&b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
         }
     }
-    if (t->jit && b == t->bank)
-        jit_tlb_flush(t->jit);
+    if (t->jit && b == t->bank) {
+        jit_tlb_flush(t->jit, false);
+        jit_jumps_flush(t->jit, false);
+    }
     forget_code(t, b);
 }
 
@@ -284,8 +287,8 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
     t->bank = b;
     t->map_gen = b->map_gen;
     if (t->jit) {
-        jit_tlb_flush(t->jit);
-        jit_jumps_flush(t->jit);
+        jit_tlb_flush(t->jit, false);
+        jit_jumps_flush(t->jit, false);
     }
 }
 
@@ -329,8 +332,12 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
         }
     }
     unsigned bit = exec_bit(lin);
-    if ((b->exec_pages[bit / 64] >> (bit % 64) & 1) || (b->exec_big >> (lin >> 30 & 63) & 1))
+    bool big_code = b->exec_big >> (lin >> 30 & 63) & 1;
+    if (big_code || (b->exec_pages[bit / 64] >> (bit % 64) & 1)) {
+        if (t->jit && b == t->bank)
+            jit_jumps_flush_page(t->jit, lin, big_code);
         forget_code(t, b);
+    }
 }
 
 void tlb_flush_page(Tcg *t, gva_t lin)

@@ -13,6 +13,15 @@ typedef enum Next {
 /* RIP, instruction count and fault of a block left at instruction i with f. The caller has counted
  * the instructions before i. */
 Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x);
+#define DR7_ENABLED 0xffull /* L0 to G3 */
+
+/* Must the next instruction be run by itself? */
+static inline bool be_careful(const CpuState *s, const Tcg *t)
+{
+    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step ||
+           t->careful;
+}
+
 /* The block at s->rip if it is known and nothing but near branches led here; else NULL. */
 Block *next_block(const CpuState *s, const Tcg *t);
 /* The first instructions of a block, as many as are left. */

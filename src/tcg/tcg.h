@@ -76,6 +76,7 @@ struct Tcg {
     unsigned decode_mode;
     TlbBank *bank; /* of the current PCID */
     uint64_t bank_uses, last_gen;
+    bool exec_global;  /* the page mmu_translate() last found for ACC_EXEC is global */
     bool align_check;  /* CR0.AM and EFLAGS.AC: MMU_USER entries have no read and write tags */
     uint8_t phys_bits; /* MAXPHYADDR; 0: not looked up yet */
     uint8_t ext;       /* EXT bit of selector error codes: an event is being delivered */

@@ -68,6 +68,12 @@ bool jit_supported(GError **err)
     return false;
 }
 
+static void jump_clear(JJump *u, unsigned index)
+{
+    u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
+    u->code[index] = NULL;
+}
+
 Jit *jit_new(Tcg *t, GError **err)
 {
     Jit *j = g_new0(Jit, 1);
@@ -91,10 +97,9 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot_at = (int32_t)((intptr_t)j->hot - (intptr_t)&t->v->st);
     j->hot->t = t;
     j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
-    j->tlb_n = JTLB_LIST + 1;
-    j->jump_n = JTLB_LIST + 1;
-    jit_tlb_flush(j, true);
-    jit_jumps_flush(j, true);
+    jit_tlb_init(j);
+    for (unsigned k = 0; k < JJUMP_MODES; k++)
+        jump_clear(&j->hot->jump[k], 0);
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->arith = FL_ARITH;
     j->row_helpers = g_new0(uint32_t, op_rows_n);
@@ -130,12 +135,6 @@ int jit_jump_slot(Jit *j, unsigned mode)
         return -1;
     j->jump_mode[j->jump_modes] = (uint8_t)mode;
     return (int)j->jump_modes++;
-}
-
-static void jump_clear(JJump *u, unsigned index)
-{
-    u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
-    u->code[index] = NULL;
 }
 
 void jit_jumps_flush(Jit *j, bool all)

@@ -171,6 +171,8 @@ void jit_chaining(Jit *, bool on);
 void jit_link(JitLink *, Block *b, int64_t run);
 
 /* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
+/* Of memory that is all zero. */
+void jit_tlb_init(Jit *);
 /* all: global pages too */
 void jit_tlb_flush(Jit *, bool all);
 void jit_tlb_flush_page(Jit *, gva_t lin);

@@ -22,6 +22,7 @@ typedef struct GprOp {
     bool used, byte;
     uint8_t guest, host; /* host: where the instruction finds it */
     bool scratch;        /* host is a copy, to be put back if written */
+    bool high;           /* AH to BH: the copy is rotated right by 8 */
 } GprOp;
 
 static bool is_vector_row(const OpRow *r)
@@ -37,30 +38,54 @@ static unsigned operand_size_of(const Insn *i, unsigned op)
     return operand_info[op].size ? operand_info[op].size : i->opsize;
 }
 
-/* Number of the register in an Insn's field: byte registers are byte offsets. False: AH to BH. */
-static bool register_of(GprOp *g, unsigned field, bool byte)
+/* Number of the register in an Insn's field: byte registers are byte offsets. */
+static void register_of(GprOp *g, unsigned field, bool byte)
 {
-    *g = (GprOp){.used = true, .byte = byte, .guest = (uint8_t)(byte ? field >> 3 : field)};
-    return !byte || !(field & 7);
+    *g = (GprOp){.used = true,
+                 .byte = byte,
+                 .guest = (uint8_t)(byte ? field >> 3 : field),
+                 .high = byte && (field & 7)};
+}
+
+/* RORX to, from, n: of a register, or of a memory operand. */
+static void rotate(Trans *x, unsigned to, unsigned from, const HostMem *m, unsigned n)
+{
+    encode(&x->c, &(Enc){.map = MAP_VEX0F3A,
+                         .opcode = 0xf0,
+                         .pfx = PFX_F2,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .rm = (uint8_t)from,
+                         .mem = m,
+                         .imm_size = 1,
+                         .imm = n});
 }
 
 /* Makes g available in a host register; `copy` for those that live in CpuState. */
 static void bring(Trans *x, GprOp *g, unsigned copy)
 {
     g->host = jit_host[g->guest];
-    if (g->host != H_NONE)
+    if (g->host != H_NONE && !g->high)
         return;
-    g->host = (uint8_t)copy;
+    HostMem slot = jit_gpr(g->guest);
     g->scratch = true;
     if (copy == H_DX)
         x->dx_run = -1;
-    emit_load(&x->c, copy, jit_gpr(g->guest));
+    if (g->high)
+        rotate(x, copy, g->host, g->host == H_NONE ? &slot : NULL, 8);
+    else
+        emit_load(&x->c, copy, slot);
+    g->host = (uint8_t)copy;
 }
 
 static void put_back(Trans *x, const GprOp *g)
 {
-    if (g->used && g->scratch)
-        emit_store(&x->c, g->host, jit_gpr(g->guest));
+    if (!g->used || !g->scratch)
+        return;
+    if (g->high)
+        rotate(x, g->host, g->host, NULL, 56);
+    jit_put(x, g->guest, g->host);
 }
 
 /* A vector instruction: the vector registers must be the guest's. */
@@ -119,13 +144,11 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
         unsigned op = r->op[k], cls = operand_info[op].cls, size = operand_size_of(i, op);
         switch (cls) {
         case OC_REG:
-            if (!register_of(&reg, i->reg, operand_info[op].size == 1))
-                return false;
+            register_of(&reg, i->reg, operand_info[op].size == 1);
             has_reg = true;
             break;
         case OC_OPREG:
-            if (!register_of(&rm, i->reg, operand_info[op].size == 1))
-                return false;
+            register_of(&rm, i->reg, operand_info[op].size == 1);
             break;
         case OC_VREG:
             has_reg = true;
@@ -137,8 +160,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             rm_first = k == 0;
             mem_size = size;
             rm_byte = operand_info[op].size == 1;
-            if (!is_mem && !register_of(&rm, i->rm, rm_byte))
-                return false;
+            if (!is_mem)
+                register_of(&rm, i->rm, rm_byte);
             break;
         case OC_VRM:
         case OC_VRMREG:
@@ -149,8 +172,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
         case OC_VVVV:
             if (is_vector_row(r))
                 e.vvvv = i->vvvv;
-            else if (!register_of(&vvvv, i->vvvv, false))
-                return false;
+            else
+                register_of(&vvvv, i->vvvv, false);
             break;
         case OC_IMM:
         case OC_SIMM:
@@ -194,9 +217,11 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
         need_vectors(x, r);
     bool both = r->map == MAP_0F ? (r->opcode & 0xfe) == 0xc0
                                  : r->map == MAP_1B && (r->opcode & 0xfe) == 0x86;
-    bool plain_write = writes && rm_first;
+    bool plain_write = writes && rm_first, rm_written = false;
+    if (both && (reg.high || rm.high))
+        return false; /* two halves of one register would be put back one over the other */
     if (is_mem) {
-        if (cl && has_reg && jit_host[reg.guest] == H_NONE)
+        if (cl && reg.used && jit_host[reg.guest] == H_NONE)
             return false; /* rcx is the count */
         if (vvvv.used && jit_host[vvvv.guest] == H_NONE)
             return false;
@@ -213,9 +238,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     if (is_mem) {
         /* e.mem is set */
     } else if (rm.used) {
-        bool written =
+        rm_written =
             (writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both;
-        if (jit_host[rm.guest] == H_NONE && !written && !bit_test) {
+        if (jit_host[rm.guest] == H_NONE && !rm_written && !bit_test && !rm.high) {
             mem = jit_gpr(rm.guest);
             e.mem = &mem;
         } else {
@@ -270,7 +295,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             put_back(x, &reg);
         if (operand_info[r->op[0]].cls == OC_VVVV)
             put_back(x, &vvvv);
-        put_back(x, &rm);
+        if (rm_written)
+            put_back(x, &rm);
     }
     return true;
 }
@@ -291,8 +317,7 @@ static bool emit_cl(Trans *x, const Insn *i)
 static bool emit_imm(Trans *x, const Insn *i)
 {
     GprOp g;
-    if (!register_of(&g, i->reg, i->opsize == 1))
-        return false;
+    register_of(&g, i->reg, i->opsize == 1);
     if (i->opsize >= 4) {
         unsigned to = jit_host[g.guest] == H_NONE ? H_AX : jit_host[g.guest];
         emit_imm64(&x->c, to, i->opsize == 4 ? (uint32_t)i->imm : (uint64_t)i->imm);
@@ -362,9 +387,11 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
                              .mem = &m});
         e.rm = H_CX;
     } else {
-        if (!register_of(&rm, i->rm, i->opsize == 1))
-            return false;
-        if (jit_host[rm.guest] == H_NONE) {
+        register_of(&rm, i->rm, i->opsize == 1);
+        if (rm.high) {
+            bring(x, &rm, H_CX);
+            e.rm = rm.host;
+        } else if (jit_host[rm.guest] == H_NONE) {
             slot = jit_gpr(rm.guest);
             e.mem = &slot;
         } else {
@@ -410,9 +437,11 @@ static bool emit_cmpxchg(Trans *x, const Insn *i)
     GprOp reg, rm = {0};
     bool byte = i->opsize == 1;
     Enc e = same_instruction(i);
-    if (!register_of(&reg, i->reg, byte) ||
-        (!(i->flags & IF_MEM) && !register_of(&rm, i->rm, byte)))
-        return false;
+    register_of(&reg, i->reg, byte);
+    if (!(i->flags & IF_MEM))
+        register_of(&rm, i->rm, byte);
+    if (reg.high || rm.high)
+        return false; /* both may be parts of RAX */
     HostMem m = {.base = H_DX, .index = H_NONE, .scale = 0, .disp = 0};
     e.modrm = true;
     e.rex = byte;

@@ -202,15 +202,20 @@ static unsigned jtlb_index(gva_t lin)
     return (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
 }
 
+void jit_tlb_init(Jit *j)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        jtlb_clear(&j->hot->tlb[m], 0);
+        jtlb_clear(&j->hot->tlb[m], JTLB_SIZE - 1);
+    }
+}
+
 void jit_tlb_flush(Jit *j, bool all)
 {
     uint32_t kept = 0;
     if (j->tlb_n > JTLB_LIST) {
         memset(j->hot->tlb, 0, sizeof(j->hot->tlb));
-        for (unsigned m = 0; m < MMU_MODES; m++) {
-            jtlb_clear(&j->hot->tlb[m], 0);
-            jtlb_clear(&j->hot->tlb[m], JTLB_SIZE - 1);
-        }
+        jit_tlb_init(j);
         all = true;
     } else {
         for (uint32_t k = 0; k < j->tlb_n; k++) {

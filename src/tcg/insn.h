@@ -213,6 +213,9 @@ enum OpEmit {
     EMIT_POP,
     EMIT_LEAVE,
     EMIT_NOP,
+    EMIT_CLI,
+    EMIT_STI,
+    EMIT_PUSHF,
     EMIT_BRANCH, /* near branches: jit_branch.c */
     EMIT_N
 };

@@ -102,6 +102,7 @@ Jit *jit_new(Tcg *t, GError **err)
         jump_clear(&j->hot->jump[k], 0);
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->arith = FL_ARITH;
+    j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
     Code c = {.p = j->code_rw, .end = j->code_rw + 8192, .run = j->run};

@@ -549,6 +549,88 @@ static bool emit_leave(Trans *x, const Insn *i)
     return true;
 }
 
+/* rcx = rcx without the bits that `mask` (in JitHot) leaves out. */
+static void keep_bits(Trans *x, size_t mask)
+{
+    HostMem m = jit_hot(x->j, mask);
+    for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP */
+        encode(&x->c, &(Enc){.map = MAP_VEX0F38,
+                             .opcode = 0xf5,
+                             .pfx = (uint8_t)pfx,
+                             .w = true,
+                             .modrm = true,
+                             .vvvv = H_CX,
+                             .reg = H_CX,
+                             .mem = &m});
+}
+
+/* Goes on only if this 32-bit place (or byte) is zero; otherwise the instruction is exec's. */
+static void unless_zero(Trans *x, HostMem m, bool byte)
+{
+    Code *c = &x->c;
+    encode(c, &(Enc){.map = byte ? MAP_0F : MAP_1B,
+                     .opcode = byte ? 0xb6 : 0x8b,
+                     .modrm = true,
+                     .reg = H_CX,
+                     .mem = &m});
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
+    jit_cold(x, emit_jmp(c, here(c)), COLD_HELPER);
+    x->dx_run = -1;
+}
+
+/* At CPL 0, where IOPL plays no part; vm86 is not translated. */
+static bool emit_if(Trans *x, bool set)
+{
+    Code *c = &x->c;
+    HostMem rflags = gs_mem((int32_t)offsetof(CpuState, rflags));
+    if ((x->mode & DM_CPL3) || !(x->mode & DM_PROT))
+        return false;
+    unless_zero(x, gs_mem((int32_t)offsetof(CpuState, cpl)), true);
+    if (set) /* nothing may be waiting: else exec makes the shadow and the loop delivers after it */
+        unless_zero(x, jit_vcpu(offsetof(Vcpu, request)), false);
+    emit_load(c, H_CX, rflags);
+    keep_bits(x, offsetof(JitHot, no_if));
+    if (set)
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_IF});
+    emit_store(c, H_CX, rflags);
+    return true;
+}
+
+static bool emit_cli(Trans *x, const Insn *i G_GNUC_UNUSED)
+{
+    return emit_if(x, false);
+}
+
+/* The instruction after STI must follow with no look at requests between: it is in the same block.
+ */
+static bool emit_sti(Trans *x, const Insn *i G_GNUC_UNUSED)
+{
+    return x->k + 1 < x->b->n && emit_if(x, true);
+}
+
+static bool emit_pushf(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    HostMem m, tmp = jit_hot(x->j, offsetof(JitHot, tmp));
+    if (!stack_size_ok(x, i) || !(x->mode & DM_PROT))
+        return false;
+    /* CpuState.rflags may hold old arithmetic flags. */
+    emit_load(c, H_CX, gs_mem((int32_t)offsetof(CpuState, rflags)));
+    keep_bits(x, offsetof(JitHot, no_arith));
+    emit_mov(c, true, H_AX, H_CX);
+    code8(c, 0x9c); /* pushfq; pop rcx */
+    code8(c, 0x59);
+    keep_bits(x, offsetof(JitHot, arith));
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    emit_store(c, H_CX, tmp);
+    jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
+    emit_load(c, H_CX, tmp);
+    emit_rm(c, 0x89, i->opsize == 8, H_CX, m);
+    jit_move_rsp(x, -(int32_t)i->opsize);
+    return true;
+}
+
 static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 {
     return true;
@@ -557,11 +639,12 @@ static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 bool jit_emit_insn(Trans *x, const Insn *i)
 {
     static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
-        [EMIT_COPY] = emit_copy, [EMIT_TEST] = emit_test,         [EMIT_CL] = emit_cl,
-        [EMIT_IMM] = emit_imm,   [EMIT_LEA] = emit_lea_insn,      [EMIT_MUL] = emit_mul,
-        [EMIT_DIV] = emit_div,   [EMIT_CONV] = emit_conv,         [EMIT_CMPXCHG] = emit_cmpxchg,
-        [EMIT_PUSH] = emit_push, [EMIT_POP] = emit_pop,           [EMIT_LEAVE] = emit_leave,
-        [EMIT_NOP] = emit_nop,   [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_COPY] = emit_copy,   [EMIT_TEST] = emit_test,         [EMIT_CL] = emit_cl,
+        [EMIT_IMM] = emit_imm,     [EMIT_LEA] = emit_lea_insn,      [EMIT_MUL] = emit_mul,
+        [EMIT_DIV] = emit_div,     [EMIT_CONV] = emit_conv,         [EMIT_CMPXCHG] = emit_cmpxchg,
+        [EMIT_PUSH] = emit_push,   [EMIT_POP] = emit_pop,           [EMIT_LEAVE] = emit_leave,
+        [EMIT_NOP] = emit_nop,     [EMIT_CLI] = emit_cli,           [EMIT_STI] = emit_sti,
+        [EMIT_PUSHF] = emit_pushf, [EMIT_BRANCH] = jit_emit_branch,
     };
     bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
     return emit && i->opsize && emit(x, i);

@@ -39,6 +39,8 @@ static uint32_t written(const Insn *i)
     switch (r->emit) {
     case EMIT_TEST:
     case EMIT_NOP:
+    case EMIT_CLI:
+    case EMIT_STI:
         return 0;
     case EMIT_COPY:
     case EMIT_CL:
@@ -52,6 +54,7 @@ static uint32_t written(const Insn *i)
     case EMIT_CONV:
         return 1u << RAX | 1u << RDX;
     case EMIT_PUSH:
+    case EMIT_PUSHF:
         return 1u << RSP;
     case EMIT_POP:
         return 1u << RSP | 1u << i->reg;
@@ -108,6 +111,7 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
     unsigned word = x->mode & DM_CODE64 ? 8 : 4;
     switch (r->emit) {
     case EMIT_PUSH:
+    case EMIT_PUSHF:
         if (i->flags & IF_MEM || i->opsize != word)
             return false;
         *base = RSP;
@@ -284,7 +288,7 @@ void jit_scan(Trans *x)
         if (follows)
             value[to] = new_value;
         uint8_t emit = op_rows[i->row].emit;
-        if (emit == EMIT_PUSH && i->opsize == word)
+        if ((emit == EMIT_PUSH || emit == EMIT_PUSHF) && i->opsize == word)
             value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
         else if (emit == EMIT_POP && i->opsize == word && i->reg != RSP)
             value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word};

@@ -183,7 +183,8 @@ static void integer(Code *c)
         }
         break;
     case 19:
-        code8(c, (uint8_t[]){0xf5, 0xf8, 0xf9, 0x90, 0x9f, 0x9e, 0xfc}[below(7)]);
+        code8(c,
+              (uint8_t[]){0xf5, 0xf8, 0xf9, 0x90, 0x9f, 0x9e, 0xfc, 0xfa, 0xfb, 0x9c}[below(10)]);
         break;
     case 20:
         encode(c, &(Enc){.map = MAP_VEX0F38,

@@ -67,9 +67,9 @@ typedef struct JitHot {
     uint64_t vec_away[2]; /* 0: the vector registers are the guest's, and SSE, AVX may run */
     uint64_t vec_was[2];  /* the same before C was called */
     uint64_t miss_addr, tmp, tmp2;
-    uint64_t no_if, arith, no_arith;  /* masks of RFLAGS, for PEXT and PDEP */
-    uint64_t run[JIT_RUNS]; /* host addresses of runs of accesses: jit_scan.c */
-    uint16_t cc;            /* flags while C code runs */
+    uint64_t no_if, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
+    uint64_t run[JIT_RUNS];          /* host addresses of runs of accesses: jit_scan.c */
+    uint16_t cc;                     /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
     JTlb tlb[MMU_MODES];

@@ -49,7 +49,8 @@ DEF_EXEC(sysret)
     bool to64 = t->code64 && i->opsize == 8;
     if (!(s->efer & EFER_SCE) || mode_real(s) || (!t->code64 && !t->amd))
         return raise_ud(t);
-    if (t->cpl || (to64 && !canonical(s, rip)))
+    /* AMD's processors go where RCX says and fault there, with privilege 3. */
+    if (t->cpl || (to64 && !t->amd && !canonical(s, rip)))
         return raise_gp0(t);
     flags = t->code64 ? s->gpr[R11] & 0x3c7fd7 : flags | FL_IF;
     flat_segments(s, to64 ? base + 16 : base, base + 8, 3, to64);

@@ -400,6 +400,13 @@ static bool moves_cr4(const DiffCase *c, const OpRow *r)
            (c->insn[c->len - 1] >> 3 & 7) == 4;
 }
 
+/* The TSC, and what the processor counts beside it. */
+static bool reads_time(const DiffCase *c)
+{
+    uint32_t msr = (uint32_t)c->in.gpr[RCX];
+    return msr == 0x10 || msr == 0xe7 || msr == 0xe8;
+}
+
 /* After these the fetch of the INT3 or its delivery may fault. */
 static bool changes_tables(const OpRow *r)
 {
@@ -420,7 +427,7 @@ static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
         g_snprintf(x->why, sizeof(x->why), "KVM has no %s", cpu_feature_name(r->feature));
         return x->why;
     }
-    if (!strncmp(r->name, "rdtsc", 5))
+    if (!strncmp(r->name, "rdtsc", 5) || (!strcmp(r->name, "rdmsr") && reads_time(c)))
         return "time is not the same twice";
     if (takes_steps(way, c) && loads_tf(c, r))
         return "KVM's single step hides RFLAGS.TF";

@@ -339,6 +339,8 @@ static Fault decode_alone(CpuState *s, Tcg *t, gva_t lin, uint64_t limit, Insn *
         return raise_gp0(t);
     if (res == DECODE_TOO_LONG)
         i->len = 15;
+    if (res == DECODE_UD)
+        i->len = (uint8_t)n;
     i->end = i->len;
     *avail = i->len;
     finish_insn(t, i, res, bytes);
@@ -412,6 +414,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
             break;
         if (res == DECODE_TOO_LONG)
             i->len = 15;
+        if (res == DECODE_UD) /* whatever was looked at belongs to the block, to be compared */
+            i->len = (uint8_t)MIN_OF(avail, 15u);
         if (i->base == GPR_IP)
             i->disp += pos;
         ends = finish_insn(t, i, res, bytes);

@@ -240,12 +240,18 @@ static bool row_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mo
                 return false;
         }
     }
+    /* VPEXTRQ and VPINSRQ, which only 64-bit mode has. */
+    if (c->vex && !code64 && i->rexw && r->map == MAP_VEX0F3A &&
+        (r->opcode == 0x16 || r->opcode == 0x22))
+        return false;
     if (c->vex) {
         if (((r->attr & A_VEXL0) && i->vexl) || ((r->attr & A_VEXL1) && !i->vexl) ||
             ((r->attr & A_NOV) && c->vvvv))
             return false;
     }
-    return !((r->attr & A_W0) && i->rexw) && !((r->attr & A_W1) && !i->rexw) &&
+    /* AMD takes VPERMQ and VPERMPD with W = 0 too. */
+    bool any_w = (mode & DM_AMD) && r->map == MAP_VEX0F3A && r->opcode < 2;
+    return !((r->attr & A_W0) && i->rexw) && !((r->attr & A_W1) && !i->rexw && !any_w) &&
            !((r->attr & A_NOB) && (c->rex & 1));
 }
 

@@ -42,7 +42,10 @@ static bool selected(const VecReg *mask, unsigned k, unsigned size)
 static Fault element_lin(CpuState *s, Tcg *t, const Insn *i, uint64_t off, unsigned size,
                          enum Access a, gva_t *lin)
 {
-    return seg_lin(s, t, i->seg, off & size_mask(i->asize), size, a, lin);
+    Fault f = seg_lin(s, t, i->seg, off & size_mask(i->asize), size, a, lin);
+    if (f && i->seg == SEG_NONE && i->dseg == SS)
+        t->exc.vector = VEC_SS;
+    return f;
 }
 
 DEF_EXEC(vmaskmov_load)
@@ -127,21 +130,25 @@ DEF_EXEC(vgather)
     const VecReg *index = &s->fpu.v[i->index];
     uint64_t base = s->gpr[i->base] + (uint64_t)i->disp;
 
-    clear_above(dest, n * size);
-    clear_above(mask, n * size);
+    bool begun = false;
     for (unsigned k = 0; k < n; k++) {
         if (selected(mask, k, size)) {
             int64_t x = index_size == 8 ? (int64_t)index->q[k] : (int32_t)index->d[k];
             uint64_t v;
             gva_t lin;
             f = element_lin(s, t, i, base + ((uint64_t)x << i->scale), size, ACC_READ, &lin);
+            v = 0;
             if (!f)
-                f = mem_read(s, t, lin, size, &v);
+                f = mem_read_bytes(s, t, lin, &v, size);
+            /* What came before is a boundary: a trap that waits there goes first. */
             if (f)
-                return f;
+                return begun && t->one_iter ? FAULT_AGAIN : f;
             memcpy(dest->b + k * size, &v, size);
+            begun = true;
         }
         memset(mask->b + k * size, 0, size);
     }
+    clear_above(dest, n * size);
+    clear_above(mask, n * size);
     return FAULT_NONE;
 }

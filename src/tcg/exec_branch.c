@@ -60,13 +60,26 @@ static bool target_ok(const CpuState *s, const Tcg *t, uint64_t target)
     return t->code64 ? (uint64_t)((int64_t)target >> 47) + 1 <= 1 : target <= s->seg[CS].limit;
 }
 
+/* A call to where nothing can be called. AMD finds out behind the push. */
+static __attribute__((noinline, cold)) Fault bad_call(CpuState *s, Tcg *t, unsigned size)
+{
+    gva_t lin;
+    uint64_t sp = (s->gpr[RSP] - size) & stack_mask(t);
+    Fault f = FAULT_NONE;
+    if (t->amd)
+        f = seg_lin(s, t, SS, sp, size, ACC_WRITE, &lin);
+    if (!f && t->amd)
+        f = mem_probe_operand(s, t, lin, size, size, ACC_WRITE);
+    return f ? f : raise_gp0(t);
+}
+
 #define CALL_SIZE(bits, T, sfx, m, ...)                                              \
     static inline Fault call_##bits(CpuState *s, Tcg *t, const Insn *i, T target)    \
     {                                                                                \
         uint64_t rsp;                                                                \
         T next = (T)(t->blk_rip + i->end);                                           \
         if (unlikely(!target_ok(s, t, target)))                                      \
-            return raise_gp0(t);                                                     \
+            return bad_call(s, t, sizeof(T));                                        \
         void *p = stack_fast(s, t, sizeof(T), -(int64_t)sizeof(T), ACC_WRITE, &rsp); \
         if (likely(p != NULL)) {                                                     \
             __builtin_memcpy(p, &next, sizeof(T));                                   \
@@ -146,13 +159,18 @@ DEF_EXEC(loop)
 {
     return loop(s, t, i, true);
 }
+/* On AMD's a REP prefix says which of the two it is. */
+static bool loop_wants_zf(const Tcg *t, const Insn *i, bool zf)
+{
+    return t->amd && (i->flags & (IF_REP | IF_REPNE)) ? i->flags & IF_REP : zf;
+}
 DEF_EXEC(loope)
 {
-    return loop(s, t, i, t->cc & CC_ZF);
+    return loop(s, t, i, !!(t->cc & CC_ZF) == loop_wants_zf(t, i, true));
 }
 DEF_EXEC(loopne)
 {
-    return loop(s, t, i, !(t->cc & CC_ZF));
+    return loop(s, t, i, !!(t->cc & CC_ZF) == loop_wants_zf(t, i, false));
 }
 DEF_EXEC(jcxz)
 {

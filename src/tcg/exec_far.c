@@ -132,9 +132,15 @@ static Fault read_far(CpuState *s, Tcg *t, const Insn *i, uint64_t *off, uint16_
     uint8_t raw[10];
     gva_t lin;
     unsigned n = far_size(t, i);
-    Fault f = ea_lin(s, t, i, n + 2, ACC_READ, &lin);
+    Fault f = ea_lin(s, t, i, t->amd ? n : n + 2, ACC_READ, &lin);
     if (!f)
-        f = mem_read_operand(s, t, lin, raw, n + 2, n);
+        f = mem_read_operand(s, t, lin, raw, t->amd ? n : n + 2, n);
+    if (!f && t->amd) { /* two accesses */
+        uint64_t second = (ea_offset(s, i) + n) & size_mask(i->asize);
+        f = seg_lin(s, t, i->seg, second, 2, ACC_READ, &lin);
+        if (!f)
+            f = mem_read_bytes(s, t, lin, raw + n, 2);
+    }
     if (f)
         return f;
     *off = 0;
@@ -209,7 +215,7 @@ DEF_EXEC(call_far_mem)
     uint64_t off;
     uint16_t sel;
     Fault f = read_far(s, t, i, &off, &sel);
-    return f ? f : far_call(s, t, sel, off, far_size(t, i), insn_next_rip(s, t, i));
+    return f ? f : far_call(s, t, sel, off, i->opsize, insn_next_rip(s, t, i));
 }
 
 DEF_EXEC(retf)

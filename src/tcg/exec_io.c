@@ -145,9 +145,9 @@ static Fault repeat(CpuState *s, Tcg *t, const Insn *i, OnceFn *once)
     unsigned size = io_size(i);
     bool rep = i->flags & (IF_REP | IF_REPNE);
     Fault f = FAULT_NONE;
-    if (rep && !rd_size(s, RCX, i->asize))
+    f = io_allowed(s, t, port, size); /* also when there is nothing to be moved */
+    if (!f && rep && !rd_size(s, RCX, i->asize))
         return FAULT_NONE;
-    f = io_allowed(s, t, port, size);
     while (!f) {
         f = once(s, t, i, port, size);
         if (f)

@@ -140,11 +140,17 @@ DEF_EXEC(bound)
     gva_t lin;
     uint64_t lo, hi;
     unsigned size = i->opsize;
-    Fault f = ea_lin(s, t, i, size * 2, ACC_READ, &lin);
+    /* On AMD's two accesses, each with its own check of the segment. */
+    Fault f = ea_lin(s, t, i, t->amd ? size : size * 2, ACC_READ, &lin);
     if (!f)
         f = mem_read(s, t, lin, size, &lo);
+    if (!f && t->amd)
+        f = seg_lin(s, t, i->seg, (ea_offset(s, i) + size) & size_mask(i->asize), size, ACC_READ,
+                    &lin);
+    else if (!f)
+        lin += size;
     if (!f)
-        f = mem_read(s, t, lin + size, size, &hi);
+        f = mem_read(s, t, lin, size, &hi);
     if (f)
         return f;
     int64_t v = size == 2 ? (int16_t)s->gpr[i->reg] : (int32_t)s->gpr[i->reg];

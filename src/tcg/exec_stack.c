@@ -110,6 +110,9 @@ DEF_EXEC(popa)
         Fault f = stack_pop(s, t, i->opsize, &v[r]);
         if (f) {
             s->gpr[RSP] = before;
+            for (int done = RDI; t->amd && done > r; done--) /* AMD keeps what it has */
+                if (done != RSP)
+                    wr_size(s, (unsigned)done, i->opsize, v[done]);
             return f;
         }
     }
@@ -144,7 +147,7 @@ DEF_EXEC(enter)
         uint64_t top = (s->gpr[RSP] - (uint64_t)i->imm) & mask;
         f = seg_lin(s, t, SS, top, size, ACC_WRITE, &lin);
         if (!f)
-            f = mem_probe_write(s, t, lin, size);
+            f = mem_probe_operand(s, t, lin, size, t->amd ? size : 1, ACC_WRITE);
     }
     if (f) {
         s->gpr[RSP] = before;

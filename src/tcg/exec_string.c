@@ -228,15 +228,25 @@ static void compare(Tcg *t, uint64_t a, uint64_t b, unsigned size)
 static Fault cmps_once(CpuState *s, Tcg *t, const Insn *i, unsigned size)
 {
     gva_t lin;
-    uint64_t a, b;
+    uint64_t a = 0, b = 0;
     int64_t step = step_of(s, size);
-    Fault f = string_lin(s, t, i->seg, index_get(s, i, RSI), size, ACC_READ, &lin);
+    Fault f = FAULT_NONE;
+    /* AMD reads it first, but for REPE CMPSB. */
+    bool second = t->amd && !(size == 1 && (i->flags & IF_REP));
+    if (second) {
+        f = string_lin(s, t, dst_seg(t), index_get(s, i, RDI), size, ACC_READ, &lin);
+        if (!f)
+            f = mem_read(s, t, lin, size, &b);
+    }
+    if (!f)
+        f = string_lin(s, t, i->seg, index_get(s, i, RSI), size, ACC_READ, &lin);
     if (!f)
         f = mem_read(s, t, lin, size, &a);
-    if (!f)
+    if (!f && !second) {
         f = string_lin(s, t, dst_seg(t), index_get(s, i, RDI), size, ACC_READ, &lin);
-    if (!f)
-        f = mem_read(s, t, lin, size, &b);
+        if (!f)
+            f = mem_read(s, t, lin, size, &b);
+    }
     if (f)
         return f;
     compare(t, a, b, size);

@@ -80,7 +80,7 @@ DEF_EXEC(sysexit)
 {
     uint64_t cs = s->msr.sysenter_cs, rip = s->gpr[RDX], rsp = s->gpr[RCX];
     bool to64 = i->opsize == 8;
-    if ((s->efer & EFER_LMA) && t->amd)
+    if ((s->efer & EFER_LMA) && t->amd && !t->cpl)
         return raise_ud(t);
     if (mode_real(s) || t->cpl || !(cs & 0xfffc) ||
         (to64 && (!canonical(s, rip) || !canonical(s, rsp))))

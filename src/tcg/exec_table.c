@@ -228,7 +228,8 @@ DEF_EXEC(arpl)
     gva_t lin = 0;
     Fault f = FAULT_NONE;
     if (i->flags & IF_MEM) {
-        f = ea_lin(s, t, i, 2, ACC_WRITE, &lin);
+        /* On AMD's the segment has to be writable only if there is something to write. */
+        f = ea_lin(s, t, i, 2, t->amd ? ACC_READ : ACC_WRITE, &lin);
         if (!f)
             f = ld16(s, t, lin, &dst);
         if (f)
@@ -240,8 +241,10 @@ DEF_EXEC(arpl)
     if (raise) {
         dst = (uint16_t)((dst & ~3u) | rpl);
         if (i->flags & IF_MEM)
+            f = ea_lin(s, t, i, 2, ACC_WRITE, &lin);
+        if (!f && (i->flags & IF_MEM))
             f = st16(s, t, lin, dst);
-        else
+        else if (!f)
             wr16(s, i->rm, dst);
     }
     if (!f)

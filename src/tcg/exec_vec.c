@@ -2,47 +2,7 @@
 #include "tcg/exec.h"
 #include "tcg/vec.h"
 
-enum { MXCSR_FLAGS = 0x3f, MXCSR_MASKS = 0x1f80, MXCSR_FTZ = 1 << 15, MXCSR_MASK_SHIFT = 7 };
-enum { MX_IE = 1, MX_DE = 2, MX_ZE = 4, MX_OE = 8, MX_UE = 16, MX_PE = 32 };
-
-typedef struct Slots {
-    void *reg, *rm, *vvvv, *is4, *xmm0;
-} Slots;
-
-static inline void run(const VecThunk *th, VecCtx *c, const Slots *p)
-{
-    th->fn(p->reg, p->rm, p->vvvv, c, p->is4, p->xmm0);
-}
-
-/*
- * Which exceptions the instruction raises, when the guest has some unmasked (SDM vol. 1, 11.5.2 and
- * 11.5.3). The thunk has run with all masked. Masked, underflow is told only when the result is
- * inexact too; unmasked, being tiny is enough. Flush-to-zero brings that out: a second run with
- * FTZ set flags every tiny result.
- */
-static Fault fp_unmasked(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const Slots *p,
-                         uint32_t flags)
-{
-    uint32_t unmasked = ~(s->fpu.mxcsr >> MXCSR_MASK_SHIFT) & MXCSR_FLAGS;
-    const uint32_t pre = MX_IE | MX_DE | MX_ZE;
-
-    if ((unmasked & MX_UE) && !(flags & unmasked & pre)) {
-        c->mxcsr_in |= MXCSR_FTZ;
-        uint8_t result[sizeof(c->out)], mem[sizeof(c->buf)];
-        memcpy(result, c->out, sizeof(result));
-        memcpy(mem, c->buf, sizeof(mem));
-        run(th, c, p);
-        flags |= c->mxcsr_out & MX_UE;
-        memcpy(c->out, result, sizeof(result));
-        memcpy(c->buf, mem, sizeof(mem));
-    }
-    if (flags & unmasked & pre)
-        flags &= pre; /* no result was computed: nothing is said about it */
-    s->fpu.mxcsr |= flags;
-    if (!(flags & unmasked))
-        return FAULT_NONE;
-    return s->cr4 & CR4_OSXMMEXCPT ? raise_exc(t, VEC_XM) : raise_ud(t);
-}
+enum { MXCSR_FLAGS = 0x3f, MXCSR_MASKS = 0x1f80 };
 
 static inline bool all_masked(const CpuState *s)
 {
@@ -58,16 +18,20 @@ static inline void fp_load(const CpuState *s, Tcg *t, const VecCtx *c)
     }
 }
 
-static Fault run_fp(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const Slots *p)
+/* The guest has some exceptions unmasked: they are raised as the processor does (vec_trap.c). */
+static Fault run_fp(CpuState *s, Tcg *t, const VecThunk *th, VecCtx *c, const VecSlots *p)
 {
-    c->mxcsr_in = (s->fpu.mxcsr & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS;
+    c->mxcsr_in = s->fpu.mxcsr & ~(uint32_t)MXCSR_FLAGS;
     t->fp_live = false; /* the thunk leaves the host's */
-    run(th, c, p);
-    return fp_unmasked(s, t, th, c, p, c->mxcsr_out & MXCSR_FLAGS);
+    uint32_t raised = vec_trap_run(c, th, p);
+    s->fpu.mxcsr |= (raised ? raised : c->mxcsr_out) & MXCSR_FLAGS;
+    if (!raised)
+        return FAULT_NONE;
+    return s->cr4 & CR4_OSXMMEXCPT ? raise_exc(t, VEC_XM) : raise_ud(t);
 }
 
 /* A result that waited in VecCtx.out. */
-static void commit_out(CpuState *s, const Insn *i, const VecThunk *th, VecCtx *c, const Slots *p)
+static void commit_out(CpuState *s, const Insn *i, const VecThunk *th, VecCtx *c, const VecSlots *p)
 {
     if (th->dest_class == VC_GPR) {
         memcpy(&s->gpr[th->dest == VD_REG ? i->reg : i->rm], c->out, 8);
@@ -84,7 +48,7 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
     Fault f = vec_check(s, t, th->attr);
     if (unlikely(f))
         return f;
-    Slots p = {
+    VecSlots p = {
         .reg = (uint8_t *)s + th->reg_base + ((size_t)i->reg << th->reg_shift),
         .rm = c->buf,
         .vvvv = &s->fpu.v[i->vvvv],
@@ -108,6 +72,9 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
         break;
     default:
         f = vec_ea(s, t, i, th->attr, th->mem_size, ACC_WRITE, &lin);
+        if (!f && (th->attr & A_FP)) /* before the numbers are looked at */
+            f = mem_probe_operand(s, t, lin, th->mem_size, operand_align(t, th->mem_size),
+                                  ACC_WRITE);
         if (unlikely(f))
             return f;
     }
@@ -264,6 +231,13 @@ static Fault maskmov(CpuState *s, Tcg *t, const Insn *i, const uint8_t *data, co
 {
     uint64_t di = s->gpr[RDI], am = size_mask(i->asize);
     gva_t lin[16];
+    if (t->amd) { /* all of the operand is probed, whatever the mask */
+        Fault f = seg_lin(s, t, i->seg, di & am, n, ACC_WRITE, &lin[0]);
+        if (!f)
+            f = mem_probe_operand(s, t, lin[0], n, 8, ACC_WRITE);
+        if (f)
+            return f;
+    }
     for (unsigned k = 0; k < n; k++) {
         if (!(mask[k] & 0x80))
             continue;
@@ -285,6 +259,8 @@ static Fault maskmov(CpuState *s, Tcg *t, const Insn *i, const uint8_t *data, co
 DEF_EXEC(maskmovq)
 {
     Fault f = vec_check(s, t, op_rows[i->row].attr);
+    if (!f && t->amd)
+        mmx_enter(s); /* even when the store faults */
     if (!f)
         f = maskmov(s, t, i, s->fpu.r[i->reg].b, s->fpu.r[i->rm].b, 8);
     if (!f)

@@ -24,6 +24,27 @@ static uint32_t mxcsr_mask(const FpuState *f)
 
 /* ---- FXSAVE, FXRSTOR ---- */
 
+/* AMD's write FOP, FIP and FDP only while an exception is pending (APM vol. 2, 11.5.1). 64-bit mode
+ * has no selectors to write. */
+static void hide_pointers(const CpuState *s, const Tcg *t, const Insn *i, uint8_t *image)
+{
+    if (t->vec->hides_pointers && !(s->fpu.fsw & FSW_ES))
+        memset(image + 6, 0, 18);
+    if (t->code64 && !rex_w(i)) {
+        memset(image + 12, 0, 4);
+        memset(image + 20, 0, 4);
+    }
+}
+
+/* Without REX.W an image has selectors, which 64-bit mode does not keep. */
+static void drop_selectors(CpuState *s, const Tcg *t, const Insn *i)
+{
+    if (t->code64 && !rex_w(i)) {
+        s->fpu.fip = (uint32_t)s->fpu.fip;
+        s->fpu.fdp = (uint32_t)s->fpu.fdp;
+    }
+}
+
 static Fault fx_address(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
 {
     if (s->cr0 & (CR0_EM | CR0_TS))
@@ -32,7 +53,11 @@ static Fault fx_address(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t
     /* Which of the two a processor raises is its own affair; an AMD's does this. */
     if (!f && mem_misaligned(t, *lin, 4, t->mmu_mode))
         return raise_err(t, VEC_AC, 0);
-    return !f && (*lin & 15) ? raise_gp0(t) : f;
+    if (!f && (*lin & 15)) {
+        f = ea_slow(s, t, i, 1, a, lin); /* not canonical goes before not aligned */
+        return f ? f : raise_gp0(t);
+    }
+    return f ? f : mem_probe_last(s, t, *lin, FXSAVE_SIZE, a);
 }
 
 /* With CR4.OSFXSR clear, MXCSR and XMM stay out of it. */
@@ -46,6 +71,7 @@ DEF_EXEC(fxsave)
     if (f)
         return f;
     fpu_to_fxsave(&s->fpu, image, rex_w(i));
+    hide_pointers(s, t, i, image);
     if (s->cr4 & CR4_OSFXSR)
         return mem_write_bytes(s, t, lin, image, AT_XMM + XMM_BYTES * xmm_count(t));
     f = mem_write_bytes(s, t, lin, image, AT_MXCSR);
@@ -74,6 +100,7 @@ DEF_EXEC(fxrstor)
     }
     memcpy(image + AT_XMM + XMM_BYTES * n, own + AT_XMM + XMM_BYTES * n, XMM_BYTES * (16 - n));
     fpu_from_fxsave(&s->fpu, image, rex_w(i));
+    drop_selectors(s, t, i);
     return FAULT_NONE;
 }
 
@@ -87,7 +114,16 @@ static Fault xs_begin(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *
     if (s->cr0 & CR0_TS)
         return raise_exc(t, VEC_NM);
     *rfbm = ((s->gpr[RDX] << 32) | (uint32_t)s->gpr[RAX]) & s->xcr0;
-    Fault f = ea_lin(s, t, i, XSAVE_EXTENDED, a, lin);
+    Fault f = FAULT_NONE;
+    if (t->amd) { /* the first byte comes first */
+        f = ea_lin(s, t, i, 1, a, lin);
+        if (!f && (*lin & 63))
+            return raise_gp0(t);
+        if (!f)
+            f = mem_probe_operand(s, t, *lin, 1, 1, a);
+    }
+    if (!f)
+        f = ea_lin(s, t, i, XSAVE_EXTENDED, a, lin);
     return !f && (*lin & 63) ? raise_gp0(t) : f;
 }
 
@@ -121,6 +157,23 @@ static Fault xs_put(CpuState *s, Tcg *t, gva_t lin, const uint8_t *image, uint32
     return n ? mem_write_bytes(s, t, lin + off, image + off, n) : FAULT_NONE;
 }
 
+/* Pointers that are not saved do not count. */
+static uint64_t in_use_now(CpuState *s, const Tcg *t)
+{
+    FpuState *f = &s->fpu;
+    uint16_t fop = f->fop;
+    uint64_t fip = f->fip, fdp = f->fdp;
+    if (t->vec->hides_pointers && !(f->fsw & FSW_ES)) {
+        f->fop = 0;
+        f->fip = f->fdp = 0;
+    }
+    uint64_t in_use = fpu_xinuse(f);
+    f->fop = fop;
+    f->fip = fip;
+    f->fdp = fdp;
+    return in_use;
+}
+
 static Fault xsave_common(CpuState *s, Tcg *t, const Insn *i, bool optimised)
 {
     gva_t lin;
@@ -133,14 +186,17 @@ static Fault xsave_common(CpuState *s, Tcg *t, const Insn *i, bool optimised)
     size_t used = fpu_to_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image));
     if (!used)
         return raise_unsupported(t, "XSAVE area larger than %zu bytes", sizeof(image));
-    f = mem_probe_write(s, t, lin, (unsigned)used);
+    f = mem_probe_last(s, t, lin, (unsigned)used, ACC_WRITE);
+    if (!f)
+        f = mem_probe_write(s, t, lin, (unsigned)used);
     if (!f)
         f = mem_read(s, t, lin + XSAVE_HEADER, 8, &bv);
     if (f)
         return f;
-    uint64_t in_use = fpu_xinuse(&s->fpu), store = optimised ? rfbm & in_use : rfbm;
+    uint64_t in_use = in_use_now(s, t), store = optimised ? rfbm & in_use : rfbm;
     if (!rex_w(i))
         narrow_pointers(image);
+    hide_pointers(s, t, i, image);
     /* Faults are behind us; these writes cannot fail. */
     if (store & BIT(XC_X87)) {
         f = xs_put(s, t, lin, image, 0, AT_MXCSR);
@@ -181,6 +237,16 @@ static void keep_upper(const CpuState *s, const Tcg *t, uint64_t components, uin
     }
 }
 
+static unsigned area_bytes(const CpuidTable *cpuid, uint64_t components)
+{
+    unsigned end = XSAVE_EXTENDED;
+    uint32_t off, size;
+    for (unsigned c = XC_AVX; c <= XC_PKRU; c++)
+        if ((components & BIT(c)) && cpuid_xsave_layout(cpuid, c, &off, &size))
+            end = MAX_OF(end, off + size);
+    return end;
+}
+
 DEF_EXEC(xrstor)
 {
     gva_t lin;
@@ -190,12 +256,21 @@ DEF_EXEC(xrstor)
     const CpuidTable *cpuid = t->v->vm->cpuid;
     Fault f = xs_begin(s, t, i, ACC_READ, &lin, &rfbm);
     if (!f)
-        f = mem_read_bytes(s, t, lin, image, XSAVE_EXTENDED);
+        f = t->amd
+                ? mem_read_bytes(s, t, lin + XSAVE_HEADER, image + XSAVE_HEADER, XSAVE_HEADER_SIZE)
+                : mem_read_bytes(s, t, lin, image, XSAVE_EXTENDED);
     if (f)
         return f;
     memcpy(&bv, image + XSAVE_HEADER, 8);
     if ((bv & ~s->xcr0) || memcmp(image + XSAVE_HEADER + 8, zero, 16) != 0)
         return raise_gp0(t);
+    if (t->amd) { /* the end of what is asked for, before the rest */
+        f = mem_probe_last(s, t, lin, area_bytes(cpuid, rfbm), ACC_READ);
+        if (!f)
+            f = mem_read_bytes(s, t, lin, image, XSAVE_HEADER);
+        if (f)
+            return f;
+    }
     memset(image + XSAVE_EXTENDED, 0, sizeof(image) - XSAVE_EXTENDED);
     for (unsigned c = XC_AVX; c <= XC_PKRU; c++) {
         uint32_t off, size;
@@ -220,5 +295,7 @@ DEF_EXEC(xrstor)
         narrow_pointers(image);
     if (!fpu_from_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image)))
         return raise_gp0(t); /* reserved MXCSR bits */
+    if (rfbm & BIT(XC_X87))
+        drop_selectors(s, t, i);
     return FAULT_NONE;
 }

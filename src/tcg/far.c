@@ -332,11 +332,31 @@ static Fault check_return_stack(CpuState *s, Tcg *t, uint16_t sel, unsigned cpl,
     return f;
 }
 
+/* AMD reads the last word of a frame first: n words of size bytes at k. */
+static Fault frame_end(CpuState *s, Tcg *t, const Stack *k, unsigned n, unsigned size)
+{
+    Stack last = *k;
+    uint64_t v;
+    last.sp = (k->sp + (n - 1) * size) & k->mask;
+    return t->amd ? stk_pop(s, t, &last, size, &v) : FAULT_NONE;
+}
+
+/* RSP and SS. */
+static Fault pop_stack(CpuState *s, Tcg *t, Stack *k, unsigned size, uint64_t *rsp, uint64_t *ss)
+{
+    Fault f = frame_end(s, t, k, 2, size);
+    if (!f)
+        f = stk_pop(s, t, k, size, rsp);
+    return f ? f : stk_pop(s, t, k, size, ss);
+}
+
 Fault far_ret(CpuState *s, Tcg *t, unsigned opsize, unsigned pop_bytes)
 {
     Stack k = stack_current(s, t);
     uint64_t rip, cs, rsp, ss;
-    Fault f = stk_pop(s, t, &k, opsize, &rip);
+    Fault f = frame_end(s, t, &k, 2, opsize);
+    if (!f)
+        f = stk_pop(s, t, &k, opsize, &rip);
     if (!f)
         f = stk_pop(s, t, &k, opsize, &cs);
     if (f)
@@ -351,10 +371,15 @@ Fault far_ret(CpuState *s, Tcg *t, unsigned opsize, unsigned pop_bytes)
         return FAULT_JUMP;
     }
     Desc d;
-    f = check_return_code(s, t, sel, rip, &d);
+    unsigned cpl = sel & 3;
+    Stack outer = k;
+    outer.sp = (k.sp + pop_bytes) & k.mask;
+    if (t->amd && cpl != t->cpl) /* before the selector is looked at */
+        f = pop_stack(s, t, &outer, opsize, &rsp, &ss);
+    if (!f)
+        f = check_return_code(s, t, sel, rip, &d);
     if (f)
         return f;
-    unsigned cpl = sel & 3;
     if (cpl == t->cpl) {
         f = desc_set_accessed(s, t, &d);
         if (f)
@@ -362,13 +387,13 @@ Fault far_ret(CpuState *s, Tcg *t, unsigned opsize, unsigned pop_bytes)
         stack_set(s, t, k.sp + pop_bytes);
         commit_code(s, &d, sel, cpl, rip);
         tcg_update_mode(s, t);
+        if (t->code64) /* the stack pointer is that of the mode returned to */
+            s->gpr[RSP] = k.sp + pop_bytes;
         return FAULT_JUMP;
     }
     Segment new_ss;
     k.sp = (k.sp + pop_bytes) & k.mask;
-    f = stk_pop(s, t, &k, opsize, &rsp);
-    if (!f)
-        f = stk_pop(s, t, &k, opsize, &ss);
+    f = pop_stack(s, t, &k, opsize, &rsp, &ss);
     if (!f)
         f = check_return_stack(s, t, (uint16_t)ss, cpl, &d, &new_ss);
     if (!f)
@@ -477,7 +502,9 @@ Fault iret(CpuState *s, Tcg *t, unsigned opsize, uint64_t next_rip)
         return f ? f : task_switch(s, t, (uint16_t)link, TASK_IRET, false, 0, next_rip);
     }
     Stack k = stack_current(s, t);
-    Fault f = stk_pop(s, t, &k, opsize, &rip);
+    Fault f = frame_end(s, t, &k, 3, opsize);
+    if (!f)
+        f = stk_pop(s, t, &k, opsize, &rip);
     if (!f)
         f = stk_pop(s, t, &k, opsize, &cs);
     if (!f)
@@ -490,16 +517,19 @@ Fault iret(CpuState *s, Tcg *t, unsigned opsize, uint64_t next_rip)
     Desc d;
     uint16_t sel = (uint16_t)cs;
     unsigned cpl = sel & 3;
-    bool pops_stack = t->code64;
-    f = check_return_code(s, t, sel, rip, &d);
+    /* All of the frame is read before any of it is looked at. */
+    bool popped = t->code64 || (t->amd && cpl != t->cpl);
+    if (popped)
+        f = pop_stack(s, t, &k, opsize, &rsp, &ss);
+    if (!f)
+        f = check_return_code(s, t, sel, rip, &d);
     if (f)
         return f;
-    pops_stack |= cpl != t->cpl;
+    bool pops_stack = popped || cpl != t->cpl;
     Segment new_ss = s->seg[SS];
     if (pops_stack) {
-        f = stk_pop(s, t, &k, opsize, &rsp);
-        if (!f)
-            f = stk_pop(s, t, &k, opsize, &ss);
+        if (!popped)
+            f = pop_stack(s, t, &k, opsize, &rsp, &ss);
         if (!f)
             f = check_return_stack(s, t, (uint16_t)ss, cpl, &d, &new_ss);
     }

@@ -631,10 +631,10 @@ Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len)
     return span_aligned(s, t, lin, len, 1, ACC_WRITE, t->mmu_mode, &o);
 }
 
-Fault mem_probe(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a)
+Fault mem_probe_operand(CpuState *s, Tcg *t, gva_t lin, unsigned len, unsigned align, enum Access a)
 {
     Span o;
-    return span_aligned(s, t, lin, len, 1, a, t->mmu_mode, &o);
+    return span_aligned(s, t, lin, len, align, a, t->mmu_mode, &o);
 }
 
 Fault mem_rmw_mode(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, void **host)

@@ -261,7 +261,13 @@ static inline unsigned operand_align(const Tcg *t, unsigned len)
 }
 /* Faults that a write of len bytes at lin would raise; afterwards the write cannot fault. */
 Fault mem_probe_write(CpuState *s, Tcg *t, gva_t lin, unsigned len);
-Fault mem_probe(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a);
+Fault mem_probe_operand(CpuState *s, Tcg *t, gva_t lin, unsigned len, unsigned align,
+                        enum Access a);
+/* AMD's state images: the last byte is looked at first, and #PF has its address. */
+static inline Fault mem_probe_last(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a)
+{
+    return t->amd ? mem_probe_operand(s, t, lin + len - 1, 1, 1, a) : FAULT_NONE;
+}
 /* Host address of a size-byte operand for a read-modify-write with a locked instruction, all faults
  * done; *host NULL when it is MMIO or crosses a page: the caller then uses mem_read and mem_write.
  */

@@ -37,9 +37,10 @@ typedef struct VecCtx {
     _Alignas(64) uint8_t buf[64];         /* copy of the memory operand */
     _Alignas(64) uint8_t fx[512];         /* x87 state an instruction runs on: x87.h */
     bool keeps_fip, keeps_fdp, keeps_fop; /* x87_probe() */
-    GHashTable *thunks;                   /* uint64_t key -> VecThunk */
-    uint8_t *code_rw;                     /* one memfd, mapped twice: written here, */
-    const uint8_t *code_rx;               /* run there */
+    bool hides_pointers;    /* AMD: images of FXSAVE and XSAVE have them with FSW.ES only */
+    GHashTable *thunks;     /* uint64_t key -> VecThunk */
+    uint8_t *code_rw;       /* one memfd, mapped twice: written here, */
+    const uint8_t *code_rx; /* run there */
     size_t code_used, code_size;
 } VecCtx;
 
@@ -86,6 +87,13 @@ void vgather_prepare(Insn *i, const uint8_t *bytes);
 /* ---- checks before a vector or x87 instruction (SDM vol. 3, 2.5 and 14) ---- */
 /* A pending unmasked x87 exception: #MF, or what CR0.NE = 0 makes of it. */
 Fault x87_pending(CpuState *s, Tcg *t);
+typedef struct VecSlots { /* where a thunk finds its operands */
+    void *reg, *rm, *vvvv, *is4, *xmm0;
+} VecSlots;
+/* Runs the thunk with VecCtx.mxcsr_in, whatever it leaves unmasked. Returns 0, or the MXCSR of the
+ * exception that ended it, with nothing stored. */
+uint32_t vec_trap_run(VecCtx *c, const VecThunk *th, const VecSlots *p);
+
 Fault vec_check_slow(CpuState *s, Tcg *t, uint32_t attr);
 
 enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_TOP = 0x3800 };
@@ -104,13 +112,20 @@ static inline void mmx_enter(CpuState *s)
     s->fpu.ftw = 0xff;
 }
 
+#define MXCSR_MM (1u << 17) /* AMD: legacy SSE operands need no alignment */
+
 /* Address of i's memory operand, after the alignment check of legacy SSE and of aligned moves. */
 static inline Fault vec_ea(CpuState *s, Tcg *t, const Insn *i, uint32_t attr, unsigned size,
                            enum Access a, gva_t *lin)
 {
     Fault f = ea_lin(s, t, i, size, a, lin);
-    if (likely(!f) && (attr & A_ALIGN16) && unlikely(*lin & (size - 1)))
-        return raise_gp0(t);
+    if (unlikely(attr & A_ALIGN16)) {
+        /* AMD looks at alignment before the segment's limit. */
+        gva_t at = f && t->amd ? ea_offset(s, i) + s->seg[i->seg].base : *lin;
+        bool wrong = at & (size - 1), relaxed = (s->fpu.mxcsr & MXCSR_MM) && !(attr & A_AVX);
+        if (wrong && !relaxed && (!f || t->amd))
+            return raise_gp0(t);
+    }
     return f;
 }
 

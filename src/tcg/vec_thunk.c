@@ -265,6 +265,8 @@ static void emit_insn(Emit *e, const Insn *i, const OpRow *row)
     static const uint8_t pfx_vex[] = {[PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
     unsigned reg = row->modrm & 7, opcode = row->opcode, imm_bytes = 0, is4 = 0;
     bool vvvv = false, w = i->rexw && (e->vex || (i->flags & IF_CODE64));
+    if (row->exec == &exec_vec_str && !(i->flags & IF_CODE64))
+        w = false; /* lengths are those of EAX and EDX */
 
     for (unsigned k = 0; k < 4; k++) {
         unsigned cls = operand_info[row->op[k]].cls;

@@ -75,11 +75,12 @@ static void commit(CpuState *s, Tcg *t, const Insn *i, const uint8_t *fx)
     memcpy(&fip, fx + FX_FIP, 8);
     memcpy(&fdp, fx + FX_FDP, 8);
     memcpy(&fop, fx + FX_FOP, 2);
-    if (fip)
+    const VecCtx *c = t->vec;
+    if (fip || c->keeps_fip)
         f->fip = far_pointer(t, s->seg[CS].selector, insn_rip(t, i));
-    if (fdp && (i->flags & IF_MEM))
+    if ((fdp || c->keeps_fdp) && (i->flags & IF_MEM))
         f->fdp = far_pointer(t, s->seg[i->seg].selector, ea_offset(s, i));
-    if (fop)
+    if (fop || c->keeps_fop)
         f->fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
 }
 
@@ -94,19 +95,21 @@ void x87_pointers(CpuState *s, const Tcg *t, const Insn *i)
         s->fpu.fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
 }
 
+/* What this processor keeps of an instruction without an exception, as FNSTENV tells it, and
+ * whether FXSAVE tells it too. */
 void x87_probe(VecCtx *c)
 {
-    FpuState f = {.fcw = 0x37f};
-    uint64_t fip, fdp;
-    uint16_t fop, cc = 0;
-    image_fill(&f, c->fx);
-    x87_enter(c->fx, c->buf, x87_mem_code[1][0], &cc); /* FLD m32 */
-    memcpy(&fip, c->fx + FX_FIP, 8);
-    memcpy(&fdp, c->fx + FX_FDP, 8);
-    memcpy(&fop, c->fx + FX_FOP, 2);
-    c->keeps_fip = fip;
-    c->keeps_fdp = fdp;
-    c->keeps_fop = fop;
+    static _Alignas(64) uint8_t own[512], image[512];
+    static const float one = 1;
+    uint32_t env[7];
+    __asm__ volatile("fxsave64 %0\n\tfninit\n\tflds %3\n\tfnstenv %2\n\tfldenv %2\n\t"
+                     "fxsave64 %1\n\tfxrstor64 %0"
+                     : "=m"(own), "=m"(image), "=m"(env)
+                     : "m"(one));
+    c->keeps_fip = env[3];
+    c->keeps_fop = env[4] >> 16 & 0x7ff;
+    c->keeps_fdp = env[5];
+    c->hides_pointers = env[3] && !image[FX_FIP] && !image[FX_FIP + 1] && !image[FX_FIP + 2];
 }
 
 static const uint8_t *code_of(const Insn *i)
@@ -159,6 +162,18 @@ static inline Fault x87_load(CpuState *s, Tcg *t, gva_t lin, void *buf, unsigned
     memcpy(buf, p, size);
     return FAULT_NONE;
 }
+/* Address of the operand. AMD accesses the mantissa of 80 bits first, with its own checks. */
+static Fault operand_lin(CpuState *s, Tcg *t, const Insn *i, unsigned size, enum Access a,
+                         gva_t *lin)
+{
+    Fault f = FAULT_NONE;
+    if (unlikely(size == 10) && t->amd) {
+        f = ea_lin(s, t, i, 8, a, lin);
+        if (!f)
+            f = mem_probe_operand(s, t, *lin, 8, 8, a);
+    }
+    return f ? f : ea_lin(s, t, i, size, a, lin);
+}
 static Fault x87_mem(EXEC_ARGS)
 {
     gva_t lin;
@@ -166,7 +181,7 @@ static Fault x87_mem(EXEC_ARGS)
     unsigned size = operand_bytes(i);
     Fault f = x87_check(s, t, op_rows[i->row].attr);
     if (!f)
-        f = ea_lin(s, t, i, size, ACC_READ, &lin);
+        f = operand_lin(s, t, i, size, ACC_READ, &lin);
     if (!f)
         f = x87_load(s, t, lin, c->buf, size);
     if (f || x87_fast(s, t, i, c->buf))
@@ -189,12 +204,10 @@ DEF_EXEC(x87_store)
     unsigned size = operand_bytes(i);
     Fault f = x87_check(s, t, op_rows[i->row].attr);
     if (!f)
-        f = ea_lin(s, t, i, size, ACC_WRITE, &lin);
+        f = operand_lin(s, t, i, size, ACC_WRITE, &lin);
     if (f)
         return f;
-    f = mem_probe_write(s, t, lin, size);
-    if (!f && mem_misaligned(t, lin, operand_align(t, size), t->mmu_mode))
-        f = raise_err(t, VEC_AC, 0);
+    f = mem_probe_operand(s, t, lin, size, operand_align(t, size), ACC_WRITE);
     if (f)
         return f;
     if (x87_fast(s, t, i, c->buf))

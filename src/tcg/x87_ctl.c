@@ -180,12 +180,30 @@ static void env_in(FpuState *f, const Tcg *t, const Insn *i, const uint8_t *p)
     }
 }
 
+/*
+ * Where an environment, or all of the state, is: size bytes. AMD accesses its first item, then the
+ * last byte, then the rest, each with the checks of an access of its own.
+ */
+static Fault env_lin(CpuState *s, Tcg *t, const Insn *i, unsigned size, enum Access a, gva_t *lin)
+{
+    unsigned item = env_size(i) / 7;
+    Fault f = FAULT_NONE;
+    if (t->amd) {
+        f = ea_lin(s, t, i, item, a, lin);
+        if (!f)
+            f = mem_probe_operand(s, t, *lin, item, item, a);
+    }
+    if (!f)
+        f = ea_lin(s, t, i, size, a, lin);
+    return f ? f : mem_probe_last(s, t, *lin, size, a);
+}
+
 DEF_EXEC(fnstenv)
 {
     gva_t lin;
     uint8_t env[28];
     CHECK();
-    Fault f = ea_lin(s, t, i, env_size(i), ACC_WRITE, &lin);
+    Fault f = env_lin(s, t, i, env_size(i), ACC_WRITE, &lin);
     if (f)
         return f;
     env_out(&s->fpu, t, i, env);
@@ -199,19 +217,12 @@ DEF_EXEC(fldenv)
     gva_t lin;
     uint8_t env[28];
     CHECK();
-    Fault f = ea_lin(s, t, i, env_size(i), ACC_READ, &lin);
+    Fault f = env_lin(s, t, i, env_size(i), ACC_READ, &lin);
     if (!f)
         f = mem_read_operand(s, t, lin, env, env_size(i), env_size(i) / 7);
     if (!f)
         env_in(&s->fpu, t, i, env);
     return f;
-}
-/* AMD looks at the last byte of the area first, and #PF has its address. */
-static Fault area_probe(CpuState *s, Tcg *t, unsigned env, gva_t lin, enum Access a)
-{
-    if (!t->amd || mem_misaligned(t, lin, env / 7, t->mmu_mode))
-        return FAULT_NONE;
-    return mem_probe(s, t, lin + env + 80 - 1, 1, a);
 }
 DEF_EXEC(fnsave)
 {
@@ -219,15 +230,13 @@ DEF_EXEC(fnsave)
     uint8_t area[28 + 80];
     unsigned env = env_size(i), top = s->fpu.fsw >> FPU_TOP_SHIFT & 7;
     CHECK();
-    Fault f = ea_lin(s, t, i, env + 80, ACC_WRITE, &lin);
+    Fault f = env_lin(s, t, i, env + 80, ACC_WRITE, &lin);
     if (f)
         return f;
     env_out(&s->fpu, t, i, area);
     for (unsigned k = 0; k < 8; k++)
         memcpy(area + env + 10 * k, s->fpu.r[(top + k) & 7].b, 10);
-    f = area_probe(s, t, env, lin, ACC_WRITE);
-    if (!f)
-        f = mem_write_operand(s, t, lin, area, env + 80, env / 7);
+    f = mem_write_operand(s, t, lin, area, env + 80, env / 7);
     if (!f)
         x87_init(&s->fpu);
     return f;
@@ -238,9 +247,7 @@ DEF_EXEC(frstor)
     uint8_t area[28 + 80];
     unsigned env = env_size(i);
     CHECK();
-    Fault f = ea_lin(s, t, i, env + 80, ACC_READ, &lin);
-    if (!f)
-        f = area_probe(s, t, env, lin, ACC_READ);
+    Fault f = env_lin(s, t, i, env + 80, ACC_READ, &lin);
     if (!f)
         f = mem_read_operand(s, t, lin, area, env + 80, env / 7);
     if (f)

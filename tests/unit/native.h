@@ -84,7 +84,7 @@ static void native_setup(void)
 }
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
-static uint64_t rnd(void)
+static G_GNUC_UNUSED uint64_t rnd(void)
 {
     seed ^= seed << 13;
     seed ^= seed >> 7;
@@ -200,7 +200,7 @@ static bool vectors_agree(const Outcome *o)
  * Runs `bytes` both ways from guest.v.st (whose rflags have the arithmetic flags too). Afterwards
  * guest.v.st is the engine's result and native_regs the processor's.
  */
-static Outcome run_both(const uint8_t *bytes, unsigned len, const Insn *insn)
+static G_GNUC_UNUSED Outcome run_both(const uint8_t *bytes, unsigned len, const Insn *insn)
 {
     CpuState *s = &guest.v.st;
     Tcg *t = tcg();
@@ -240,7 +240,7 @@ static Outcome run_both(const uint8_t *bytes, unsigned len, const Insn *insn)
 }
 
 /* Names what differs, or returns NULL. */
-static const char *compare(const Outcome *o)
+static G_GNUC_UNUSED const char *compare(const Outcome *o)
 {
     static char text[200];
     const CpuState *s = &guest.v.st;
@@ -279,7 +279,9 @@ static const char *compare(const Outcome *o)
                  s->fpu.fcw, s->fpu.fsw, s->fpu.ftw, n.fcw, n.fsw, n.ftw);
         return text;
     }
-    if (s->fpu.fip != n.fip || s->fpu.fdp != n.fdp || s->fpu.fop != n.fop) {
+    /* AMD's images have the pointers only while an exception is pending. */
+    bool hidden = !(n.fsw & 0x80) && !n.fip && !n.fdp && !n.fop;
+    if (!hidden && (s->fpu.fip != n.fip || s->fpu.fdp != n.fdp || s->fpu.fop != n.fop)) {
         snprintf(text, sizeof(text), "fip fdp fop %#lx %#lx %03x, native %#lx %#lx %03x",
                  s->fpu.fip, s->fpu.fdp, s->fpu.fop, n.fip, n.fdp, n.fop);
         return text;

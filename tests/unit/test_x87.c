@@ -1,181 +1,11 @@
 /*
- * x87 instructions of the software engine, held against the processor: every row with random
- * registers, tags, TOP, control words (exceptions masked and not) and status flags, pending
- * exceptions included.
+ * x87 instructions of the software engine where a process cannot try them: environments and images
+ * outside 64-bit mode; and the holes in the opcode map. What they compute is held against the
+ * processor by `tandem diff insn`.
  */
 #include "native.h"
 
-#define ROUNDS 80 /* a form, unless TANDEM_TEST_ROUNDS says otherwise */
-
-static const uint8_t operand_size[O_N] = {
-#define OPERAND(name, cls, size) [O_##name] = size,
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
-static FpReg random_st(void)
-{
-    static const FpReg edges[] = {
-        {.mant = 0, .se = 0},
-        {.mant = 0, .se = 0x8000},
-        {.mant = 1ull << 63, .se = 0x3fff},         /* 1 */
-        {.mant = 1ull << 63, .se = 0x7fff},         /* infinity */
-        {.mant = 1ull << 63, .se = 0xffff},         /* - infinity */
-        {.mant = 0xc000000000000000, .se = 0xffff}, /* default NaN */
-        {.mant = 0xa000000000000000, .se = 0x7fff}, /* signalling NaN */
-        {.mant = 1, .se = 0},                       /* denormal */
-        {.mant = 0x8000000000000001, .se = 0},      /* pseudo-denormal */
-        {.mant = 0x4000000000000000, .se = 0x4000}, /* unnormal */
-        {.mant = 0x4000000000000000, .se = 0x7fff}, /* pseudo-NaN */
-        {.mant = ~0ull, .se = 0x7ffe},              /* the greatest */
-        {.mant = 1ull << 63, .se = 1},              /* the least normal */
-        {.mant = 0xc90fdaa22168c235, .se = 0x4000}, /* pi */
-        {.mant = 0x8000000000000000, .se = 0x401e}, /* 2^31 */
-        {.mant = 0xfffffffffffffffe, .se = 0x403d}, /* about 2^63 */
-        {.mant = 0x8000000000000000, .se = 0xc03e}, /* - 2^63 */
-        {.mant = 0xffffff8000000000, .se = 0x407e}, /* rounds out of single */
-        {.mant = 0x8000000000000001, .se = 0x3f6a}, /* denormal as single */
-        {.mant = 0x8000000000000001, .se = 0x3bcd}, /* denormal as double */
-    };
-    FpReg r = {0};
-    switch (rnd() % 4) {
-    case 0:
-        return edges[rnd() % ARRAY_LEN(edges)];
-    case 1: { /* small integers and fractions */
-        long double v = (long double)((int)(rnd() % 2001) - 1000) / (one_in(2) ? 1.0L : 16.0L);
-        memcpy(&r, &v, 10);
-        return r;
-    }
-    case 2: /* within 2^±70 */
-        r.mant = rnd() | 1ull << 63;
-        r.se = (uint16_t)((rnd() & 0x8000) | (0x3fff - 70 + rnd() % 140));
-        return r;
-    default:
-        r.mant = rnd() | (one_in(4) ? 0 : 1ull << 63);
-        r.se = (uint16_t)rnd();
-        return r;
-    }
-}
-
-static void random_state(void)
-{
-    CpuState *s = &guest.v.st;
-    FpuState *f = &s->fpu;
-    for (unsigned k = 0; k < 16; k++) {
-        s->gpr[k] = rnd();
-        memset(&f->v[k], 0, sizeof(f->v[k]));
-    }
-    s->gpr[RBX] = G_DATA;
-    s->rflags = FL_FIXED | (rnd() & FL_ARITH);
-    for (unsigned k = 0; k < 8; k++)
-        f->r[k] = random_st();
-    f->fcw = (uint16_t)(0x40 | (one_in(2) ? 0x33f : rnd() & 0xf3f) | (rnd() & 0x1000));
-    if (one_in(3))
-        f->fcw |= 0xc00 & rnd();
-    f->fsw = (uint16_t)(rnd() & 0x7f00);
-    if (one_in(3))
-        f->fsw |= rnd() & f->fcw & 0x3f; /* flags that are masked */
-    if (one_in(10))
-        f->fsw |= rnd() & 0x7f;
-    if (f->fsw & ~f->fcw & 0x3f)
-        f->fsw |= 0x8080;
-    f->ftw = (uint8_t)(one_in(2) ? 0xff : rnd());
-    f->fop = 0x123;
-    f->fip = 0x7fff12345678;
-    f->fdp = 0x7ffe87654321;
-    f->mxcsr = 0x1f80;
-    uint8_t *w = gp(G_DATA);
-    for (unsigned k = 0; k < WINDOW; k += 8) {
-        uint64_t v = rnd_lane();
-        memcpy(w + k, &v, 8);
-    }
-}
-
-/* Something the instruction would really meet: an 80-bit number, packed BCD, an environment. */
-static void random_operand(const OpRow *r, uint8_t *p)
-{
-    FpReg st = random_st();
-    if (r->op[0] == O_Mt && !one_in(4)) {
-        memcpy(p, &st, 10);
-        if (!strcmp(r->name, "fbld"))
-            for (unsigned k = 0; k < 9; k++)
-                p[k] = (uint8_t)(rnd() % 10 << 4 | rnd() % 10);
-    }
-}
-
 static unsigned failures;
-
-static void test_form(const OpRow *r, bool mem, unsigned modrm, unsigned prefix)
-{
-    Tcg *t = tcg();
-    CpuState *s = &guest.v.st;
-    for (unsigned round = 0, all = rounds_a_row(ROUNDS); round < all; round++) {
-        uint8_t b[16] = {0};
-        unsigned n = 0;
-        if (prefix)
-            b[n++] = (uint8_t)prefix;
-        b[n++] = r->opcode;
-        if (mem) {
-            b[n++] = (uint8_t)(0x80 | (r->modrm & 7) << 3 | RBX);
-            uint32_t disp = (uint32_t)(one_in(4) ? 0x1000 - rnd() % 12 : rnd() % (WINDOW - 128));
-            memcpy(b + n, &disp, 4);
-            n += 4;
-        } else if (r->modrm) {
-            b[n++] = (uint8_t)modrm;
-        }
-        Insn i;
-        DecodeResult d = decode(&i, b, 15, t->decode_mode, t->features);
-        if (d != DECODE_OK || &op_rows[i.row] != r || i.len != n) {
-            printf("%s: %s: decoded as %s\n", r->name, hex(b, n),
-                   d == DECODE_OK ? op_rows[i.row].name : "nothing");
-            failures++;
-            return;
-        }
-        random_state();
-        if (mem)
-            random_operand(r, (uint8_t *)gp(G_DATA) + i.disp);
-        FpuState before = s->fpu;
-        Outcome o = run_both(b, n, &i);
-        const char *diff = compare(&o);
-        if (diff) {
-            unsigned top = before.fsw >> 11 & 7;
-            printf("%s%s: %s: %s (fcw %04x fsw %04x ftw %02x, st0 %04x %016lx, st1 %04x %016lx)\n",
-                   r->name, mem ? " memory" : "", hex(b, n), diff, before.fcw, before.fsw,
-                   before.ftw, before.r[top].se, before.r[top].mant, before.r[(top + 1) & 7].se,
-                   before.r[(top + 1) & 7].mant);
-            failures++;
-            return;
-        }
-    }
-}
-
-START_TEST(every_row_as_the_processor)
-{
-    engine_ready();
-    unsigned rows = 0;
-    for (unsigned k = 0; k < op_rows_n; k++) {
-        const OpRow *r = &op_rows[k];
-        if (!(r->attr & A_FPU) || (r->feature < FEAT_N && !tcg()->features[r->feature]))
-            continue;
-        rows++;
-        if (r->modrm & X_MEM) {
-            test_form(r, true, 0, 0);
-            if (!operand_size[r->op[0]]) /* environments have a 16-bit form */
-                test_form(r, true, 0, 0x66);
-        } else if (r->modrm & X_RM) {
-            test_form(r, false, 0xc0 | (r->modrm & 7) << 3 | r->modrm >> 8, 0);
-        } else if (r->modrm) {
-            for (unsigned rm = 0; rm < 8; rm++)
-                test_form(r, false, 0xc0 | (r->modrm & 7) << 3 | rm, 0);
-        } else {
-            test_form(r, false, 0, 0);
-        }
-    }
-    printf("%u rows\n", rows);
-    ck_assert_uint_gt(rows, 140);
-    ck_assert_uint_eq(failures, 0);
-}
-END_TEST
 
 /* Every ModRM byte that no row takes is #UD on the processor as well. */
 START_TEST(holes_are_undefined)
@@ -189,8 +19,7 @@ START_TEST(holes_are_undefined)
             Insn i;
             if (decode(&i, b, 15, tcg()->decode_mode, tcg()->features) == DECODE_OK)
                 continue;
-            random_state();
-            guest.v.st.fpu.fsw = 0;
+            guest.v.st.fpu = (FpuState){.fcw = 0x37f, .mxcsr = 0x1f80};
             memcpy(gp(G_CODE), b, 2);
             static const uint8_t jmp[] = {0xff, 0x25, 0, 0, 0, 0};
             uint64_t back = (uint64_t)(uintptr_t)native_back;
@@ -296,7 +125,8 @@ START_TEST(fxsave_32)
     uint8_t *w = gp(G_DATA);
     memset(w, 0x55, 512);
     s->gpr[RBX] = G_DATA;
-    s->fpu.fcw = 0x37f;
+    s->fpu.fcw = 0x37e; /* a pending exception: without one AMD's store no pointers */
+    s->fpu.fsw = 0x8081;
     s->fpu.mxcsr = 0x1f80;
     s->fpu.fip = 0x123400035678;
     for (unsigned k = 0; k < 16; k++)
@@ -323,7 +153,6 @@ int main(void)
     native_setup();
     tcase_set_timeout(tc, 250);
     tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
-    tcase_add_test(tc, every_row_as_the_processor);
     tcase_add_test(tc, holes_are_undefined);
     tcase_add_test(tc, environments);
     tcase_add_test(tc, fxsave_32);

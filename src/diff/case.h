@@ -106,6 +106,7 @@ typedef struct DiffExec DiffExec;
 typedef struct DiffEngine {
     const char *name, *help;
     unsigned groups; /* enum StateGroup: what of CpuState it reports; REGS and FPU at least */
+    bool shared;     /* others' work may disturb an outcome: a difference must show twice */
     /* NULL and err where it cannot be used at all: no /dev/kvm. */
     DiffExec *(*open)(GError **);
     void (*close)(DiffExec *);

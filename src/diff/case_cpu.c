@@ -12,6 +12,7 @@ static bool amd;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static bool pointers_hidden;
+static uint32_t mxcsr_mask;
 static void build(void);
 
 /* Does an FXSAVE image have the x87 pointers when no exception is pending? Those of AMD without
@@ -20,12 +21,19 @@ static bool probe_pointers(void)
 {
     static _Alignas(64) uint8_t own[512], image[512];
     __asm__ volatile("fxsave64 %0" : "=m"(own));
+    memcpy(&mxcsr_mask, own + 28, 4);
     memcpy(image, own, sizeof(image));
     memset(image + 8, 1, 6);
     image[2] = image[3] = 0;
     __asm__ volatile("fxrstor64 %0\n\tfxsave64 %0" : "+m"(image));
     __asm__ volatile("fxrstor64 %0" : : "m"(own));
     return image[8] != 1;
+}
+
+uint32_t case_mxcsr_mask(void)
+{
+    pthread_once(&once, build);
+    return mxcsr_mask;
 }
 
 bool case_pointers_hidden(void)

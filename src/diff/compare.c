@@ -49,7 +49,10 @@ static void reduce(const DiffCase *c, CpuState *s, bool pointers)
         s->fpu.fip = s->fpu.fdp = 0;
     }
     s->rflags &= flags_mask(c);
-    s->cr2 = 0; /* that of a fault is compared as such */
+    for (unsigned k = ES; k <= GS; k++)
+        if (c->mode <= CM_COMPAT16 && s->seg[k].selector < 4)
+            s->seg[k].selector = 0; /* all null, and IRET makes 0 of them */
+    s->cr2 = 0;                     /* that of a fault is compared as such */
     s->fpu.mxcsr_mask = 0;
     s->fpu.xstate_bv = 0;
     if (c->mode != CM_LONG) {

@@ -16,6 +16,8 @@ bool case_is_int3(const DiffCase *);
 /* XSAVE images of this host have x87 pointers (FOP, FIP, FDP) only while an exception is pending.
  */
 bool case_pointers_hidden(void);
+/* MXCSR_MASK of this host, which its guests have too. */
+uint32_t case_mxcsr_mask(void);
 /* "host has no AVX2", for refuses(); NULL when the row's feature is there. */
 const char *case_no_feature(uint16_t row);
 

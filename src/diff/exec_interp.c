@@ -194,6 +194,7 @@ static void prepare(DiffExec *x, const DiffCase *c)
     put_code(x, c, false);
     x->v.st = *s;
     settle_x87(&x->v.st.fpu);
+    x->v.st.fpu.mxcsr_mask = case_mxcsr_mask();
     if (c->stop == STOP_STEP)
         x->v.st.rflags |= FL_TF;
     if (same && x->engine == &engine_interp)

@@ -21,7 +21,8 @@ static bool names_row(const RowGen *how, const OpRow *r)
     if (how->cls && !row_has_class(r, how->cls))
         return false;
     char **name = g_strsplit(how->names, strchr(how->names, '|') ? "|" : " ", 0);
-    bool found = g_strv_contains((const char *const *)name, r->name);
+    bool found =
+        !strcmp(how->names, r->name) || g_strv_contains((const char *const *)name, r->name);
     g_strfreev(name);
     return found;
 }
@@ -113,11 +114,15 @@ static void draw_segments(Gen *g)
 }
 
 /* ---- place of the code ---- */
-static void place_code(Gen *g)
+static void place_code(Gen *g, bool bad)
 {
     DiffCase *c = g->c;
     unsigned k = below(g, 64), len = c->len, off;
-    if (k < 6 && len > 1)
+    /* How many bytes of an undefined instruction are fetched is a processor's own affair. */
+    bool undefined = bad || g_str_has_prefix(g->r->name, "ud");
+    if (undefined)
+        off = 0x100 + below(g, 0x40);
+    else if (k < 6 && len > 1)
         off = 0x1000 - 1 - below(g, len - 1); /* crosses the pages */
     else if (k < 9)
         off = CASE_CODE_BYTES - len; /* ends with them */
@@ -284,7 +289,7 @@ static bool attempt(Gen *g, unsigned modes)
     if (!gen_insn(g))
         return false;
     bool bad = g->i.len != c->len || !g->i.exec;
-    place_code(g);
+    place_code(g, bad);
     gen_registers(g);
     CpuState *s = &c->in;
     if (!(g->how->flags & GEN_STACK) && one_in(g, 4))

@@ -187,7 +187,10 @@ static void put_prefixes(Gen *g, Bytes *e, const ModRm *m, bool p67, bool vex)
         }
         if (r->pfx != PFX_ANY && r->pfx != PFX_NP && !vex && one_in(g, 8))
             p[n++] = 0x66;
-        if ((r->attr & A_LOCK) && m->mem ? one_in(g, 4) : g->odd && one_in(g, 4))
+        /* On AMD, LOCK MOV CR0 is MOV CR8. */
+        bool group6 = r->map == MAP_0F && r->opcode == 0; /* AMD reads the operand before #UD */
+        bool bad_lock = g->odd && one_in(g, 4) && !row_has_class(r, OC_CREG) && !group6;
+        if ((r->attr & A_LOCK) && m->mem ? one_in(g, 4) : bad_lock)
             p[n++] = 0xf0;
     }
     shuffle(g, p, n);

@@ -431,7 +431,7 @@ static void gather(Gen *g)
     }
     if (one_in(g, 2) && i->base < 16) {
         s->gpr[i->base] = middle - (uint64_t)i->disp - gen_seg_base(g, i->seg);
-        if (i->asize == 4)
+        if (i->asize == 4 || !g->code64)
             s->gpr[i->base] = (uint32_t)s->gpr[i->base];
         g->pinned |= 1u << i->base;
         return;
@@ -524,8 +524,6 @@ static void xrstor_memory(Gen *g)
     uint64_t header[8] = {rnd(g) & 7};
     if (one_in(g, 16))
         header[below(g, 8)] |= 1ull << below(g, 64);
-    if (one_in(g, 24))
-        header[1] = 1ull << 63 | (rnd(g) & 7);
     memcpy(image + 512, header, sizeof(header));
     for (unsigned k = 576; k < sizeof(image); k++)
         image[k] = (uint8_t)rnd(g);

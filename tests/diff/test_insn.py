@@ -57,7 +57,7 @@ def interrupted(folder):
 
 
 def everything():
-    r = run("--cases", "60000", "--seed", str(int(time.time())))
+    r = run("--cases", "60000", "--seed", "1")
     cases, rows, of, differences = last_line(r)
     assert r.returncode == 0 and differences == 0, r.stdout
     assert rows == of, r.stdout
@@ -77,6 +77,5 @@ refused(["cpuid", "not the guest's"], "--rows", "cpuid")
 with tempfile.TemporaryDirectory() as d:
     campaign(d)
     interrupted(d)
-if "--all" in sys.argv:
-    everything()
+everything()
 print("ok")

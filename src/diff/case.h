@@ -47,8 +47,10 @@
 #define CASE_SYSCALL        (CASE_SYS + 0x21000)
 #define CASE_HANDLERS_BYTES 0x1100u
 #define CASE_EVENT_STACK    (CASE_SYS + 0x30000) /* top of what events are pushed on */
-#define CASE_REAL_HANDLERS  0x1000ull            /* of real mode, which cannot jump higher */
-#define CASE_PORT           0xf5                 /* handlers write to it: the case is over */
+/* Handlers of real mode, as high as it can jump: FFFF:0010. */
+#define CASE_REAL_HANDLERS 0x100000ull
+#define CASE_REAL_BASE     0xffff0ull /* of CS there */
+#define CASE_PORT          0xf5       /* handlers write to it: the case is over */
 
 /* How an executor knows that the instruction is over. */
 enum CaseStop {

@@ -26,7 +26,8 @@ enum { OUT_LEN = 2 };
 static bool in_handler(const DiffCase *c, const CpuState *s, unsigned *vector)
 {
     uint64_t at = s->rip - case_handler(c->mode, 0);
-    if (s->cpl || s->seg[CS].base || at >= 256 * 16 || (at & 15) > OUT_LEN)
+    if (s->cpl || s->seg[CS].base != (c->mode == CM_REAL ? CASE_REAL_BASE : 0) || at >= 256 * 16 ||
+        (at & 15) > OUT_LEN)
         return false;
     *vector = (unsigned)at / 16;
     return true;

@@ -144,13 +144,13 @@ static void idt(uint8_t *sys, bool lma)
 
 uint64_t case_handler(enum CaseMode mode, unsigned vector)
 {
-    return (mode == CM_REAL ? CASE_REAL_HANDLERS : CASE_HANDLERS) + vector * 16;
+    return (mode == CM_REAL ? CASE_REAL_HANDLERS - CASE_REAL_BASE : CASE_HANDLERS) + vector * 16;
 }
 
 static void real_idt(uint8_t *sys)
 {
     for (unsigned v = 0; v < 256; v++) {
-        uint32_t to = (uint32_t)case_handler(CM_REAL, v); /* segment 0 */
+        uint32_t to = (uint32_t)(CASE_REAL_BASE << 12 | case_handler(CM_REAL, v));
         put(sys, CASE_IDT + 4 * v, &to, 4);
     }
 }

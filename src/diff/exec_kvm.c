@@ -41,9 +41,10 @@ struct DiffExec {
     enum CaseMode sys_mode;            /* what is in ram now; CM_N: nothing of use */
     uint8_t tpr;
     uint64_t apic_base;
-    bool running; /* vcpu_init() was done */
-    bool on_tcg;  /* the processor below is QEMU's software one */
-    bool halted;  /* the last case has stepped a HLT */
+    bool running;  /* vcpu_init() was done */
+    bool on_tcg;   /* the processor below is QEMU's software one */
+    bool left_ram; /* the case has touched what is no RAM */
+    bool halted;   /* the last case has stepped a HLT */
     struct ExecWay {
         bool works;
         bool kvm_step; /* STOP_STEP by KVM's single step, else by RFLAGS.TF */
@@ -59,11 +60,16 @@ struct DiffExec {
 
 /* ---- what the vCPU sees besides RAM ---- */
 
-static uint64_t no_mmio_read(Vcpu *v, gpa_t gpa, unsigned size)
+/* An access that no RAM serves: KVM may do the instruction in pieces then, which steps cut. */
+static uint64_t mmio_read(Vcpu *v, gpa_t gpa, unsigned size)
 {
+    ((DiffExec *)v->machine)->left_ram = true;
     return size_mask(size);
 }
-static void no_mmio_write(Vcpu *v, gpa_t gpa, unsigned size, uint64_t value) {}
+static void mmio_write(Vcpu *v, gpa_t gpa, unsigned size, uint64_t value)
+{
+    ((DiffExec *)v->machine)->left_ram = true;
+}
 static uint32_t no_pio_read(Vcpu *v, uint16_t port, unsigned size)
 {
     return (uint32_t)size_mask(size);
@@ -260,7 +266,7 @@ static bool get_state(DiffExec *x, DiffOutcome *o)
 static bool at_int3(const DiffExec *x, const DiffCase *c)
 {
     uint64_t lin = case_linear(&x->v.st);
-    return lin >= CASE_CODE && lin < CASE_CODE + CASE_CODE_BYTES &&
+    return lin >= CASE_CODE && lin < CASE_CODE + CASE_CODE_BYTES + 0x1000 &&
            x->ram[lin - CASE_BASE] == 0xcc && lin != case_linear_rip(c);
 }
 
@@ -314,6 +320,7 @@ static void set_up(DiffExec *x, const DiffCase *c)
     x->v.st = c->in;
     x->tpr = (uint8_t)(c->in.cr8 & 15);
     x->v.st.tsc_offset = 0;
+    x->left_ram = false;
     hide_features(x, &x->v.st);
 }
 
@@ -353,6 +360,10 @@ static void run_one(DiffExec *x, const DiffCase *c, DiffOutcome *o)
     if (steps ? !run_stepping(x, c, o) : !run_to_handler(x, c, o)) {
         if (atomic_load(&x->late))
             x->sys_mode = CM_N;
+        return;
+    }
+    if (x->left_ram) {
+        ends(o, OUT_SKIPPED, "the case leaves its memory");
         return;
     }
     o->st = x->v.st;
@@ -575,8 +586,8 @@ static DiffExec *exec_kvm_open(GError **err)
     x->mem.slot[0] =
         (RamSlot){.gpa = CASE_REAL_HANDLERS, .size = LOW_BYTES, .host = x->low, .fd = -1};
     x->mem.slot[1] = (RamSlot){.gpa = CASE_BASE, .size = CASE_SIZE, .host = x->ram, .fd = -1};
-    x->bus = (VcpuBus){.mmio_read = no_mmio_read,
-                       .mmio_write = no_mmio_write,
+    x->bus = (VcpuBus){.mmio_read = mmio_read,
+                       .mmio_write = mmio_write,
                        .pio_read = no_pio_read,
                        .pio_write = pio_write,
                        .irq_ack = no_irq,

@@ -565,7 +565,7 @@ const RowGen row_gen[] = {
     {.names = "xlatb", .before = xlat},
     {.names = "push pop pusha popa", .before = big_stack, .flags = GEN_STACK},
     {.names = "pushf", .before = stack, .flags = GEN_STACK | GEN_THROUGH},
-    {.names = "syscall", .flags = GEN_THROUGH}, /* R11 is RFLAGS */
+    {.names = "syscall sysenter", .flags = GEN_THROUGH}, /* R11 is RFLAGS; TF and where it traps */
     {.names = "popf", .before = stack, .after = popf_memory, .flags = GEN_STACK | GEN_THROUGH},
     {.names = "enter leave", .before = frame, .flags = GEN_STACK},
     {.names = "jo jno jb jae je jne jbe ja js jns jp jnp jl jge jle jg loopne loope loop jcxz",

@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "diff/engines.h"
-#include "tcg/tcg.h"
+#include "tcg/jit.h"
 
 struct DiffExec {
     const Engine *engine;
@@ -127,6 +127,14 @@ static DiffExec *interp_open(GError **err)
     return open_software(&engine_interp, err);
 }
 
+static DiffExec *jit_open(GError **err)
+{
+    DiffExec *x = open_software(&engine_jit, err);
+    if (x)
+        jit_of(&x->v)->hot_after = 0; /* each case is translated before it runs */
+    return x;
+}
+
 static const char *interp_refuses(DiffExec *x G_GNUC_UNUSED, const DiffCase *c)
 {
     const OpRow *r = &op_rows[c->row];
@@ -197,7 +205,7 @@ static void prepare(DiffExec *x, const DiffCase *c)
     x->v.st.fpu.mxcsr_mask = case_mxcsr_mask();
     if (c->stop == STOP_STEP)
         x->v.st.rflags |= FL_TF;
-    if (same && x->engine == &engine_interp)
+    if (same)
         blocks_distrust(x->v.engine_data[ENGINE_INTERP]);
     else
         x->engine->enter(&x->v);
@@ -264,6 +272,16 @@ static void interp_run(DiffExec *x, const DiffCase *c, DiffOutcome *o, unsigned 
     for (unsigned k = 0; k < n; k++)
         run_case(x, &c[k], &o[k]);
 }
+
+const DiffEngine diff_engine_jit = {
+    .name = "jit",
+    .help = "the translator; step by step it is the interpreter",
+    .groups = GROUPS_ALL,
+    .open = jit_open,
+    .close = interp_close,
+    .refuses = interp_refuses,
+    .run = interp_run,
+};
 
 const DiffEngine diff_engine_interp = {
     .name = "interp",

@@ -196,12 +196,13 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
 }
 
 /* ---- direct jumps ---- */
-void jit_link(JitLink *l, Block *b, int64_t run)
+void jit_link(Jit *j, JitLink *l, Block *b)
 {
+    j->links++;
     l->to = b;
     l->next_in = b->jit->in;
     b->jit->in = l;
-    patch_rel32(l->at, run, l->backward ? b->jit->entry_poll : b->jit->entry);
+    patch_rel32(l->at, j->run, l->backward ? b->jit->entry_poll : b->jit->entry);
 }
 
 static void unlink_in(Jit *j, JitCode *code)
@@ -241,6 +242,9 @@ void jit_block_dead(Jit *j, Block *b)
 
 void jit_unlink_all(Jit *j)
 {
+    if (!j->links)
+        return;
+    j->links = 0;
     for (unsigned k = 0; k < j->map_n; k++)
         unlink_in(j, j->map[k]);
 }

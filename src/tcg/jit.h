@@ -139,6 +139,7 @@ typedef struct Jit {
     bool ymm, wrgsbase;
     JitCode **map; /* by address of code, ascending */
     unsigned map_n, map_room;
+    unsigned links;     /* direct jumps that are linked now, at most */
     bool no_chain;      /* each block comes back: jit_chaining() */
     uint32_t hot_after; /* runs in the interpreter before a block is translated */
     /* for info jit */
@@ -168,7 +169,7 @@ void jit_unlink_all(Jit *);
  * counted. */
 void jit_chaining(Jit *, bool on);
 /* A direct jump now leads to b's code. */
-void jit_link(JitLink *, Block *b, int64_t run);
+void jit_link(Jit *, JitLink *, Block *b);
 
 /* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
 /* Of memory that is all zero. */

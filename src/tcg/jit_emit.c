@@ -116,13 +116,23 @@ static void may_fault(Trans *x)
 static Enc same_instruction(const Insn *i)
 {
     const OpRow *r = &op_rows[i->row];
-    bool vector = is_vector_row(r);
+    bool vector = is_vector_row(r), w = i->opsize == 8;
+    if (vector) {
+        /* VEX.W counts in every mode, but does not widen general registers outside 64-bit mode. */
+        w = i->rexw && (r->map >= MAP_VEX0F || (i->flags & IF_CODE64));
+        for (unsigned k = 0; k < 4 && !(i->flags & IF_CODE64); k++) {
+            unsigned cls = operand_info[r->op[k]].cls;
+            if (cls == OC_REG || cls == OC_RM || cls == OC_RMREG)
+                w = false;
+        }
+    }
     return (Enc){
         .map = r->map,
-        .opcode = r->opcode,
+        /* 82 is 80 outside 64-bit mode, and nothing in it. */
+        .opcode = r->map == MAP_1B && r->opcode == 0x82 ? 0x80 : r->opcode,
         .pfx = r->pfx == PFX_ANY ? PFX_NP : r->pfx,
         .p66 = !vector && i->opsize == 2 && r->pfx != PFX_66,
-        .w = vector ? i->rexw && (i->flags & IF_CODE64) : i->opsize == 8,
+        .w = w,
         .l = vector && i->vexl,
         .lock = i->flags & IF_LOCK,
         .reg = r->modrm & 7,
@@ -184,8 +194,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
             e.imm = i->imm;
             e.imm_size = i->opsize == 2 ? 2 : 4;
             break;
-        case OC_IS4:
-            e.imm = i->imm;
+        case OC_IS4: /* eight registers outside 64-bit mode */
+            e.imm = i->flags & IF_CODE64 ? i->imm : i->imm & 0x7f;
             e.imm_size = 1;
             break;
         case OC_FIXED:

@@ -324,7 +324,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             jit_jump_fill(j, t->decode_mode, s->rip, b);
             if (j->pending && j->pending_rip == s->rip && j->pending_gen == t->map_gen &&
                 !j->no_chain)
-                jit_link(j->pending, b, j->run);
+                jit_link(j, j->pending, b);
             j->pending = NULL;
             atomic_store(&v->go, 1);
             if (atomic_load(&v->request) & heed)

@@ -126,7 +126,8 @@ static void outcome_rows(const Columns *k)
     char a[120], b[120];
     ended(k->a, a, sizeof(a));
     ended(k->b, b, sizeof(b));
-    row(k, strcmp(a, b) != 0, "ended", a, b);
+    bool judged = k->a->kind != OUT_SKIPPED && k->b->kind != OUT_SKIPPED;
+    row(k, judged && strcmp(a, b) != 0, "ended", a, b);
     if (k->a->has_error || k->b->has_error) {
         g_snprintf(a, sizeof(a), "%#x", k->a->error);
         g_snprintf(b, sizeof(b), "%#x", k->b->error);

@@ -265,9 +265,11 @@ static bool get_state(DiffExec *x, DiffOutcome *o)
 /* Is the next instruction one of the INT3s around the case's own? */
 static bool at_int3(const DiffExec *x, const DiffCase *c)
 {
-    uint64_t lin = case_linear(&x->v.st);
-    return lin >= CASE_CODE && lin < CASE_CODE + CASE_CODE_BYTES + 0x1000 &&
-           x->ram[lin - CASE_BASE] == 0xcc && lin != case_linear_rip(c);
+    uint64_t lin = case_linear(&x->v.st), end = CASE_CODE + CASE_CODE_BYTES;
+    if (c->mode > CM_COMPAT16)
+        end += 0x1000; /* see load_memory() */
+    return lin >= CASE_CODE && lin < end && x->ram[lin - CASE_BASE] == 0xcc &&
+           lin != case_linear_rip(c);
 }
 
 /* #BP at privilege 0 outside long mode is pushed on the case's own stack, where the instruction may
@@ -438,6 +440,8 @@ static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
         g_snprintf(x->why, sizeof(x->why), "KVM has no %s", cpu_feature_name(r->feature));
         return x->why;
     }
+    if (r->attr & A_AVX && !cpuid_has(&x->cpuid, FEAT_AVX)) /* AES and its like, VEX form */
+        return "KVM has no avx";
     if (!strncmp(r->name, "rdtsc", 5) || (!strcmp(r->name, "rdmsr") && reads_time(c)))
         return "time is not the same twice";
     if (takes_steps(way, c) && loads_tf(c, r))

@@ -293,7 +293,7 @@ START_TEST(explained)
     b.kind = OUT_SKIPPED;
     strcpy(b.why, "not today");
     case_explain(&c, &left, &a, &right, &b, text);
-    ck_assert(strstr(text->str, "skipped: not today"));
+    ck_assert(strstr(text->str, "\n  ended") && strstr(text->str, "skipped: not today"));
     g_string_free(text, TRUE);
 }
 END_TEST

@@ -240,6 +240,26 @@ START_TEST(breakpoints)
 }
 END_TEST
 
+/* Behind the code pages is nothing, where there is paging: the INT3 there cannot be fetched. */
+START_TEST(end_of_code)
+{
+    for (unsigned i = 0; next_way(&i);) {
+        CODE({0x90});
+        if (c.mode > CM_COMPAT16 || c.stop == STOP_STEP)
+            continue;
+        c.in.rip += CASE_CODE_BYTES - 1;
+        if (!runs())
+            continue;
+        ck_assert_msg(o.kind == OUT_FAULT, "in %s, CPL %u", case_mode_name[c.mode], c.in.cpl);
+        ck_assert_uint_eq(o.vector, VEC_PF);
+        ck_assert_uint_eq(o.cr2, CASE_CODE + CASE_CODE_BYTES);
+        ck_assert_uint_eq(o.error, c.in.cpl ? 0x14 : 0x10);
+        c.in.rip++;
+        check_state();
+    }
+}
+END_TEST
+
 /* An instruction without an end: cut off, and the next one runs as if nothing had been. */
 START_TEST(no_end)
 {
@@ -281,8 +301,8 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        add,        memory,   divide_error, page_faults, supervisor_memory,
-        privileged, repeated, breakpoints,  no_end,      independent};
+        add,      memory,      divide_error, page_faults, supervisor_memory, privileged,
+        repeated, breakpoints, no_end,       end_of_code, independent};
     g_autoptr(GError) err = NULL;
     Suite *s = suite_create("exec_kvm");
     TCase *t = tcase_create("cases");

@@ -52,7 +52,9 @@ static void reduce(const DiffCase *c, CpuState *s, bool pointers)
     for (unsigned k = ES; k <= GS; k++)
         if (c->mode <= CM_COMPAT16 && s->seg[k].selector < 4)
             s->seg[k].selector = 0; /* all null, and IRET makes 0 of them */
-    s->cr2 = 0;                     /* that of a fault is compared as such */
+    if (!cpu_code64(s))             /* pushed as zero outside 64-bit mode */
+        s->gpr[RSP] = (uint32_t)s->gpr[RSP];
+    s->cr2 = 0; /* that of a fault is compared as such */
     s->fpu.mxcsr_mask = 0;
     s->fpu.xstate_bv = 0;
     if (c->mode != CM_LONG) {

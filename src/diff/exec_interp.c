@@ -185,10 +185,11 @@ static void prepare(DiffExec *x, const DiffCase *c)
     const CpuState *s = &c->in;
     bool same = x->last.cr0 == s->cr0 && x->last.cr3 == s->cr3 && x->last.cr4 == s->cr4 &&
                 x->last.efer == s->efer && s->cpl == 3;
-    if (x->built != c->mode || s->cpl == 0) {
+    unsigned tables = c->mode <= CM_COMPAT16 ? CM_LONG : c->mode; /* all of long mode share them */
+    if (x->built != tables || s->cpl == 0) {
         /* A guest at privilege 0 may write there. */
         case_sys_build(x->ram, (enum CaseMode)c->mode);
-        x->built = s->cpl ? c->mode : CM_N;
+        x->built = s->cpl ? tables : CM_N;
         same = false;
     }
     x->last.cr0 = s->cr0;

@@ -31,7 +31,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/xsave.h"
 #include "diff/engines.h"
-#include "tcg/insn.h"
+#include "tcg/tcg.h"
 
 struct DiffExec {
     SiliconShared *shared;
@@ -448,6 +448,22 @@ fail:
 
 /* ---- what a process cannot be asked ---- */
 
+/* An XSAVE area in the compacted form, which the processor takes though the guest does not have it.
+ */
+static bool compacted(const DiffCase *c)
+{
+    CpuState s = c->in;
+    Insn i;
+    decode(&i, c->insn, c->len, case_decode_mode(c), case_features());
+    s.gpr[GPR_ZERO] = 0;
+    s.gpr[GPR_IP] = s.rip;
+    uint64_t base = cpu_code64(&s) && i.seg != FS && i.seg != GS ? 0 : s.seg[i.seg].base;
+    uint64_t at = ea_offset(&s, &i) + base + 512 + 15; /* XCOMP_BV[63] */
+    if (at - CASE_DATA < CASE_DATA_BYTES)
+        return c->data[at - CASE_DATA] & 0x80;
+    return at - CASE_STACK < CASE_STACK_BYTES && c->stack[at - CASE_STACK] & 0x80;
+}
+
 static const char *row_refused(const DiffExec *x, const DiffCase *c)
 {
     static const struct {
@@ -477,6 +493,8 @@ static const char *row_refused(const DiffExec *x, const DiffCase *c)
         uint64_t asked = (uint32_t)c->in.gpr[RAX] | c->in.gpr[RDX] << 32;
         if (asked & x->xcr0 & ~c->in.xcr0)
             return "XCR0 is the host's";
+        if (r->name[1] == 'r' && compacted(c))
+            return "the host takes compacted XSAVE areas";
     }
     if (!strcmp(r->name, "call far") && c->mode == CM_COMPAT16)
         return "the stack would be the host's, should it lead to 64-bit code";

@@ -299,7 +299,7 @@ static bool attempt(Gen *g, unsigned modes)
         s->gpr[RSP] = (uint16_t)s->gpr[RSP]; /* what IRET can load: see exec_silicon.c */
     c->stop = g->how->flags & GEN_THROUGH ? STOP_THROUGH
               : g->how->flags & GEN_STEP  ? STOP_STEP
-              : rnd(g) & 1                ? STOP_STEP
+              : one_in(g, 3)              ? STOP_STEP /* costs more, and tells less */
                                           : STOP_THROUGH;
     if (!bad) {
         if (g->how->before)

@@ -25,7 +25,7 @@ typedef struct Options {
     char *engines, *rows, *shard, *out, *modes;
 } Options;
 
-enum { JOBS_MAX = 256, PROBES = 400, EXPLAINED_MAX = 100 };
+enum { JOBS_MAX = 256, PROBES = 400, EXPLAINED_MAX = 40 };
 
 static volatile sig_atomic_t interrupted;
 

@@ -231,10 +231,11 @@ static Fault maskmov(CpuState *s, Tcg *t, const Insn *i, const uint8_t *data, co
 {
     uint64_t di = s->gpr[RDI], am = size_mask(i->asize);
     gva_t lin[16];
-    if (t->amd) { /* all of the operand is probed, whatever the mask */
-        Fault f = seg_lin(s, t, i->seg, di & am, n, ACC_WRITE, &lin[0]);
+    /* AMD probes all of the operand, whatever the mask, eight bytes at a time. */
+    for (unsigned k = 0; t->amd && k < n; k += 8) {
+        Fault f = seg_lin(s, t, i->seg, (di + k) & am, 8, ACC_WRITE, &lin[0]);
         if (!f)
-            f = mem_probe_operand(s, t, lin[0], n, 8, ACC_WRITE);
+            f = mem_probe_operand(s, t, lin[0], 8, 8, ACC_WRITE);
         if (f)
             return f;
     }

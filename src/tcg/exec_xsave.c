@@ -45,19 +45,35 @@ static void drop_selectors(CpuState *s, const Tcg *t, const Insn *i)
     }
 }
 
+/* AMD: the last byte, wrapped as addresses are, then the first one, then all. Which of #AC and #GP
+ * it is may be chosen (SDM vol. 2, FXSAVE). */
+static Fault fx_address_amd(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
+{
+    gva_t last;
+    Fault f = ea_slow(s, t, i, 1, a, lin);
+    if (f)
+        return f;
+    if (mem_misaligned(t, *lin, 4, t->mmu_mode))
+        return raise_err(t, VEC_AC, 0);
+    if (*lin & 15)
+        return raise_gp0(t);
+    f = seg_lin(s, t, i->seg, (ea_offset(s, i) + FXSAVE_SIZE - 1) & size_mask(i->asize), 1, a,
+                &last);
+    if (!f)
+        f = mem_probe_operand(s, t, last, 1, 1, a);
+    if (!f)
+        f = mem_probe_operand(s, t, *lin, 1, 1, a);
+    return f ? f : ea_lin(s, t, i, FXSAVE_SIZE, a, lin);
+}
+
 static Fault fx_address(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
 {
     if (s->cr0 & (CR0_EM | CR0_TS))
         return raise_exc(t, VEC_NM);
+    if (t->amd)
+        return fx_address_amd(s, t, i, a, lin);
     Fault f = ea_lin(s, t, i, FXSAVE_SIZE, a, lin);
-    /* Which of the two a processor raises is its own affair; an AMD's does this. */
-    if (!f && mem_misaligned(t, *lin, 4, t->mmu_mode))
-        return raise_err(t, VEC_AC, 0);
-    if (!f && (*lin & 15)) {
-        f = ea_slow(s, t, i, 1, a, lin); /* not canonical goes before not aligned */
-        return f ? f : raise_gp0(t);
-    }
-    return f ? f : mem_probe_last(s, t, *lin, FXSAVE_SIZE, a);
+    return !f && (*lin & 15) ? raise_gp0(t) : f;
 }
 
 /* With CR4.OSFXSR clear, MXCSR and XMM stay out of it. */
@@ -116,6 +132,9 @@ static Fault xs_begin(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *
     *rfbm = ((s->gpr[RDX] << 32) | (uint32_t)s->gpr[RAX]) & s->xcr0;
     Fault f = FAULT_NONE;
     if (t->amd) { /* the first byte comes first */
+        gva_t at = t->code64 ? 0 : ea_offset(s, i) + s->seg[i->seg].base;
+        if (at & 63) /* before the segment's limit */
+            return raise_gp0(t);
         f = ea_lin(s, t, i, 1, a, lin);
         if (!f && (*lin & 63))
             return raise_gp0(t);

@@ -332,13 +332,17 @@ static Fault check_return_stack(CpuState *s, Tcg *t, uint16_t sel, unsigned cpl,
     return f;
 }
 
-/* AMD reads the last word of a frame first: n words of size bytes at k. */
+/* AMD reads a frame from its end: n words of size bytes at k. */
 static Fault frame_end(CpuState *s, Tcg *t, const Stack *k, unsigned n, unsigned size)
 {
-    Stack last = *k;
-    uint64_t v;
-    last.sp = (k->sp + (n - 1) * size) & k->mask;
-    return t->amd ? stk_pop(s, t, &last, size, &v) : FAULT_NONE;
+    Fault f = FAULT_NONE;
+    for (unsigned w = n - 1; !f && w > 0 && t->amd; w--) {
+        Stack at = *k;
+        uint64_t v;
+        at.sp = (k->sp + w * size) & k->mask;
+        f = stk_pop(s, t, &at, size, &v);
+    }
+    return f;
 }
 
 /* RSP and SS. */

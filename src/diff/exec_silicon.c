@@ -448,20 +448,23 @@ fail:
 
 /* ---- what a process cannot be asked ---- */
 
-/* An XSAVE area in the compacted form, which the processor takes though the guest does not have it.
- */
-static bool compacted(const DiffCase *c)
+/* An XSAVE area that the processor takes and the guest's would not: in the compacted form, or with
+ * components that only the host has. */
+static bool host_only_area(const DiffExec *x, const DiffCase *c)
 {
     CpuState s = c->in;
     Insn i;
+    uint64_t header[2] = {0, 0};
     decode(&i, c->insn, c->len, case_decode_mode(c), case_features());
     s.gpr[GPR_ZERO] = 0;
     s.gpr[GPR_IP] = s.rip;
     uint64_t base = cpu_code64(&s) && i.seg != FS && i.seg != GS ? 0 : s.seg[i.seg].base;
-    uint64_t at = ea_offset(&s, &i) + base + 512 + 15; /* XCOMP_BV[63] */
-    if (at - CASE_DATA < CASE_DATA_BYTES)
-        return c->data[at - CASE_DATA] & 0x80;
-    return at - CASE_STACK < CASE_STACK_BYTES && c->stack[at - CASE_STACK] & 0x80;
+    uint64_t at = ea_offset(&s, &i) + base + XSAVE_HEADER;
+    if (at >= CASE_DATA && at + 16 <= CASE_DATA + CASE_DATA_BYTES)
+        memcpy(header, c->data + (at - CASE_DATA), 16);
+    else if (at >= CASE_STACK && at + 16 <= CASE_STACK + CASE_STACK_BYTES)
+        memcpy(header, c->stack + (at - CASE_STACK), 16);
+    return header[1] >> 63 || (header[0] & x->xcr0 & ~c->in.xcr0);
 }
 
 static const char *row_refused(const DiffExec *x, const DiffCase *c)
@@ -493,8 +496,8 @@ static const char *row_refused(const DiffExec *x, const DiffCase *c)
         uint64_t asked = (uint32_t)c->in.gpr[RAX] | c->in.gpr[RDX] << 32;
         if (asked & x->xcr0 & ~c->in.xcr0)
             return "XCR0 is the host's";
-        if (r->name[1] == 'r' && compacted(c))
-            return "the host takes compacted XSAVE areas";
+        if (r->name[1] == 'r' && host_only_area(x, c))
+            return "an XSAVE area that only the host takes";
     }
     if (!strcmp(r->name, "call far") && c->mode == CM_COMPAT16)
         return "the stack would be the host's, should it lead to 64-bit code";

@@ -247,6 +247,14 @@ static Fault call_inner(CpuState *s, Tcg *t, const Gate *g, Desc *d, uint64_t ne
     return FAULT_JUMP;
 }
 
+/* On AMD's a call pushes as the mode does that it leads to. */
+static void stack_as_in(const CpuState *s, Stack *k, bool code64)
+{
+    k->flat = code64;
+    k->mask = code64 ? ~0ull : s->seg[SS].attr & SEG_DB ? 0xffffffffull : 0xffffull;
+    k->sp = s->gpr[RSP] & k->mask;
+}
+
 Fault far_call(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize, uint64_t next_rip)
 {
     Desc d, target;
@@ -279,6 +287,9 @@ Fault far_call(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize,
         d = target;
     }
     Stack k = stack_current(s, t);
+    bool other = t->amd && (s->efer & EFER_LMA) && t->code64 != !!(d.attr & SEG_L);
+    if (other)
+        stack_as_in(s, &k, d.attr & SEG_L);
     if (!f)
         f = stk_push(s, t, &k, g.size, s->seg[CS].selector);
     if (!f)
@@ -289,7 +300,10 @@ Fault far_call(CpuState *s, Tcg *t, uint16_t sel, uint64_t off, unsigned opsize,
         f = desc_set_accessed(s, t, &d);
     if (f)
         return f;
-    stack_set(s, t, k.sp); /* by the old mode's width, before CS may change it */
+    if (other && k.mask != 0xffff)
+        s->gpr[RSP] = k.sp;
+    else
+        stack_set(s, t, k.sp); /* by the old mode's width, before CS may change it */
     commit_code(s, &d, sel, t->cpl, off);
     tcg_update_mode(s, t);
     return FAULT_JUMP;

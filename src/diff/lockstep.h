@@ -151,6 +151,8 @@ typedef struct Lockstep {
     _Atomic bool give_up;                  /* KVM does not come back from an instruction */
     _Atomic uint64_t insns, steps, events; /* read by others for progress */
     uint64_t step_insns;                   /* insns at the step's beginning */
+    uint64_t step_count;                   /* instructions in it, with two software engines */
+    bool step_event;                       /* its last is an exception that was delivered */
     uint64_t fulls;
     uint64_t alone; /* instructions KVM could not do */
     uint64_t rule_uses[LSR_N];
@@ -197,11 +199,11 @@ bool ls_put_state(Lockstep *, unsigned side, const CpuState *, GError **);
 typedef struct LsInsn {
     uint8_t bytes[15], len;
     uint16_t row;
-    bool known;     /* decoded */
-    bool rep;       /* a string instruction with a REP prefix */
-    bool pushes;    /* puts RFLAGS into memory or a register */
-    bool diverts;   /* goes where a single step may not be seen: INT n, SYSCALL ... */
-    uint32_t undef; /* flags it leaves undefined */
+    bool known;              /* decoded */
+    bool rep;                /* a string instruction with a REP prefix */
+    bool pushes;             /* puts RFLAGS into memory or a register */
+    bool diverts;            /* goes where a single step may not be seen: INT n, SYSCALL ... */
+    uint32_t undef, written; /* flags it leaves undefined; those it writes, these included */
 } LsInsn;
 /* The instruction at s's CS:RIP, in vm's memory. */
 void ls_fetch(const LsSide *, const CpuState *s, LsInsn *);
@@ -250,6 +252,8 @@ void ls_explain_rules(GString *out);
 /* After a divergence in a step of several instructions: finds the first one that differs, as far
  * as it still shows. Both sides are software. */
 void ls_narrow(Lockstep *, GString *out);
+/* Takes two software engines back to where ls_load() put them. */
+bool ls_rewind(Lockstep *, GError **);
 /* Does the steps in the log from `at` on; result of the first that is not LS_OK. */
 enum LsResult ls_replay(Lockstep *, unsigned at, bool full);
 

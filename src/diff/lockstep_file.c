@@ -388,8 +388,8 @@ static Lockstep *make(Reader *r, const Engine *const e[SIDES], const char *ram, 
     r->log = NULL;
     ls->insns = ls->checkpoint_insns = r->at;
     ls->by_full = r->full;
+    r->st.tsc_offset = r->tsc_offset;
     ls->before = ls->checkpoint = r->st;
-    ls->before.tsc_offset = r->tsc_offset;
     for (unsigned i = 0; i < SIDES; i++)
         if (!ls_put_state(ls, i, &ls->before, err))
             goto fail;

@@ -51,6 +51,7 @@ static void classify(LsInsn *o, const Insn *i)
     const OpRow *r = &op_rows[i->row];
     o->row = i->row;
     o->undef = r->fl_undef;
+    o->written = r->fl_written;
     o->rep = (r->attr & A_REP) && (i->flags & (IF_REP | IF_REPNE));
     if (r->map == MAP_1B) {
         bool software =

@@ -30,13 +30,25 @@ enum LsResult ls_replay(Lockstep *ls, unsigned at, bool full)
     return r;
 }
 
-/* ---- the instruction in a step ---- */
-
-static bool go_back(Lockstep *ls, const CpuState *st)
+bool ls_rewind(Lockstep *ls, GError **err)
 {
+    ls->insns = ls->checkpoint_insns;
+    ls->steps = ls->events = 0;
     for (unsigned i = 0; i < SIDES; i++) {
         ls_undo(&ls->side[i], 0);
-        ls->side[i].mark = 0;
+        if (!ls_put_state(ls, i, &ls->checkpoint, err))
+            return false;
+    }
+    return true;
+}
+
+/* ---- the instruction in a step ---- */
+
+static bool go_back(Lockstep *ls, const CpuState *st, const size_t mark[SIDES])
+{
+    for (unsigned i = 0; i < SIDES; i++) {
+        ls_undo(&ls->side[i], mark[i]);
+        ls->side[i].mark = mark[i];
         if (!ls_put_state(ls, i, st, NULL))
             return false;
     }
@@ -50,28 +62,31 @@ static bool go_back(Lockstep *ls, const CpuState *st)
 
 /* Both from st on, in steps of a block or an instruction, at most `count` instructions. Done: how
  * many agreed before the step that did not. */
-static bool walk(Lockstep *ls, const CpuState *st, uint64_t count, bool blocks, uint64_t *done,
-                 CpuState *last)
+static bool walk(Lockstep *ls, const CpuState *st, const size_t mark[SIDES], uint64_t count,
+                 bool blocks, uint64_t *done)
 {
+    CpuState last;
     RunLimit lead = {.caller_events = true, .whole = true, .one_block = blocks};
     RunLimit follow = {.caller_events = true, .whole = true, .careful = true};
-    if (!go_back(ls, st))
+    if (!go_back(ls, st, mark))
         return false;
     *done = 0;
     for (unsigned idle = 0; *done < count && idle < 1u << 24;) {
         uint64_t na, nb = 0;
-        *last = ls->side[LEADER].v->st;
-        ls->before = *last;
+        last = ls->side[LEADER].v->st;
+        ls->before = last;
         for (unsigned i = 0; i < SIDES; i++)
             ls->side[i].mark = ls->side[i].writes.used;
         lead.max_insns = blocks ? count - *done : 1;
         Exit ea = ls_run(ls, LEADER, &lead, &na, true);
         follow.max_insns = blocks && na ? na : 1;
         Exit eb = ls_run(ls, FOLLOWER, &follow, &nb, true);
-        ls_trace_add(ls, last, (uint32_t)MAX_OF(na, 1ull), ea.delivered ? ea.exc.vector + 1u : 0,
+        ls_trace_add(ls, &last, (uint32_t)MAX_OF(na, 1ull), ea.delivered ? ea.exc.vector + 1u : 0,
                      NULL);
         if (ea.kind != eb.kind || ea.delivered != eb.delivered || na != nb)
             ls_diverge(ls, "they come to different ends (%d and %d)", ea.kind, eb.kind);
+        ls->step_count = na;
+        ls->step_event = ea.delivered;
         ls_compare(ls, GROUPS_ALL);
         if (ls->diverged)
             return true;
@@ -95,15 +110,16 @@ static void say(Lockstep *ls, GString *out, const char *how, uint64_t at)
 void ls_narrow(Lockstep *ls, GString *out)
 {
     const LsEvent *step = &g_array_index(ls->log, LsEvent, ls->step_at);
-    CpuState begin = ls->before, last;
+    CpuState begin = ls->before;
+    const size_t mark[SIDES] = {ls->side[LEADER].mark, ls->side[FOLLOWER].mark};
     uint64_t count = step->count, done, insns = ls->insns;
     bool was = ls->recording;
     if (step->what != LSS_RUN || count < 2)
         return;
     ls->recording = false;
-    if (walk(ls, &begin, count, false, &done, &last))
+    if (walk(ls, &begin, mark, count, false, &done))
         say(ls, out, "found by single steps", done);
-    else if (ls->opt.every && walk(ls, &begin, count, true, &done, &last))
+    else if (ls->opt.every && walk(ls, &begin, mark, count, true, &done))
         say(ls, out,
             "instruction by instruction they agree; by blocks the first to differ begins "
             "at",

@@ -13,7 +13,8 @@
 #include "base/log.h"
 #include "kvm/kvm.h"
 
-enum { BLOCK_MAX = 4096, FULL_EVERY_KVM = 65536, FULL_EVERY_SOFT = 1 << 24 };
+enum { BLOCK_MAX = 4096, FULL_EVERY_KVM = 65536 };
+#define LOGS_MAX (128ull << 20) /* bytes between two comparisons of everything */
 
 Exit ls_run(Lockstep *ls, unsigned side, const RunLimit *limit, uint64_t *insns, bool must)
 {
@@ -193,6 +194,8 @@ static enum LsResult step_soft(Lockstep *ls, enum LsStepKind kind)
         return LS_KICK;
     Exit eb = run_to(ls, FOLLOWER, count, true, a->v->st.rip, a->v->st.gpr[RCX]);
     ls->insns += count;
+    ls->step_count = count;
+    ls->step_event = ea.delivered;
     ls_trace_add(ls, &ls->before, (uint32_t)count, ea.delivered ? ea.exc.vector + 1u : 0, NULL);
     /* Which of both kinds stopped the leader says nothing about the instruction. */
     if (ea.kind == EXIT_KICK)
@@ -266,6 +269,16 @@ void ls_begin_step(Lockstep *ls, enum LsStepKind kind, uint8_t vector)
     g_array_append_val(ls->log, e);
 }
 
+/* A state file can begin at the last comparison of everything, so the logs reach back to it. */
+static bool full_is_due(Lockstep *ls, bool kvm)
+{
+    uint64_t every = ls->opt.full_every ? ls->opt.full_every : kvm ? FULL_EVERY_KVM : UINT64_MAX;
+    return ++ls->steps_since_full >= every || ls->side[LEADER].writes.used +
+                                                      ls->side[FOLLOWER].writes.used +
+                                                      ls->log->len * sizeof(LsEvent) >
+                                                  LOGS_MAX;
+}
+
 enum LsResult ls_step(Lockstep *ls, enum LsStepKind kind, uint8_t vector)
 {
     ls->before = *ls_state(ls);
@@ -284,19 +297,10 @@ enum LsResult ls_step(Lockstep *ls, enum LsStepKind kind, uint8_t vector)
     if (r == LS_KICK || r == LS_ERROR)
         return r;
     ls->steps++;
-    uint64_t full = ls->opt.full_every ? ls->opt.full_every
-                    : kvm              ? FULL_EVERY_KVM
-                                       : FULL_EVERY_SOFT;
-    if (!ls->diverged && ++ls->steps_since_full >= full)
+    if (!ls->diverged && full_is_due(ls, kvm))
         ls_compare_all(ls);
     if (ls->diverged)
         return LS_DIVERGED;
-    if (!kvm && ls->recording && ls->steps_since_full) {
-        /* Each step is its own checkpoint: its writes are all compared. */
-        ls_log_truncate(ls, 0);
-        for (unsigned i = 0; i < SIDES; i++)
-            write_log_clear(&ls->side[i].writes);
-    }
     return r;
 }
 

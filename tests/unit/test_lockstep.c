@@ -115,7 +115,13 @@ static void must(enum LsResult r, enum LsResult want)
 /* ---- what is planted ---- */
 
 static uint64_t flip_at; /* RIP behind the instruction whose result is changed */
-static bool flip_memory; /* else RBX */
+static enum {
+    FLIP_RBX,
+    FLIP_OF,
+    FLIP_CF,
+    FLIP_STORED, /* by the instruction itself */
+    FLIP_STRAY
+} flip;
 
 static Exit faulty_run(Vcpu *v, const RunLimit *limit)
 {
@@ -132,10 +138,13 @@ static Exit faulty_run(Vcpu *v, const RunLimit *limit)
             break; /* one iteration of a REP */
         if (v->st.rip != flip_at)
             continue;
-        if (flip_memory)
-            *ls_host(&((Lockstep *)v->vm->tap)->side[FOLLOWER], 0x9123, 1) ^= 4;
-        else
+        if (flip == FLIP_RBX)
             v->st.gpr[RBX] ^= 0x10;
+        else if (flip == FLIP_OF || flip == FLIP_CF)
+            v->st.rflags ^= flip == FLIP_OF ? FL_OF : FL_CF;
+        else
+            *memmap_host(v->vm->mem, flip == FLIP_STRAY ? 0x9123 : v->st.gpr[RDI] + 1, 1, false) ^=
+                4;
     }
     return e;
 }
@@ -159,9 +168,10 @@ static char *temp_file(void)
 
 static const uint64_t everies[] = {0, 1, 7, 1000};
 
-START_TEST(interp_agrees_with_itself)
+START_TEST(software_agrees)
 {
-    start(_i & 1 ? FIX_LONG : FIX_PROT32, &engine_interp, &engine_interp, everies[_i / 2]);
+    start(_i & 1 ? FIX_LONG : FIX_PROT32, &engine_interp, _i & 2 ? &engine_jit : &engine_interp,
+          everies[_i / 4]);
     must(go(100000), LS_HALTED);
     ck_assert_uint_eq(ls->insns, INSNS);
     ck_assert_uint_eq(fix->n_out, LOOPS); /* the machine saw each access once */
@@ -229,7 +239,7 @@ START_TEST(planted_flip)
     g_autoptr(GString) text = g_string_new(NULL);
     GError *err = NULL;
     flip_at = PROGRAM + ADD_EBX + 3;
-    flip_memory = false;
+    flip = FLIP_RBX;
     start(FIX_LONG, &engine_interp, &bad, everies[_i]);
     must(go(100000), LS_DIVERGED);
     if (everies[_i] == 1)
@@ -271,7 +281,7 @@ START_TEST(stray_write)
     g_autofree char *path = temp_file();
     GError *err = NULL;
     flip_at = PROGRAM + AFTER_LOOP + 2;
-    flip_memory = true;
+    flip = FLIP_STRAY;
     start(FIX_LONG, &engine_interp, &bad, 1);
     ls->opt.full_every = 3;
     must(go(100000), LS_DIVERGED);
@@ -280,7 +290,44 @@ START_TEST(stray_write)
     ls_save(ls, path, "found late", &err);
     fail_on(err);
     stop();
+    /* From the file everything is compared after each step: that finds the one. */
+    Lockstep *again = ls_load(path, &engine_interp, &bad, NULL, &err);
+    fail_on(err);
+    ck_assert(again->by_full);
+    again->by_full = false;
+    ck_assert_int_eq(ls_replay(again, 0, true), LS_DIVERGED);
+    ck_assert_uint_eq(again->before.rip, PROGRAM + AFTER_LOOP);
+    ls_free_loaded(again);
     g_unlink(path);
+}
+END_TEST
+
+/* ROL by 5 leaves OF undefined, and CF not. */
+START_TEST(undefined_flags)
+{
+    Engine bad = faulty();
+    flip_at = PROGRAM + LOOP_AT + 5;
+    flip = _i ? FLIP_CF : FLIP_OF;
+    start(FIX_LONG, &engine_interp, &bad, 1);
+    must(go(100000), _i ? LS_DIVERGED : LS_HALTED);
+    if (!_i)
+        ck_assert_uint_gt(ls->rule_uses[LSR_UNDEF], 0);
+    stop();
+}
+END_TEST
+
+/* What an instruction stored is wrong: found at that instruction. */
+START_TEST(wrong_store)
+{
+    Engine bad = faulty();
+    flip_at = PROGRAM + AFTER_LOOP + 4; /* mov [edi], eax */
+    flip = FLIP_STORED;
+    start(FIX_LONG, _i ? &bad : &engine_interp, _i ? &engine_interp : &bad, 1);
+    must(go(100000), LS_DIVERGED);
+    ck_assert(!ls->by_full);
+    ck_assert_uint_eq(ls->before.rip, PROGRAM + AFTER_LOOP + 2);
+    ck_assert_uint_eq(ls->n_differences, 1);
+    stop();
 }
 END_TEST
 
@@ -326,7 +373,7 @@ static char *saved(char **path, gsize *len)
     GError *err = NULL;
     *path = temp_file();
     flip_at = PROGRAM + ADD_EBX + 3;
-    flip_memory = false;
+    flip = FLIP_RBX;
     start(FIX_LONG, &engine_interp, &bad, 1);
     must(go(100000), LS_DIVERGED);
     ls_save(ls, *path, "a report\nof two lines", &err);
@@ -458,7 +505,7 @@ START_TEST(kvm_finds_the_flip)
     if (!have_kvm())
         return;
     flip_at = PROGRAM + ADD_EBX + 3;
-    flip_memory = false;
+    flip = FLIP_RBX;
     start(FIX_LONG, _i ? &engine_kvm : &bad, _i ? &bad : &engine_kvm, 1);
     must(go(100000), LS_DIVERGED);
     ck_assert_uint_eq(ls->insns, INSNS - 1);
@@ -481,11 +528,13 @@ int main(void)
     TCase *tc = tcase_create("steps");
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
-    tcase_add_loop_test(tc, interp_agrees_with_itself, 0, 8);
+    tcase_add_loop_test(tc, software_agrees, 0, 16);
     tcase_add_loop_test(tc, interrupt_in_both, 0, 2);
     tcase_add_test(tc, dma_reaches_the_follower);
     tcase_add_loop_test(tc, planted_flip, 0, 4);
     tcase_add_test(tc, stray_write);
+    tcase_add_loop_test(tc, wrong_store, 0, 2);
+    tcase_add_loop_test(tc, undefined_flags, 0, 2);
     tcase_add_loop_test(tc, lying_bus, 0, 2);
     tcase_add_test(tc, damaged_files_are_refused);
     tcase_add_test(tc, wrong_values_are_refused);

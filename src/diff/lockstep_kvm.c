@@ -394,6 +394,8 @@ enum LsResult ls_kvm_follow(Lockstep *ls, enum LsStepKind kind, uint8_t vector, 
         ls_diverge(ls, "%s shut down and the other did not",
                    r.e.kind == EXIT_SHUTDOWN ? "kvm" : a->engine->name);
     ls_bus_end(ls, !ls->first);
+    if (first->kind == EXIT_SHUTDOWN && !ls->diverged)
+        return LS_SHUTDOWN; /* what a triple fault leaves is nobody's state */
     enum LsResult result = compare(ls, insn, event, &err);
     if (result == LS_ERROR)
         return failed(ls, err);

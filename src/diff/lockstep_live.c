@@ -14,7 +14,8 @@
 struct LsLive {
     Lockstep ls;
     Engine engine; /* the leader's, but for run() and import_state() */
-    bool resync, ended;
+    bool resync, ended, was_halted;
+    uint64_t last_intr; /* Lockstep.insns then */
     void (*done)(void *opaque, enum LsResult);
     void *opaque;
     uint64_t watched_steps; /* main thread */
@@ -46,9 +47,23 @@ static bool shadow(const CpuState *s)
     return s->ev.shadow_sti || s->ev.shadow_mov_ss;
 }
 
-/* What comes next; a vector is acknowledged here, as the engine would. */
-static enum LsStepKind next_kind(Lockstep *ls, uint32_t req, uint8_t *vector)
+/*
+ * Beside KVM a guest runs a thousand times slower than the clock that interrupts it, and may get no
+ * further than its handlers. A vector that comes too soon waits, but not for a guest that halted.
+ */
+enum { INTR_APART = 1000 };
+
+static bool too_soon(const LsLive *l)
 {
+    const Lockstep *ls = &l->ls;
+    return !l->was_halted && ls->insns - l->last_intr < INTR_APART && l->last_intr &&
+           !(ls_soft(&ls->side[LEADER]) && ls_soft(&ls->side[FOLLOWER]));
+}
+
+/* What comes next; a vector is acknowledged here, as the engine would. */
+static enum LsStepKind next_kind(LsLive *l, uint32_t req, uint8_t *vector)
+{
+    Lockstep *ls = &l->ls;
     Vcpu *v = ls->side[LEADER].v;
     const CpuState *s = ls_state(ls);
     *vector = 0;
@@ -57,10 +72,11 @@ static enum LsStepKind next_kind(Lockstep *ls, uint32_t req, uint8_t *vector)
         *vector = VEC_NMI;
         return LSS_NMI;
     }
-    if (req & VREQ_INTR && s->rflags & FL_IF && !shadow(s)) {
+    if (req & VREQ_INTR && s->rflags & FL_IF && !shadow(s) && !too_soon(l)) {
         int n = ls->real->irq_ack(v);
         if (n >= 0) {
             *vector = (uint8_t)n;
+            l->last_intr = ls->insns;
             return LSS_INTR;
         }
     }
@@ -84,11 +100,13 @@ static enum LsResult one_step(LsLive *l)
             return LS_ERROR;
         }
     }
-    enum LsStepKind kind = next_kind(ls, req, &vector);
+    enum LsStepKind kind = next_kind(l, req, &vector);
     unsigned at = ls->log->len;
     ls_begin_step(ls, kind, vector);
     ls_apply_pending_dma(ls);
     enum LsResult r = ls_step(ls, kind, vector);
+    if (r != LS_KICK)
+        l->was_halted = r == LS_HALTED;
     if (r == LS_KICK)
         ls_log_truncate(ls, at);
     return r;
@@ -208,7 +226,7 @@ void ls_live_free(LsLive *l)
     free(l);
 }
 
-enum { PATIENCE = 3 }; /* calls without a step in between */
+enum { PATIENCE = 20 }; /* calls without a step in between */
 
 void ls_live_watch(LsLive *l)
 {

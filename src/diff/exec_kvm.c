@@ -28,7 +28,7 @@
 #include "kvm/kvm.h"
 #include "tcg/insn.h"
 
-enum { TICK_MS = 100, TICKS_MAX = 5, STEPS_MAX = 1000, LOW_BYTES = 0x1000 };
+enum { TICK_MS = 100, TICKS_MAX = 30, TICKS_MAX_TCG = 150, STEPS_MAX = 1000, LOW_BYTES = 0x1000 };
 
 struct DiffExec {
     VmCommon vm;
@@ -104,7 +104,8 @@ static void tpr_set(Vcpu *v, uint8_t cr8)
 
 /* ---- watchdog ---- */
 
-/* One that has seen the same odd turn TICKS_MAX times asks KVM to stop, and goes on asking. */
+/* One that has seen the same odd turn for long (a busy machine may hold a vCPU up) asks KVM to
+ * stop, and goes on asking. */
 static void *watch(void *opaque)
 {
     DiffExec *x = opaque;
@@ -115,7 +116,7 @@ static void *watch(void *opaque)
         unsigned turn = atomic_load(&x->turn);
         ticks = turn == seen && turn & 1 ? ticks + 1 : 0;
         seen = turn;
-        if (ticks >= TICKS_MAX) {
+        if (ticks >= (x->on_tcg ? TICKS_MAX_TCG : TICKS_MAX)) {
             atomic_store(&x->late, true);
             vcpu_request(&x->v, VREQ_WORK);
             engine_kvm.kick(&x->v);

@@ -28,7 +28,7 @@
 #include "kvm/kvm.h"
 #include "tcg/insn.h"
 
-enum { TICK_MS = 100, TICKS_MAX = 30, TICKS_MAX_TCG = 150, STEPS_MAX = 1000, LOW_BYTES = 0x1000 };
+enum { TICK_MS = 100, TICKS_MAX = 30, TICKS_MAX_TCG = 50, STEPS_MAX = 1000, LOW_BYTES = 0x1000 };
 
 struct DiffExec {
     VmCommon vm;
@@ -421,6 +421,13 @@ static bool reads_time(const DiffCase *c)
     return msr == 0x10 || msr == 0xe7 || msr == 0xe8;
 }
 
+/* KVM hands each iteration of REP INS and OUTS out, and takes all of them for one step. */
+static bool repeats_io(const DiffCase *c, const OpRow *r)
+{
+    return (!strcmp(r->name, "ins") || !strcmp(r->name, "outs")) &&
+           (memchr(c->insn, 0xf3, c->len - 1u) || memchr(c->insn, 0xf2, c->len - 1u));
+}
+
 /* After these the fetch of the INT3 or its delivery may fault. */
 static bool changes_tables(const OpRow *r)
 {
@@ -445,6 +452,8 @@ static const char *exec_kvm_refuses(DiffExec *x, const DiffCase *c)
         return "KVM has no avx";
     if (!strncmp(r->name, "rdtsc", 5) || (!strcmp(r->name, "rdmsr") && reads_time(c)))
         return "time is not the same twice";
+    if (repeats_io(c, r) && (takes_steps(way, c) || c->in.gpr[RCX] > 4096))
+        return "KVM steps over several iterations at once";
     if (takes_steps(way, c) && loads_tf(c, r))
         return "KVM's single step hides RFLAGS.TF";
     if (x->on_tcg && !strcmp(r->name, "ltr"))

@@ -11,13 +11,20 @@ static const Engine *const engines[ENGINE_N] = {
     [ENGINE_JIT] = &engine_jit,
 };
 
-/* The names of -accel and of the monitor's switch command. "tcg" is the software engine, whichever
- * is best. */
-static int engine_id(const char *name)
+/* The software engine that is best on this host. */
+static int best_software(const Machine *m)
+{
+    return m->engine[ENGINE_JIT] ? ENGINE_JIT : ENGINE_INTERP;
+}
+
+/* The names of -accel and of the monitor's switch command. */
+static int engine_id(const Machine *m, const char *name)
 {
     if (!strcmp(name, "kvm"))
         return ENGINE_KVM;
-    if (!strcmp(name, "tcg") || !strcmp(name, "interp"))
+    if (!strcmp(name, "tcg"))
+        return best_software(m);
+    if (!strcmp(name, "interp"))
         return ENGINE_INTERP;
     if (!strcmp(name, "jit"))
         return ENGINE_JIT;
@@ -42,7 +49,7 @@ static bool choose_first(Machine *m, GError **err)
     const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
     if (!strcmp(accel, "auto")) {
         bool kvm = m->engine[ENGINE_KVM] && host_has_vmx_or_svm();
-        m->first = m->engine[kvm ? ENGINE_KVM : ENGINE_INTERP];
+        m->first = m->engine[kvm ? ENGINE_KVM : best_software(m)];
         if (kvm)
             g_strlcpy(m->accel_reason, "auto: /dev/kvm works and the host CPU has VMX or SVM",
                       sizeof(m->accel_reason));
@@ -60,7 +67,7 @@ static bool choose_first(Machine *m, GError **err)
     g_auto(GStrv) list = g_strsplit(accel, ":", -1);
     g_autoptr(GString) why = g_string_new(NULL);
     for (char **name = list; *name; name++) {
-        int id = engine_id(*name);
+        int id = engine_id(m, *name);
         if (id < 0) {
             g_set_error(
                 err, TANDEM_ERROR, ERR_USAGE,
@@ -128,7 +135,7 @@ void accel_free(Machine *m)
 
 const Engine *machine_engine(Machine *m, const char *name, GError **err)
 {
-    int id = engine_id(name);
+    int id = engine_id(m, name);
     if (id < 0) {
         g_set_error(err, TANDEM_ERROR, ERR_USAGE,
                     "no engine '%s'; there are kvm, tcg, jit and interp", name);

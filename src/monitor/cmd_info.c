@@ -186,9 +186,10 @@ static void latency_row(GString *out, const char *name, uint64_t last, const Lat
 
 static void describe_stats(GString *out, unsigned cpu, const char *engine, const SwitchStats *s)
 {
-    g_string_append_printf(
-        out, "cpu %u: in %s; switches to kvm %" G_GUINT64_FORMAT ", to interp %" G_GUINT64_FORMAT,
-        cpu, engine, s->to[ENGINE_KVM], s->to[ENGINE_INTERP]);
+    g_string_append_printf(out,
+                           "cpu %u: in %s; switches to kvm %" G_GUINT64_FORMAT
+                           ", to jit %" G_GUINT64_FORMAT ", to interp %" G_GUINT64_FORMAT,
+                           cpu, engine, s->to[ENGINE_KVM], s->to[ENGINE_JIT], s->to[ENGINE_INTERP]);
     if (s->failed)
         g_string_append_printf(out, ", refused %" G_GUINT64_FORMAT " (last: %s)", s->failed,
                                s->last_error);

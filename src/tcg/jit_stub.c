@@ -111,6 +111,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     vectors_in(c, j);
     flags_in(c, j);
     registers(c, true);
+    emit_load(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr))); /* for who tries again */
     RAW(c, "\xc3");
     patch_rel32(leave, c->run, here(c));
     /* All is in CpuState already: drop the return address, and out; or to other code. */

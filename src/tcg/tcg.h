@@ -183,10 +183,12 @@ Fault write_cr4(CpuState *s, Tcg *t, uint64_t v);
 Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out);
 Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v);
 
-/* Kernels lay things out in multiples of 4 MiB: the bits above take part. */
+/* Kernels lay things out in multiples of 4 MiB: the bits above take part. Not in bit 0: a page and
+ * the one after it must never share an entry, or tlb_hit() would take an access across both for one
+ * in the second. */
 static inline unsigned tlb_index(gva_t lin)
 {
-    return (lin >> PAGE_BITS ^ lin >> (PAGE_BITS + TLB_BITS)) & (TLB_SIZE - 1);
+    return (lin >> PAGE_BITS ^ (lin >> (PAGE_BITS + TLB_BITS) & ~1ull)) & (TLB_SIZE - 1);
 }
 static inline TlbEntry *tlb_entry(Tcg *t, unsigned mode, gva_t lin)
 {

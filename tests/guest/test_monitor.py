@@ -78,15 +78,15 @@ def session(tmp):
         mon = Monitor(f"{tmp}/mon")
         mon("info status", r"VM status: running")
         mon("info name", r"^mon$|\nmon\n")
-        mon("info cpus", r"\* CPU #0: pc=0x[0-9a-f]{16}.* engine=interp(.|\n)*CPU #1: ")
+        mon("info cpus", r"\* CPU #0: pc=0x[0-9a-f]{16}.* engine=(?:jit|interp)(.|\n)*CPU #1: ")
         mon("info registers", r"RIP=[0-9a-f]{16}(.|\n)*CR3=")
-        mon("info accel", r"started in interp")
-        mon("info switch", r"cpu 1: in interp")
+        mon("info accel", r"started in (jit|interp)")
+        mon("info switch", r"cpu 1: in (jit|interp)")
         mon("frobnicate", r"frobnicate")
         mon("info frobnicate", r"frobnicate")
         mon("switch bochs", r"bochs.*kvm, tcg, jit and interp")
         mon("switch tcg 2", r"no cpu 2; there are 0 to 1")
-        mon("switch tcg 1", r"cpu 1: is in interp already")
+        mon("switch tcg 1", r"cpu 1: is in (jit|interp) already")
 
         t.send(TICKS)
         t.expect(r"tick 5\n")
@@ -131,13 +131,13 @@ def switch_kvm(t, mon):
     """Runs there, or is refused, or stops at what this KVM cannot do: the guest can always go on."""
     alone = mon("switch kvm 1", r"cpu 1: now in kvm|Error: ")
     if "Error: " not in alone:
-        mon("switch tcg 1", r"cpu 1: now in interp")
+        mon("switch tcg 1", r"cpu 1: now in (jit|interp)")
     elif not re.search(r"Error: .*(kvm|KVM)", alone):
         raise AssertionError(f"refused without a reason: {alone}")
     got = mon("switch kvm", r"cpu 0: now in kvm|Error: ")
     time.sleep(0.5)
     status = mon("info status", r"running|internal-error")
-    mon("switch tcg", r"cpu 0: (now in interp|is in interp already)")
+    mon("switch tcg", r"cpu 0: (now in (jit|interp)|is in (jit|interp) already)")
     if "internal-error" in status:
         t.expect(r"KVM .*RIP")
     mon("cont")

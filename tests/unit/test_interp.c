@@ -269,6 +269,29 @@ START_TEST(data_faults)
 END_TEST
 
 /* REP MOVS stops at the faulting element with its registers there. */
+/* The last page and the first, those around 4 GiB: an access across both is in neither. */
+START_TEST(pages_next_to_each_other)
+{
+    static const uint64_t second[] = {0, 1ull << 32, 1ull << 22, 1ull << 42};
+    for (unsigned k = 0; k < ARRAY_LEN(second); k++) {
+        /* mov [rbx], al; mov [rax], rcx: the TLB has the second page, the first is not there */
+        CODE(0x88, 0x03, 0x48, 0x89, 0x08);
+        uint64_t pdpt = G_RAM + 0x20000, pd = G_RAM + 0x21000, pt = G_RAM + 0x22000;
+        bool own = second[k] >> 39 == 0;
+        put64((own ? G_PDPT : pdpt) + 8 * (second[k] >> 30 & 511), pd | 7);
+        if (!own)
+            put64(G_PML4 + 8 * (second[k] >> 39), pdpt | 7);
+        put64(pd + 8 * (second[k] >> 21 & 511), pt | 7);
+        put64(pt + 8 * (second[k] >> 12 & 511), G_DATA | 7);
+        guest_engine->enter(&guest.v);
+        ST->gpr[RBX] = second[k];
+        ST->gpr[RAX] = second[k] - 2;
+        expect(VEC_PF, G_CODE + 2, 2);
+        ck_assert_uint_eq(ST->cr2, second[k] - 2);
+    }
+}
+END_TEST
+
 START_TEST(rep_fault)
 {
     CODE(0xf3, 0xa4);
@@ -725,6 +748,7 @@ static TCase *add(Suite *suite, const char *name, SFun setup, SFun teardown)
     tcase_add_test(tc, page_crossing);
     tcase_add_test(tc, fetch_faults_are_precise);
     tcase_add_test(tc, data_faults);
+    tcase_add_test(tc, pages_next_to_each_other);
     tcase_add_test(tc, rep_fault);
     tcase_add_test(tc, code_limits);
     tcase_add_test(tc, real_mode);

@@ -16,6 +16,8 @@
     (G_RAM + 0x180000) /* two pages; one that may be read; one that is not there; one more */
 #define DATA_LEN 0x5000u
 #define FRAMES   (G_RAM + 0x20800) /* stack of the handlers */
+#define LOW_PD   (G_RAM + 0x8000)
+#define LOW_PT   (G_RAM + 0x9000)
 #define HANDLERS (G_RAM + 0x10000)
 #define ST       (&guest.v.st)
 #define ROUNDS   6000
@@ -333,6 +335,12 @@ static void tables(void)
     put64(G_PD + 8 * ((G_RAM >> 21 & 511) + 1), 0);
     put64(G_PT + 8 * 0x182, (DATA + 0x2000) | 5);
     put64(G_PT + 8 * 0x183, 0);
+    /* The first 64 KiB show the data pages again: small numbers are good addresses, so a register
+     * that does not hold the address it should is not likely to fault. */
+    put64(G_PDPT, LOW_PD | 7);
+    put64(LOW_PD, LOW_PT | 7);
+    for (unsigned k = 0; k < 16; k++)
+        put64(LOW_PT + 8 * k, (DATA + 0x1000 * (k & 1)) | 7);
 }
 
 static void registers(CpuState *s)
@@ -344,7 +352,8 @@ static void registers(CpuState *s)
         uint64_t off = 0x200 + below(0x1c00);
         if (one_in(3)) /* near an end of a page */
             off = 0x1000 * (1 + below(4)) - 64 + below(128);
-        s->gpr[pointers[k]] = DATA + (one_in(3) ? off : off & ~15ull);
+        s->gpr[pointers[k]] =
+            (one_in(4) ? 0x1000 * below(14) : DATA) + (one_in(3) ? off : off & ~15ull);
     }
     s->gpr[RBX] = below(32);
     s->rflags = FL_FIXED | (rnd() & FL_ARITH);

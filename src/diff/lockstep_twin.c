@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -103,8 +102,14 @@ Twin *twin_new(const VmCommon *like, const Engine *e, const VcpuBus *bus, void *
     Twin *t = g_new0(Twin, 1);
     t->engine = e;
     t->cpuid = *like->cpuid;
-    t->v = aligned_alloc(64, (sizeof(Vcpu) + 63) / 64 * 64);
-    memset(t->v, 0, sizeof(Vcpu));
+    /* Not from the heap: a translator wants address space to be had near it. */
+    void *p = mmap(NULL, sizeof(Vcpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no memory for a vCPU: %s", g_strerror(errno));
+        g_free(t);
+        return NULL;
+    }
+    t->v = p;
     t->vcpus[0] = t->v;
     t->vm = (VmCommon){.mem = &t->mem,
                        .clock = like->clock,
@@ -139,6 +144,6 @@ void twin_free(Twin *t)
         t->engine->vm_free(&t->vm);
     for (unsigned i = 0; i < t->mem.n; i++)
         slot_free(&t->mem.slot[i]);
-    free(t->v);
+    munmap(t->v, sizeof(Vcpu));
     g_free(t);
 }

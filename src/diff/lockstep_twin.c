@@ -140,6 +140,8 @@ void twin_free(Twin *t)
         return;
     if (t->vcpu_ready && t->engine->vcpu_free)
         t->engine->vcpu_free(t->v);
+    if (t->engine->is_software) /* a translator shares the interpreter's data, which frees it */
+        engine_interp.vcpu_free(t->v);
     if (t->vm_ready && t->engine->vm_free)
         t->engine->vm_free(&t->vm);
     for (unsigned i = 0; i < t->mem.n; i++)

@@ -9,6 +9,33 @@ static uint32_t host_xcr0(void)
     return a;
 }
 
+/* What FXSAVE of this processor says: AMD's keep the x87 pointers only while an exception is
+ * pending, and have a bit more in MXCSR. */
+typedef struct Host {
+    bool hides_pointers;
+    uint32_t mxcsr_mask;
+} Host;
+
+static const Host *host(void)
+{
+    static Host h;
+    static _Alignas(64) uint8_t image[512];
+    if (h.mxcsr_mask)
+        return &h;
+    FpuState f = {.fcw = 0x37f, .mxcsr = 0x1f80, .fip = 0x1234};
+    fpu_to_fxsave(&f, image, true);
+    __asm__ volatile("fxrstor64 %0\n\tfxsave64 %0\n\tfninit"
+                     : "+m"(image)
+                     :
+                     : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+                       "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+    h.hides_pointers = image[8] == 0;
+    memcpy(&h.mxcsr_mask, image + 28, 4);
+    if (!h.mxcsr_mask)
+        h.mxcsr_mask = 0xffbf;
+    return &h;
+}
+
 static void random_fpu(FpuState *f)
 {
     memset(f, 0, sizeof(*f));
@@ -28,7 +55,12 @@ static void random_fpu(FpuState *f)
     f->fip = rnd() >> 17;
     f->fdp = rnd() >> 17;
     f->mxcsr = rnd() & 0xffff;
-    f->mxcsr_mask = 0xffff;
+    const Host *h = host();
+    f->mxcsr_mask = h->mxcsr_mask;
+    if (h->hides_pointers && !(f->fsw & 0x80)) {
+        f->fop = 0;
+        f->fip = f->fdp = 0;
+    }
 }
 
 /* The bytes of an FXSAVE image that mean something. */

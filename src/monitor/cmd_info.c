@@ -5,6 +5,7 @@
 #include "kvm/kvm.h"
 #include "monitor/monitor_priv.h"
 #include "switch/vcpu_loop.h"
+#include "tcg/jit.h"
 #include "vmstate/rules.h"
 #include "vmstate/state.h"
 
@@ -207,6 +208,18 @@ static void describe_stats(GString *out, unsigned cpu, const char *engine, const
     for (unsigned i = 0; i < s->n_notes; i++)
         g_string_append_printf(out, "    %-18s %s -> %s\n", s->note[i].rule, s->note[i].before,
                                s->note[i].after);
+}
+
+static void describe_jit(Vcpu *v, void *opaque)
+{
+    jit_describe(v, opaque);
+}
+
+void info_jit(MonCall *c)
+{
+    VmCommon *vm = machine_vm(c->m);
+    for (unsigned i = 0; i < vm->n_vcpus; i++)
+        vcpu_run_on(vm->vcpu[i], describe_jit, c->out);
 }
 
 void info_switch(MonCall *c)

@@ -156,6 +156,8 @@ Jit *jit_new(Tcg *, GError **err);
 void jit_free(Jit *);
 /* Makes code for b; false: it stays with the interpreter. */
 bool jit_translate(Jit *, Block *b);
+/* `info jit`, of this vCPU; on its thread, or while it is stopped. Appends. */
+void jit_describe(const Vcpu *, GString *out);
 void jit_run_init(Jit *);
 /* Runs code from s->rip on, whose block is b (translated, in trust). */
 enum JitExit jit_run(Jit *, Block *b);

@@ -239,6 +239,7 @@ static const struct {
     {"info status", "VM status: running\n"},
     {"info switch", "cpu 1: in interp; switches to kvm 0, to jit 0, to interp 0\n"},
     {"info accel", "interp"},
+    {"info jit", "cpu 0: 0 blocks translated"},
     {"info kvm", "not in this machine"},
     {"info name", "box\n"},
     {"info mtree", " rom @"},

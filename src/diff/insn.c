@@ -22,7 +22,7 @@
 typedef struct Options {
     gint64 cases, seed, stop_after;
     gint jobs;
-    char *engines, *rows, *shard, *out, *modes;
+    char *engines, *rows, *shard, *out, *modes, *save;
 } Options;
 
 enum { JOBS_MAX = 256, PROBES = 400, EXPLAINED_MAX = 40 };
@@ -116,6 +116,11 @@ static bool parse(Options *o, int argc, char *argv[], GError **err)
         {"shard", 0, 0, G_OPTION_ARG_STRING, &o->shard, "this part of the campaign only", "I/N"},
         {"out", 'o', 0, G_OPTION_ARG_FILENAME, &o->out,
          "keep results there as JSON lines; a campaign that was interrupted goes on", "FILE"},
+        {"save", 0, 0, G_OPTION_ARG_FILENAME, &o->save,
+         "save each kind of failure, shrunk, as a file there: diff replay runs it again "
+         "(tests/regress "
+         "keeps those that are mended)",
+         "FOLDER"},
         {"stop-after", 0, 0, G_OPTION_ARG_INT64, &o->stop_after, "end after N kinds of failure",
          "N"},
         {"jobs", 'j', 0, G_OPTION_ARG_INT, &o->jobs, "worker processes (one a processor)", "N"},
@@ -241,9 +246,25 @@ typedef struct Campaign {
     GHashTable *skips; /* why -> count */
     uint64_t next, chunks, done;
     gint64 stop_after;
+    const char *save; /* folder, or NULL */
     bool failed;
     Progress progress;
 } Campaign;
+
+/* As ROW'S-NAME-HASH.case: the same kind of failure has the same name in every run. */
+static void save_failure(const char *folder, const char *signature, const char *case_text)
+{
+    GError *err = NULL;
+    size_t row = strcspn(signature, "|");
+    g_autofree char *name =
+        g_strdup_printf("%.*s-%08x.case", (int)row, signature, g_str_hash(signature));
+    g_strcanon(name, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "-.", '-');
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+    if (!g_file_set_contents(path, case_text, -1, &err)) {
+        warn_user("diff insn: %s is not saved: %s", name, err->message);
+        g_error_free(err);
+    }
+}
 
 static void show_failure(const char *signature, const char *explanation, const char *case_text,
                          void *opaque)
@@ -253,6 +274,8 @@ static void show_failure(const char *signature, const char *explanation, const c
         !g_hash_table_add(c->shown, g_strdup(signature)))
         return;
     progress_end(&c->progress);
+    if (c->save)
+        save_failure(c->save, signature, case_text);
     unsigned n = g_hash_table_size(c->shown);
     if (n <= EXPLAINED_MAX)
         printf("---- %u: %s\n%s\n", n, signature, case_text);
@@ -384,6 +407,7 @@ static bool prepare(Campaign *c, const Options *o, GError **err)
     c->results = results_open(o->out, &c->id, err);
     c->id.unjudged = NULL;
     c->stop_after = o->stop_after;
+    c->save = o->save;
     return c->results != NULL;
 }
 
@@ -430,5 +454,6 @@ int diff_insn(int argc, char *argv[])
     g_free(o.shard);
     g_free(o.out);
     g_free(o.modes);
+    g_free(o.save);
     return status;
 }

@@ -65,6 +65,22 @@ def everything():
         assert line.startswith(("rows not judged (", "skipped=")), line
 
 
+def saved(folder):
+    """A KVM without hardware behind it executes LZCNT as BSR: what is saved says so again. Others agree."""
+    r = run("--engines", "interp,kvm", "--modes", "long0", "--rows", "lzcnt", "--cases", "400", "--save", folder)
+    if r.returncode == 2:
+        print("skipped: --save:", r.stderr.strip())
+        return
+    files = [os.path.join(folder, f) for f in sorted(os.listdir(folder))]
+    assert (r.returncode == 1) == bool(files), (r.returncode, files, r.stdout)
+    for f in files:
+        again = subprocess.run([tandem, "diff", "replay", "--engines", "interp,kvm", f], capture_output=True, text=True)
+        assert again.returncode == 1 and "lzcnt" in again.stdout, again.stdout + again.stderr
+    if files:
+        r = run("--engines", "interp,kvm", "--modes", "long0", "--rows", "lzcnt", "--cases", "400", "--save", "/dev/null/no")
+        assert r.returncode == 1 and "is not saved" in r.stderr, r.stderr
+
+
 refused(["nosuch"], "--rows", "nosuch")
 refused(["nosuch", "interp", "silicon"], "--engines", "interp,nosuch")
 refused(["two"], "--engines", "interp")
@@ -77,5 +93,7 @@ refused(["cpuid", "not the guest's"], "--rows", "cpuid")
 with tempfile.TemporaryDirectory() as d:
     campaign(d)
     interrupted(d)
+with tempfile.TemporaryDirectory() as d:
+    saved(d)
 everything()
 print("ok")

@@ -338,7 +338,8 @@ static bool step_immediate(Shrink *k)
     if (from >= k->best->len)
         return false;
     unsigned n = k->best->len - from;
-    return zero_pieces(k, AT(insn) + from, n, 1) | zero_bits(k, AT(insn) + from, n);
+    bool pieces = zero_pieces(k, AT(insn) + from, n, 1);
+    return zero_bits(k, AT(insn) + from, n) || pieces;
 }
 
 /* All of the state but the general registers and RIP that can go at one stroke. */

@@ -216,6 +216,7 @@ enum OpEmit {
     EMIT_CLI,
     EMIT_STI,
     EMIT_PUSHF,
+    EMIT_X87,
     EMIT_BRANCH, /* near branches: jit_branch.c */
     EMIT_N
 };

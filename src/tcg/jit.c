@@ -97,6 +97,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot_at = (int32_t)((intptr_t)j->hot - (intptr_t)&t->v->st);
     j->hot->t = t;
     j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
+    j->hot->x87_away = j->hot->x87_was = 1;
     jit_tlb_init(j);
     for (unsigned k = 0; k < JJUMP_MODES; k++)
         jump_clear(&j->hot->jump[k], 0);
@@ -301,7 +302,7 @@ static void by_helper(Trans *x, const Insn *i)
     const ExecSet *exec = op_rows[i->row].exec;
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
-    x->vec[0] = x->vec[1] = false;
+    x->vec[0] = x->vec[1] = x->x87 = false;
     x->dx_run = -1;
     for (unsigned k = 0; k < x->n_runs; k++)
         x->run[k].ready = false;
@@ -382,8 +383,11 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     code->entry = here(c);
     for (x->k = 0; x->k < b->n; x->k++) {
         const Insn *i = &b->insn[x->k];
-        Trans before = {
-            .c = *c, .n_cold = x->n_cold, .n_sites = x->n_sites, .vec = {x->vec[0], x->vec[1]}};
+        Trans before = {.c = *c,
+                        .n_cold = x->n_cold,
+                        .n_sites = x->n_sites,
+                        .vec = {x->vec[0], x->vec[1]},
+                        .x87 = x->x87};
         next[x->k] = here(c);
         x->ended = false;
         if (!jit_emit_insn(x, i)) {
@@ -392,6 +396,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             x->n_sites = before.n_sites;
             x->vec[0] = before.vec[0];
             x->vec[1] = before.vec[1];
+            x->x87 = before.x87;
             x->ended = false;
             by_helper(x, i);
         }
@@ -429,7 +434,7 @@ bool jit_translate(Jit *j, Block *b)
     x->off = (unsigned)(b->gpa & ~PAGE_MASK);
     x->mode = b->mode;
     x->n_cold = x->n_sites = 0;
-    x->vec[0] = x->vec[1] = false;
+    x->vec[0] = x->vec[1] = x->x87 = false;
     x->dx_run = -1;
     jit_scan(x);
     x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};

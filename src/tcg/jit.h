@@ -63,15 +63,17 @@ typedef struct JJump {
 
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
-    uint64_t ip_page;     /* RIP of the first byte of the page of the running block */
-    uint64_t vec_away[2]; /* 0: the vector registers are the guest's, and SSE, AVX may run */
-    uint64_t vec_was[2];  /* the same before C was called */
+    uint64_t ip_page;           /* RIP of the first byte of the page of the running block */
+    uint64_t vec_away[2];       /* 0: the vector registers are the guest's, and SSE, AVX may run */
+    uint64_t vec_was[2];        /* the same before C was called */
+    uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
     uint64_t no_if, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
     uint64_t run[JIT_RUNS];          /* host addresses of runs of accesses: jit_scan.c */
     uint16_t cc;                     /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
+    _Alignas(64) uint8_t fx[512]; /* FXSAVE image of what was in them */
     JTlb tlb[MMU_MODES];
     JJump jump[JJUMP_MODES];
 } JitHot;
@@ -137,7 +139,9 @@ typedef struct Jit {
     uint32_t jump_n, jump_list[JTLB_LIST];      /* JLIST_GLOBAL, slot << 16 | index */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     bool ymm, wrgsbase;
-    JitCode **map; /* by address of code, ascending */
+    bool x87;        /* x87 runs as itself: this host has XSAVE */
+    bool x87_before; /* the x87 registers were the guest's when C was called */
+    JitCode **map;   /* by address of code, ascending */
     unsigned map_n, map_room;
     unsigned links;     /* direct jumps that are linked now, at most */
     bool no_chain;      /* each block comes back: jit_chaining() */
@@ -200,6 +204,7 @@ typedef struct Trans {
     unsigned mode; /* decode mode at this instruction */
     unsigned k;    /* its number */
     bool vec[2];   /* SSE, AVX registers are live here for sure */
+    bool x87;      /* so are the x87 registers */
     int dx_run;    /* the run whose host address is in rdx, or -1 */
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {

@@ -9,6 +9,8 @@
 #include "tcg/jit.h"
 #include "tcg/vec.h"
 
+extern const ExecSet exec_x87, exec_x87_store, exec_fnstsw, exec_fwait;
+
 static const struct {
     uint8_t cls, size;
 } operand_info[O_N] = {
@@ -88,19 +90,24 @@ static void put_back(Trans *x, const GprOp *g)
     jit_put(x, g->guest, g->host);
 }
 
-/* A vector instruction: the vector registers must be the guest's. */
-static void need_vectors(Trans *x, const OpRow *r)
+/* The registers that JitHot's flag at `away` speaks of must be the guest's. */
+static void need_registers(Trans *x, size_t away)
 {
-    unsigned n = r->attr & A_AVX ? 1 : 0;
-    if (x->vec[n])
-        return;
     const uint8_t *retry = here(&x->c);
-    emit_load(&x->c, H_CX, jit_hot(x->j, offsetof(JitHot, vec_away) + 8 * n));
+    emit_load(&x->c, H_CX, jit_hot(x->j, away));
     code8(&x->c, 0xe3); /* jrcxz, over the jump */
     code8(&x->c, 5);
     uint8_t *from = emit_jmp(&x->c, here(&x->c));
     jit_cold(x, from, COLD_VEC)->retry = retry;
     x->dx_run = -1;
+}
+
+static void need_vectors(Trans *x, const OpRow *r)
+{
+    unsigned n = r->attr & A_AVX ? 1 : 0;
+    if (x->vec[n])
+        return;
+    need_registers(x, offsetof(JitHot, vec_away) + 8 * n);
     x->vec[0] = true;
     x->vec[n] = true;
 }
@@ -641,6 +648,66 @@ static bool emit_pushf(Trans *x, const Insn *i)
     return true;
 }
 
+/* What x87_pointers() does, in 64-bit mode; the operand's address is in rax. */
+static void emit_x87_pointers(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const VecCtx *v = x->t->vec;
+    HostMem fop = gs_mem((int32_t)offsetof(CpuState, fpu.fop));
+    if (v->keeps_fdp && (i->flags & IF_MEM))
+        emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
+    if (v->keeps_fip) {
+        jit_rip(x, H_CX, x->off + i->end - i->len);
+        emit_store(c, H_CX, gs_mem((int32_t)offsetof(CpuState, fpu.fip)));
+    }
+    if (v->keeps_fop)
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0xc7,
+                         .p66 = true,
+                         .modrm = true,
+                         .mem = &fop,
+                         .imm = (op_rows[i->row].opcode & 7) << 8 | i->modrm,
+                         .imm_size = 2});
+}
+
+/* x87 as itself, on the guest's registers. Exceptions are masked, and none waits, while they are
+ * there. */
+static bool emit_x87(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const OpRow *r = &op_rows[i->row];
+    HostMem m;
+    bool pointers = r->exec == &exec_x87 || r->exec == &exec_x87_store;
+    if (!x->j->x87 ||
+        (pointers && (!(x->mode & DM_CODE64) || ((i->flags & IF_MEM) && i->seg != SEG_NONE))))
+        return false;
+    if (!x->x87)
+        need_registers(x, offsetof(JitHot, x87_away));
+    x->x87 = true;
+    if (r->exec == &exec_fwait)
+        return true;
+    if (i->flags & IF_MEM) {
+        bool writes = r->exec != &exec_x87;
+        if (!jit_operand(x, i, operand_size_of(i, r->op[0]), writes, &m))
+            return false;
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = r->opcode,
+                         .modrm = true,
+                         .reg = i->modrm >> 3 & 7,
+                         .mem = &m});
+    } else {
+        if (r->exec == &exec_fnstsw)
+            jit_get(x, H_AX, RAX);
+        code8(c, r->opcode);
+        code8(c, i->modrm);
+        if (r->exec == &exec_fnstsw)
+            jit_put(x, RAX, H_AX);
+    }
+    if (pointers)
+        emit_x87_pointers(x, i);
+    return true;
+}
+
 static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 {
     return true;
@@ -649,12 +716,12 @@ static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 bool jit_emit_insn(Trans *x, const Insn *i)
 {
     static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
-        [EMIT_COPY] = emit_copy,   [EMIT_TEST] = emit_test,         [EMIT_CL] = emit_cl,
-        [EMIT_IMM] = emit_imm,     [EMIT_LEA] = emit_lea_insn,      [EMIT_MUL] = emit_mul,
-        [EMIT_DIV] = emit_div,     [EMIT_CONV] = emit_conv,         [EMIT_CMPXCHG] = emit_cmpxchg,
-        [EMIT_PUSH] = emit_push,   [EMIT_POP] = emit_pop,           [EMIT_LEAVE] = emit_leave,
-        [EMIT_NOP] = emit_nop,     [EMIT_CLI] = emit_cli,           [EMIT_STI] = emit_sti,
-        [EMIT_PUSHF] = emit_pushf, [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_COPY] = emit_copy, [EMIT_TEST] = emit_test,    [EMIT_CL] = emit_cl,
+        [EMIT_IMM] = emit_imm,   [EMIT_LEA] = emit_lea_insn, [EMIT_MUL] = emit_mul,
+        [EMIT_DIV] = emit_div,   [EMIT_CONV] = emit_conv,    [EMIT_CMPXCHG] = emit_cmpxchg,
+        [EMIT_PUSH] = emit_push, [EMIT_POP] = emit_pop,      [EMIT_LEAVE] = emit_leave,
+        [EMIT_NOP] = emit_nop,   [EMIT_X87] = emit_x87,      [EMIT_CLI] = emit_cli,
+        [EMIT_STI] = emit_sti,   [EMIT_PUSHF] = emit_pushf,  [EMIT_BRANCH] = jit_emit_branch,
     };
     bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
     return emit && i->opsize && emit(x, i);

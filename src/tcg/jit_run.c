@@ -10,9 +10,29 @@
 #include <asm/prctl.h>
 #include "tcg/run.h"
 #include "tcg/vec.h"
+#include "tcg/x87.h"
 
 /* ---- called from translated code; see call_stub() for what the results mean ---- */
 enum { GO_ON = 0, GO_BEHIND = 1, LEAVE = 2, RESUME = 3, GO_TO = 4 };
+
+/* What the stub has stored of the x87 registers: into FpuState, once. */
+static void x87_collect(Jit *j)
+{
+    j->x87_before = !j->hot->x87_was;
+    if (j->x87_before)
+        x87_take(&j->t->v->st.fpu, j->hot->fx);
+    j->hot->x87_was = 1;
+}
+
+static void x87_load(Jit *j)
+{
+    static _Thread_local _Alignas(64) uint8_t area[576]; /* XSAVE, with its header */
+    static const uint64_t x87_only = 1;
+    x87_image(&j->t->v->st.fpu, area);
+    memcpy(area + 512, &x87_only, 8);
+    __asm__ volatile("xrstor64 %0" : : "m"(area), "a"(1), "d"(0) : "memory");
+    j->hot->x87_away = 0;
+}
 
 static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
 {
@@ -23,6 +43,7 @@ static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
     t->blk_rip = s->gpr[GPR_IP] = j->hot->ip_page + (b->gpa & ~PAGE_MASK);
     t->at = i;
     t->cc = j->hot->cc;
+    x87_collect(j);
     if (t->fp_live)
         t->vec->mxcsr_out = s->fpu.mxcsr;
     return i;
@@ -107,11 +128,13 @@ static int jit_helper(Block *b, unsigned k, Tcg *t)
     return exec_insn(j, b, i, GO_ON);
 }
 
-/* The vector registers were the guest's when the stub stored them: again. */
-static void vectors_again(Jit *j)
+/* The vector and x87 registers that were the guest's when the stub stored them: again. */
+static void registers_again(Jit *j)
 {
     Tcg *t = j->t;
     JitHot *h = j->hot;
+    if (j->x87_before)
+        x87_load(j);
     if (h->vec_was[0])
         return;
     h->vec_away[0] = h->vec_was[0];
@@ -143,7 +166,7 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
     const Insn *i = enter_insn(j, b, k_and_run & ~JIT_RUN_FLAG);
     j->accesses++;
     if (l1_filled(j, lin)) {
-        vectors_again(j);
+        registers_again(j);
         return GO_ON;
     }
     int r = exec_insn(j, b, i, GO_BEHIND);
@@ -151,7 +174,7 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
         return r;
     l1_filled(j, lin);
     if (!run) {
-        vectors_again(j);
+        registers_again(j);
         return GO_BEHIND;
     }
     /* The others of the run have no address: without this block. */
@@ -170,10 +193,19 @@ static int jit_vec(Block *b, unsigned k, Tcg *t)
     CpuState *s = &t->v->st;
     const Insn *i = enter_insn(j, b, k);
     const uint32_t masks = 0x1f80;
+    bool x87 = op_rows[i->row].attr & A_FPU;
+    if (x87 && !(s->cr0 & (CR0_EM | CR0_TS)) && (s->fpu.fcw & 0x3f) == 0x3f &&
+        !(s->fpu.fsw & FSW_ES) && !t->ferr) {
+        registers_again(j);
+        x87_load(j);
+        return GO_ON;
+    }
     bool sse =
         !(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR) && (s->fpu.mxcsr & masks) == masks;
     bool avx = sse && j->ymm && (s->cr4 & CR4_OSXSAVE) && (s->xcr0 & 6) == 6;
-    if (op_rows[i->row].attr & A_AVX ? avx : sse) {
+    if (!x87 && (op_rows[i->row].attr & A_AVX ? avx : sse)) {
+        if (j->x87_before)
+            x87_load(j);
         j->hot->vec_away[0] = 0;
         j->hot->vec_away[1] = !avx;
         __builtin_ia32_ldmxcsr(s->fpu.mxcsr);
@@ -249,6 +281,7 @@ void jit_run_init(Jit *j)
     j->hot->fn_helper = (void *)(uintptr_t)jit_helper;
     j->hot->fn_access = (void *)(uintptr_t)jit_access;
     j->hot->fn_vec = (void *)(uintptr_t)jit_vec;
+    j->x87 = j->ymm;                        /* AVX comes with XSAVE */
     j->wrgsbase = getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
 }
 
@@ -273,6 +306,7 @@ enum JitExit jit_run(Jit *j, Block *b)
     enum JitExit e = (enum JitExit)j->enter(b->jit->entry);
     current = NULL;
     t->cc = h->cc;
+    x87_collect(j);
     if (t->fp_live)
         t->vec->mxcsr_out = s->fpu.mxcsr;
     j->exits[e]++;

@@ -60,6 +60,8 @@ static uint32_t written(const Insn *i)
         return 1u << RSP | 1u << i->reg;
     case EMIT_LEAVE:
         return 1u << RSP | 1u << RBP;
+    case EMIT_X87: /* FNSTSW AX */
+        return 1u << RAX;
     case EMIT_BRANCH:
         return 1u << RSP | 1u << RCX;
     default:

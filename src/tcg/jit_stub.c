@@ -75,6 +75,26 @@ static void vectors_out(Code *c, const Jit *j)
     patch_rel32(skip, c->run, here(c));
 }
 
+/* If the x87 registers are the guest's: into JitHot.fx. Flags and rcx change. */
+static void x87_out(Code *c, const Jit *j)
+{
+    HostMem fx = jit_hot(j, offsetof(JitHot, fx));
+    emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, x87_away)));
+    emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, x87_was)));
+    RAW(c, "\x48\x85\xc9"); /* test rcx, rcx */
+    uint8_t *skip = emit_jcc(c, 5, here(c));
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = 0xae,
+                     .w = true,
+                     .modrm = true,
+                     .reg = 0,
+                     .mem = &fx}); /* fxsave64 */
+    RAW(c, "\xdb\xe3");            /* fninit: as C code wants it */
+    emit_imm32(c, H_CX, 1);
+    emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, x87_away)));
+    patch_rel32(skip, c->run, here(c));
+}
+
 /* If C has said so: the guest's vector registers. */
 static void vectors_in(Code *c, const Jit *j)
 {
@@ -98,6 +118,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     registers(c, false);
     emit_mov(c, true, H_DI, H_DX);
     emit_mov(c, false, H_SI, H_CX);
+    x87_out(c, j);
     vectors_out(c, j);
     emit_load(c, H_DX, jit_hot(j, offsetof(JitHot, t)));
     RAW(c, "\x48\x83\xec\x08"); /* sub rsp, 8 */
@@ -148,6 +169,7 @@ void jit_make_stubs(Jit *j, Code *c)
     j->s_exit = here(c);
     flags_out(c, j);
     registers(c, false);
+    x87_out(c, j);
     vectors_out(c, j);
     emit_mov(c, false, H_AX, H_DX);
     RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");

@@ -35,7 +35,7 @@ uint16_t x87_full_tags(const FpuState *f)
 /* ---- between FpuState and the image ---- */
 
 /* FIP, FDP and FOP go in as 0, so that what the instruction makes of them shows. */
-static void image_fill(const FpuState *f, uint8_t *fx)
+void x87_image(const FpuState *f, uint8_t *fx)
 {
     unsigned top = f->fsw >> FPU_TOP_SHIFT & 7;
     static const uint32_t mxcsr = 0x1f80;
@@ -61,17 +61,21 @@ static uint64_t far_pointer(const Tcg *t, uint16_t sel, uint64_t off)
     return t->code64 ? off : (uint64_t)sel << 32 | (uint32_t)off;
 }
 
-static void commit(CpuState *s, Tcg *t, const Insn *i, const uint8_t *fx)
+void x87_take(FpuState *f, const uint8_t *fx)
 {
-    FpuState *f = &s->fpu;
-    uint64_t fip, fdp;
-    uint16_t fop;
     f->fsw = image_fsw(fx);
     f->ftw = fx[FX_FTW];
     unsigned top = f->fsw >> FPU_TOP_SHIFT & 7;
     for (unsigned k = 0; k < 8; k++)
         memcpy(f->r[(top + k) & 7].b, fx + FX_ST + 16 * k, 10);
+}
 
+static void commit(CpuState *s, Tcg *t, const Insn *i, const uint8_t *fx)
+{
+    FpuState *f = &s->fpu;
+    uint64_t fip, fdp;
+    uint16_t fop;
+    x87_take(f, fx);
     memcpy(&fip, fx + FX_FIP, 8);
     memcpy(&fdp, fx + FX_FDP, 8);
     memcpy(&fop, fx + FX_FOP, 2);
@@ -146,7 +150,7 @@ static Fault x87_reg(EXEC_ARGS)
     if (x87_fast(s, t, i, NULL))
         return FAULT_NONE;
     uint16_t cc = t->cc;
-    image_fill(&s->fpu, c->fx);
+    x87_image(&s->fpu, c->fx);
     vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     commit(s, t, i, c->fx);
@@ -187,7 +191,7 @@ static Fault x87_mem(EXEC_ARGS)
     if (f || x87_fast(s, t, i, c->buf))
         return f;
     uint16_t cc = 0;
-    image_fill(&s->fpu, c->fx);
+    x87_image(&s->fpu, c->fx);
     vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     commit(s, t, i, c->fx);
@@ -213,7 +217,7 @@ DEF_EXEC(x87_store)
     if (x87_fast(s, t, i, c->buf))
         return mem_write_bytes(s, t, lin, c->buf, size);
     uint16_t cc = 0;
-    image_fill(&s->fpu, c->fx);
+    x87_image(&s->fpu, c->fx);
     vec_release(t); /* FXRSTOR loads MXCSR too */
     x87_enter(c->fx, c->buf, code_of(i), &cc);
     if (!(image_fsw(c->fx) & ~s->fpu.fcw & FSW_NO_RESULT))

@@ -28,6 +28,11 @@ uint32_t x87_one(FpReg *st0, void *mem, const uint8_t *code, const uint16_t *fcw
 uint32_t x87_popping(FpReg *st0, void *mem, const uint8_t *code, const uint16_t *fcw);
 uint32_t x87_pushing(FpReg *dest, void *mem, const uint8_t *code, const uint16_t *fcw);
 
+/* FXSAVE image of the x87 state, with pointers 0; its first 416 bytes but for XMM. And registers,
+ * FSW and tags out of one. */
+void x87_image(const FpuState *, uint8_t *fx);
+void x87_take(FpuState *, const uint8_t *fx);
+
 /* FIP, FDP and FOP after an instruction, as far as the processor keeps them. */
 void x87_pointers(CpuState *s, const Tcg *t, const Insn *i);
 /* Finds out whether it does: AMD's do so for unmasked exceptions only. */

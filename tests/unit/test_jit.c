@@ -280,17 +280,45 @@ static void vector(Code *c)
     encode(c, &e);
 }
 
+/* x87: computing, loads and stores, what looks at it, and MMX beside it. */
+static void x87(Code *c)
+{
+    static const uint8_t reg[][2] = {{0xd9, 0xe8}, {0xd9, 0xee}, {0xd9, 0xeb}, {0xde, 0xc1},
+                                     {0xde, 0xc9}, {0xde, 0xe9}, {0xd8, 0xf9}, {0xd9, 0xc9},
+                                     {0xd9, 0xc0}, {0xdd, 0xd9}, {0xdb, 0xf1}, {0xdf, 0xe9},
+                                     {0xda, 0xc1}, {0xd9, 0xfa}, {0xd9, 0xe0}, {0xdf, 0xe0},
+                                     {0x9b, 0x90}, {0xdb, 0xe3}, {0xdb, 0xe2}, {0x0f, 0x77}};
+    static const uint8_t mem[][2] = {
+        {0xdd, 0}, {0xdd, 3}, {0xdd, 2}, {0xd9, 0}, {0xd9, 3}, {0xdb, 0}, {0xdb, 3}, {0xdb, 5},
+        {0xdb, 7}, {0xdc, 0}, {0xdc, 1}, {0xd8, 6}, {0xdf, 5}, {0xd9, 7}, {0xdd, 7}, {0xd9, 6}};
+    HostMem m = data();
+    if (one_in(2)) {
+        unsigned n = below(ARRAY_LEN(reg));
+        if (one_in(2))
+            n = below(12);
+        code_bytes(c, reg[n], 2);
+    } else {
+        unsigned n = below(ARRAY_LEN(mem));
+        encode(
+            c,
+            &(Enc){.map = MAP_1B, .opcode = mem[n][0], .modrm = true, .reg = mem[n][1], .mem = &m});
+    }
+}
+
 static unsigned cut[64], n_cuts; /* where instructions end */
 
 static unsigned make_block(uint8_t *bytes, size_t room)
 {
+    bool with_x87 = one_in(4);
     n_cuts = 0;
     Code c = {.p = bytes, .end = bytes + room};
     unsigned n = 2 + below(20);
     for (unsigned k = 0; k < n; k++) {
         cut[n_cuts++] = (unsigned)(c.p - bytes);
         unsigned what = below(10);
-        if (what < 5)
+        if (with_x87 && one_in(2))
+            x87(&c);
+        else if (what < 5)
             integer(&c);
         else if (what < 8)
             stack(&c);
@@ -361,6 +389,7 @@ static void registers(CpuState *s)
         for (unsigned q = 0; q < 4; q++)
             s->fpu.v[k].q[q] = one_in(2) ? rnd() : 0x3ff0000000000000ull + (uint64_t)below(1000);
     s->fpu.mxcsr = one_in(20) ? 0x1f00 : 0x1f80; /* now and then one that is not masked */
+    s->fpu.fcw = one_in(10) ? 0x372 : one_in(3) ? 0x27f : 0x37f;
     s->xcr0 = 7;
     s->cr4 |= CR4_OSXSAVE;
     s->seg[TR] = (Segment){.base = G_RAM + 0x6000, .limit = 0x67, .attr = 0x8b, .selector = 24};
@@ -406,6 +435,15 @@ static GString *compare(const CpuState *in, const uint8_t *bytes, unsigned n)
         g_string_append_printf(
             what, "\n  rip %#lx cr2 %#lx rflags %#lx mxcsr %#x, translated %#lx %#lx %#lx %#x",
             a.rip, a.cr2, a.rflags, a.fpu.mxcsr, b.rip, b.cr2, b.rflags, b.fpu.mxcsr);
+    for (unsigned k = 0; k < 8; k++)
+        if (memcmp(a.fpu.r[k].b, b.fpu.r[k].b, 10))
+            g_string_append_printf(what, "\n  x87 register %u", k);
+    if (a.fpu.fsw != b.fpu.fsw || a.fpu.ftw != b.fpu.ftw || a.fpu.fcw != b.fpu.fcw ||
+        a.fpu.fip != b.fpu.fip || a.fpu.fdp != b.fpu.fdp || a.fpu.fop != b.fpu.fop)
+        g_string_append_printf(
+            what, "\n  fsw %#x ftw %#x fip %#lx fdp %#lx fop %#x, translated %#x %#x %#lx %#lx %#x",
+            a.fpu.fsw, a.fpu.ftw, a.fpu.fip, a.fpu.fdp, a.fpu.fop, b.fpu.fsw, b.fpu.ftw, b.fpu.fip,
+            b.fpu.fdp, b.fpu.fop);
     for (unsigned k = 0; k < DATA_LEN; k++) {
         if (after[k] != after_jit[k]) {
             g_string_append_printf(what, "\n  memory at +%#x: %#x, translated %#x", k, after[k],

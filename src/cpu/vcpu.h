@@ -205,6 +205,10 @@ extern const Engine engine_kvm;    /* src/kvm */
 extern const Engine engine_interp; /* src/tcg */
 extern const Engine engine_jit;    /* src/tcg: shares engine_interp's data of a vCPU */
 
+/* A Vcpu, all zero. Not from the heap: the translator wants address space to be had near it. */
+Vcpu *vcpu_alloc(GError **err);
+void vcpu_release(Vcpu *); /* NULL: nothing */
+
 static inline void vcpu_request(Vcpu *v, uint32_t bits)
 {
     atomic_fetch_or_explicit(&v->request, bits, memory_order_seq_cst);

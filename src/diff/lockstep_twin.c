@@ -102,14 +102,11 @@ Twin *twin_new(const VmCommon *like, const Engine *e, const VcpuBus *bus, void *
     Twin *t = g_new0(Twin, 1);
     t->engine = e;
     t->cpuid = *like->cpuid;
-    /* Not from the heap: a translator wants address space to be had near it. */
-    void *p = mmap(NULL, sizeof(Vcpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-        g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no memory for a vCPU: %s", g_strerror(errno));
+    t->v = vcpu_alloc(err);
+    if (!t->v) {
         g_free(t);
         return NULL;
     }
-    t->v = p;
     t->vcpus[0] = t->v;
     t->vm = (VmCommon){.mem = &t->mem,
                        .clock = like->clock,
@@ -146,6 +143,6 @@ void twin_free(Twin *t)
         t->engine->vm_free(&t->vm);
     for (unsigned i = 0; i < t->mem.n; i++)
         slot_free(&t->mem.slot[i]);
-    munmap(t->v, sizeof(Vcpu));
+    vcpu_release(t->v);
     g_free(t);
 }

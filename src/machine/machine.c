@@ -410,8 +410,9 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     g_assert(m->timer_fd >= 0);
     timers_set_notify(m->vm.clock, timers_moved, m);
     for (unsigned i = 0; i < cfg->smp; i++) {
-        Vcpu *v = aligned_alloc(64, (sizeof(Vcpu) + 63) / 64 * 64);
-        memset(v, 0, sizeof(*v));
+        Vcpu *v = vcpu_alloc(err);
+        if (!v)
+            goto fail;
         v->id = (int)i;
         v->vm = &m->vm;
         v->machine = m;
@@ -479,7 +480,7 @@ void machine_free(Machine *m)
     pc_free(m);
     accel_free(m);
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
-        free(m->vcpus[i]);
+        vcpu_release(m->vcpus[i]);
     io_space_free(m->board.pio);
     io_space_free(m->board.mmio);
     memory_free(m);

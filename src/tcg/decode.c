@@ -400,7 +400,14 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         if (!code64 && c.pos + 1 >= c.n)
             return out_of_bytes(&c);
         if (code64 || ((mode & DM_PROT) && c.b[c.pos + 1] >= 0xc0)) {
+            unsigned at = c.pos;
             DecodeResult res = vex_prefix(&c, i, code64, &map);
+            if (res == DECODE_UD && code64 && at > 0) {
+                /* Too long comes before undefined: by the length it has without its prefixes. */
+                Insn rest;
+                if (decode(&rest, bytes + at, c.n - at, mode, features) == DECODE_MORE)
+                    return out_of_bytes(&c);
+            }
             if (res != DECODE_OK) {
                 i->len = (uint8_t)c.pos;
                 return res;

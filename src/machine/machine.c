@@ -24,6 +24,11 @@ void machine_unlock(Machine *m)
     pthread_mutex_unlock(&m->lock);
 }
 
+Symbols *machine_symbols(Machine *m)
+{
+    return m->symbols;
+}
+
 VmCommon *machine_vm(Machine *m)
 {
     return &m->vm;
@@ -290,7 +295,11 @@ static void on_error(Vcpu *v, const Exit *e)
 {
     Machine *m = v->machine;
     bool stays = m->cfg.no_shutdown || m->cfg.has_monitor;
-    warn_user("cpu %d: %s", v->id, e->msg);
+    char at[SYMBOL_TEXT] = "";
+    if (symbols_count(m->symbols) &&
+        (v->where == ST_CANONICAL || v->engine->export_state(v, GRP_REGS, NULL)))
+        symbols_note(m->symbols, v->st.rip, at);
+    warn_user("cpu %d: %s%s", v->id, e->msg, at);
     if (v->engine == &engine_kvm && m->engine[ENGINE_INTERP] && stays)
         warn_user("stopped; the monitor's 'switch tcg' and 'cont' go on in the software engine");
     else if (v->engine == &engine_kvm && m->engine[ENGINE_INTERP])
@@ -378,6 +387,18 @@ static bool start_vcpus(Machine *m, GError **err)
     return true;
 }
 
+static bool load_symbols(Machine *m, GError **err)
+{
+    m->symbols = symbols_new();
+    if (m->cfg.kernel)
+        symbols_add_kernel(m->symbols, m->cfg.kernel);
+    for (const char *const *s = m->cfg.symbols; s && *s; s++) {
+        if (!symbols_add_option(m->symbols, *s, err))
+            return false;
+    }
+    return true;
+}
+
 Machine *machine_new(const MachineConfig *cfg, GError **err)
 {
     if (!check_config(cfg, err))
@@ -419,7 +440,7 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
         v->where = ST_CANONICAL;
         m->vcpus[i] = v;
     }
-    if (!memory_init(m, err))
+    if (!load_symbols(m, err) || !memory_init(m, err))
         goto fail;
     memory_map_build(m);
     if (!accel_init(m, err))
@@ -485,6 +506,7 @@ void machine_free(Machine *m)
     io_space_free(m->board.mmio);
     memory_free(m);
     clock_free(m->vm.clock);
+    symbols_free(m->symbols);
     close(m->timer_fd);
     pthread_mutex_destroy(&m->lock);
     pthread_mutex_destroy(&m->remap_lock);

@@ -9,6 +9,7 @@
 #define TANDEM_MACHINE_MACHINE_H
 
 #include <glib.h>
+#include "base/symbols.h"
 #include "char/chardev.h"
 #include "cpu/vcpu.h"
 #include "devices/bus.h"
@@ -32,6 +33,7 @@ typedef struct MachineConfig {
     CharDev *serial[MACHINE_SERIALS];
     CharDev *debugcon;
     const char *const *devices; /* -device arguments, NULL-terminated; may be NULL */
+    const char *const *symbols; /* -symbols arguments, NULL-terminated; may be NULL */
     bool no_reboot, no_shutdown, start_paused;
     bool has_monitor; /* somebody can act on a stopped machine: errors stop it, and do not end it */
     const char *name;
@@ -65,6 +67,8 @@ typedef void MachineDmaFn(void *opaque, gpa_t gpa, uint64_t len);
 void machine_watch_dma(Machine *, MachineDmaFn *fn, void *opaque);
 
 VmCommon *machine_vm(Machine *);
+/* Of the ELF file that -kernel named, and of -symbols; perhaps empty. Any thread. */
+Symbols *machine_symbols(Machine *);
 Board *machine_board(Machine *);
 const MachineConfig *machine_config(const Machine *);
 /* "kvm" | "tcg" | "interp"; NULL and err if it does not exist or was not initialised for this

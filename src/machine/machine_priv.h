@@ -41,6 +41,7 @@ struct Machine {
     CpuState boot_state; /* of vCPU 0 when a kernel is loaded directly */
     bool direct_boot;
     gpa_t rsdp;
+    Symbols *symbols;
 
     const Engine *engine[ENGINE_N]; /* initialised for this machine, or NULL */
     GError *engine_error[ENGINE_N]; /* why not */

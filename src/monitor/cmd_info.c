@@ -104,13 +104,15 @@ void info_cpus(MonCall *c)
     VmCommon *vm = machine_vm(c->m);
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
         CpuLine l;
+        char at[SYMBOL_TEXT];
         if (monitor_with_state(vm->vcpu[i], cpu_line, &l, c->out))
             g_string_append_printf(c->out,
                                    "%c CPU #%u: pc=0x" X64
-                                   "%s engine=%s thread_id=%d insns=%" G_GUINT64_FORMAT
+                                   "%s%s engine=%s thread_id=%d insns=%" G_GUINT64_FORMAT
                                    " exits=%" G_GUINT64_FORMAT "\n",
-                                   i == c->mon->cpu ? '*' : ' ', i, l.rip, run[l.run], l.engine,
-                                   (int)l.tid, l.insns, l.exits);
+                                   i == c->mon->cpu ? '*' : ' ', i, l.rip,
+                                   symbols_note(machine_symbols(c->m), l.rip, at), run[l.run],
+                                   l.engine, (int)l.tid, l.insns, l.exits);
     }
 }
 

@@ -63,6 +63,19 @@ static bool reg(MonState *mon, const char *name, uint64_t *value, GString *why)
     return true;
 }
 
+static bool symbol(MonState *mon, const char *name, uint64_t *addr)
+{
+    return mon->m && symbols_find(machine_symbols(mon->m), name, addr, NULL);
+}
+
+static void no_address(MonState *mon, const char *word, GString *why)
+{
+    const char *near = mon->m ? symbols_nearest(machine_symbols(mon->m), word) : NULL;
+    g_string_append_printf(
+        why, near ? "'%s' is not an address; did you mean '%s'?" : "'%s' is not an address", word,
+        near);
+}
+
 bool monitor_expression(MonState *mon, const char *text, uint64_t *value, GString *why)
 {
     bool minus = false;
@@ -78,8 +91,8 @@ bool monitor_expression(MonState *mon, const char *text, uint64_t *value, GStrin
         } else {
             char *end;
             term = g_ascii_strtoull(word, &end, 0);
-            if (end == word || *end) {
-                g_string_append_printf(why, "'%s' is not an address", *word ? word : text);
+            if ((end == word || *end) && !symbol(mon, word, &term)) {
+                no_address(mon, *word ? word : text, why);
                 return false;
             }
         }
@@ -229,6 +242,9 @@ static void dump_insns(Vcpu *v, const Dump *d)
         }
         size_t got = cs_disasm(cs, buf, n, a, 1, &in);
         size_t len = got ? in->size : 1;
+        char at[SYMBOL_TEXT];
+        if (*symbols_text(machine_symbols(d->c->m), a, at) && (!i || !strchr(at, '+')))
+            g_string_append_printf(out, "%s:\n", at);
         g_string_append_printf(out, "0x" X64 ": ", a);
         for (size_t b = 0; b < len; b++)
             g_string_append_printf(out, " %02x", buf[b]);

@@ -3,7 +3,7 @@
 
 #include "monitor/monitor_docs.h"
 #include "monitor/monitor_priv.h"
-#include "monitor/nearest.h"
+#include "base/nearest.h"
 
 #define MANY_INFOS "info"
 

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "monitor/nearest.h"
+#include "base/nearest.h"
 
 #define DEFAULT_RAM (128ull << 20)
 
@@ -239,6 +239,13 @@ static bool opt_append(Options *o, const OptionRow *row, const char *arg, GError
 static bool opt_bios(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     return not_empty(&o->cfg.bios, row, arg, err);
+}
+
+static bool opt_symbols(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    const char *name;
+    g_ptr_array_add(o->symbols, (char *)arg);
+    return not_empty(&name, row, arg, err);
 }
 
 /* ---- console ---- */
@@ -490,6 +497,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
     o->serial = g_ptr_array_new();
     o->monitor = g_ptr_array_new();
     o->devices = g_ptr_array_new();
+    o->symbols = g_ptr_array_new();
     o->strings = g_ptr_array_new_with_free_func(g_free);
     o->accel_list = g_string_new(NULL);
     for (int at = 1; at < argc;) {
@@ -499,6 +507,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
             return true;
     }
     g_ptr_array_add(o->devices, NULL);
+    g_ptr_array_add(o->symbols, NULL);
     return check(o, err);
 }
 
@@ -507,6 +516,7 @@ void options_clear(Options *o)
     g_ptr_array_unref(o->serial);
     g_ptr_array_unref(o->monitor);
     g_ptr_array_unref(o->devices);
+    g_ptr_array_unref(o->symbols);
     g_ptr_array_unref(o->strings);
     g_string_free(o->accel_list, TRUE);
     if (o->print)

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "monitor/lineedit.h"
 #include "monitor/monitor_priv.h"
-#include "monitor/nearest.h"
+#include "base/nearest.h"
 
 static char *run(const char *line)
 {
@@ -169,7 +169,7 @@ START_TEST(completion)
         {"switch t", "tcg"},
         {"switch kvm ", ""},
         {"info st", "status"},
-        {"info s", "status switch"},
+        {"info s", "status switch symbol"},
         {"help sto", "stop"},
         {"help info v", "version"},
         {"log n", "none"},
@@ -245,6 +245,9 @@ static const struct {
     {"info mtree", " rom @"},
     {"info chardev", "serial3: none\n"},
     {"info rules", "tr-busy"},
+    {"symbols", "there are no symbols; -symbols FILE"},
+    {"info symbol 0x1234", "0x0000000000001234 has no symbol\n"},
+    {"x start_kernel", "'start_kernel' is not an address; usage"},
     {"nmi", ""},
     {"system_reset", ""},
     {"system_powerdown", ""},
@@ -378,7 +381,7 @@ START_TEST(choices_are_shown)
 {
     Typed t;
     type("info s\t", &t);
-    ck_assert_msg(strstr(t.out->str, "\nstatus  switch\n"), "%s", t.out->str);
+    ck_assert_msg(strstr(t.out->str, "\nstatus  switch  symbol\n"), "%s", t.out->str);
     typed_free(&t);
 }
 END_TEST

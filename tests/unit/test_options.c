@@ -37,6 +37,7 @@ static const struct {
     {"initrd", "i"},
     {"append", "a"},
     {"bios", "b"},
+    {"symbols", "System.map"},
     {"nographic", NULL},
     {"display", "none"},
     {"serial", "pty"},

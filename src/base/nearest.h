@@ -1,6 +1,6 @@
 /* "Did you mean": the name of a list that is nearest to what was typed. */
-#ifndef TANDEM_MONITOR_NEAREST_H
-#define TANDEM_MONITOR_NEAREST_H
+#ifndef TANDEM_BASE_NEAREST_H
+#define TANDEM_BASE_NEAREST_H
 
 #include "base/types.h"
 

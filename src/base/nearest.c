@@ -1,4 +1,4 @@
-#include "monitor/nearest.h"
+#include "base/nearest.h"
 
 #include <string.h>
 

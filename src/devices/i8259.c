@@ -26,6 +26,7 @@ typedef struct Pic {
     Chip chip[2];
     IrqLine intr;
     bool intr_level;
+    bool parked;
     IoRegion *region[4];
 } Pic;
 
@@ -65,6 +66,8 @@ static int pending_ir(const Chip *c)
 
 static void update(Pic *p)
 {
+    if (p->parked)
+        return;
     Chip *m = &p->chip[0], *s = &p->chip[1];
     bool slave_int = pending_ir(s) >= 0;
     if (slave_int) {
@@ -94,6 +97,10 @@ void i8259_set_irq(void *dev, int irq, bool level)
     bool was = c->line & bit;
     if (irq == 2)
         return;
+    if (p->parked) {
+        c->line = level ? c->line | bit : c->line & ~bit;
+        return;
+    }
     if (level) {
         c->line |= bit;
         if (!was || (level_mask(c) & bit))
@@ -305,6 +312,80 @@ static void reset(Device *dev)
             .master = c->master, .elcr_mask = c->elcr_mask, .pic = p, .line = line, .lowest = 7};
     }
     update(p);
+}
+
+/* ---- state out and in ---- */
+
+void i8259_save(const Device *dev, PicState out[2])
+{
+    const Pic *p = (const Pic *)dev;
+    for (unsigned i = 0; i < 2; i++) {
+        const Chip *c = &p->chip[i];
+        out[i] = (PicState){
+            .irr = c->irr,
+            .imr = c->imr,
+            .isr = c->isr,
+            .line = c->line,
+            .highest = (c->lowest + 1) & 7,
+            .vector_base = c->vector_base,
+            .icw_next = c->init ? c->init - 1 : 0,
+            .elcr = c->elcr,
+            .read_isr = c->read_isr,
+            .poll = c->poll,
+            .special_mask = c->special_mask,
+            .auto_eoi = c->auto_eoi,
+            .rotate_auto_eoi = c->rotate_auto_eoi,
+            .special_nested = c->special_nested,
+            .need_icw4 = c->need_icw4,
+            .single = c->single,
+            .level_all = c->level_all,
+            .cascade = c->cascade,
+        };
+    }
+}
+
+void i8259_load(Device *dev, const PicState in[2])
+{
+    Pic *p = (Pic *)dev;
+    for (unsigned i = 0; i < 2; i++) {
+        const PicState *s = &in[i];
+        Chip *c = &p->chip[i];
+        c->imr = s->imr;
+        c->isr = s->isr;
+        c->lowest = (s->highest + 7) & 7;
+        c->vector_base = s->vector_base;
+        c->init = s->icw_next ? (uint8_t)(MIN_OF(s->icw_next, 3) + 1) : 0;
+        c->elcr = s->elcr & c->elcr_mask;
+        c->read_isr = s->read_isr;
+        c->poll = s->poll;
+        c->special_mask = s->special_mask;
+        c->auto_eoi = s->auto_eoi;
+        c->rotate_auto_eoi = s->rotate_auto_eoi;
+        c->special_nested = s->special_nested;
+        c->need_icw4 = s->need_icw4;
+        c->single = s->single;
+        c->level_all = s->level_all;
+        c->cascade = s->cascade;
+        c->irr = (s->irr & ~level_mask(c)) | (c->line & level_mask(c));
+    }
+}
+
+void i8259_park(Device *dev, bool parked)
+{
+    Pic *p = (Pic *)dev;
+    if (parked == p->parked)
+        return;
+    if (parked && p->intr_level) {
+        p->intr_level = false;
+        irq_set(&p->intr, false);
+    }
+    p->parked = parked;
+    update(p);
+}
+
+bool i8259_intr(const Device *dev)
+{
+    return ((const Pic *)dev)->intr_level;
 }
 
 static void describe(Device *dev, GString *out)

@@ -6,6 +6,7 @@
 #ifndef TANDEM_DEVICES_I8259_H
 #define TANDEM_DEVICES_I8259_H
 
+#include "cpu/chips.h"
 #include "devices/bus.h"
 
 extern const DeviceClass device_i8259;
@@ -18,5 +19,16 @@ void i8259_set_irq(void *dev, int irq, bool level);
 int i8259_ack(Device *);
 /* The input is requested, not masked and not yet acknowledged. */
 bool i8259_irq_pending(const Device *, int irq);
+
+/*
+ * State out and in, master first. A parked pair drives nothing and remembers its inputs; what it is
+ * loaded with says nothing of those that are level-triggered. When it is no longer parked, INTR
+ * follows from what it holds.
+ */
+void i8259_save(const Device *, PicState out[2]);
+void i8259_load(Device *, const PicState in[2]);
+void i8259_park(Device *, bool parked);
+/* INTR is up. */
+bool i8259_intr(const Device *);
 
 #endif

@@ -20,6 +20,9 @@ typedef struct Ioapic {
     uint32_t lines; /* as driven */
     uint64_t rte[IOAPIC_PINS];
     uint8_t select, id;
+    bool parked;
+    void (*changed)(void *opaque);
+    void *changed_opaque;
     IoRegion *region;
 } Ioapic;
 
@@ -53,6 +56,8 @@ void ioapic_set_irq(void *dev, int pin, bool level)
     uint32_t bit = 1u << pin;
     bool was = a->lines & bit;
     a->lines = level ? a->lines | bit : a->lines & ~bit;
+    if (a->parked)
+        return;
     if (rte & RTE_LEVEL)
         service_level(a, (unsigned)pin);
     else if (level && !was &&
@@ -91,6 +96,8 @@ static void write_rte(Ioapic *a, unsigned pin, bool high, uint32_t v)
     if (!(*rte &
           RTE_LEVEL)) /* switching to edge clears remote IRR: how Linux ends stuck interrupts */
         *rte &= ~(uint64_t)RTE_REMOTE_IRR;
+    if (a->changed)
+        a->changed(a->changed_opaque);
     service_level(a, pin);
 }
 
@@ -151,6 +158,49 @@ static void reset(Device *dev)
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
         a->rte[i] = RTE_MASKED;
     a->select = a->id = 0;
+    if (a->changed)
+        a->changed(a->changed_opaque);
+}
+
+/* ---- state out and in ---- */
+
+void ioapic_save(const Device *dev, IoapicState *s)
+{
+    const Ioapic *a = (const Ioapic *)dev;
+    *s = (IoapicState){.id = a->id, .select = a->select};
+    for (unsigned i = 0; i < IOAPIC_PINS; i++) {
+        s->rte[i] = a->rte[i];
+        if (a->rte[i] & RTE_LEVEL)
+            s->irr |= a->lines & 1u << i;
+    }
+}
+
+void ioapic_load(Device *dev, const IoapicState *s)
+{
+    Ioapic *a = (Ioapic *)dev;
+    a->id = (uint8_t)(s->id & 0xf);
+    a->select = (uint8_t)s->select;
+    for (unsigned i = 0; i < IOAPIC_PINS; i++)
+        a->rte[i] = s->rte[i];
+    if (a->changed)
+        a->changed(a->changed_opaque);
+}
+
+void ioapic_park(Device *dev, bool parked)
+{
+    Ioapic *a = (Ioapic *)dev;
+    if (parked == a->parked)
+        return;
+    a->parked = parked;
+    for (unsigned i = 0; i < IOAPIC_PINS && !parked; i++)
+        service_level(a, i);
+}
+
+void ioapic_watch(Device *dev, void (*fn)(void *opaque), void *opaque)
+{
+    Ioapic *a = (Ioapic *)dev;
+    a->changed = fn;
+    a->changed_opaque = opaque;
 }
 
 static void describe(Device *dev, GString *out)

@@ -4,8 +4,6 @@
 
 #include "devices/lapic.h"
 
-#define IOAPIC_PINS 24
-
 extern const DeviceClass device_ioapic;
 
 /* Where its messages go: the APIC bus. */
@@ -17,5 +15,13 @@ void ioapic_set_irq(void *dev, int pin, bool level);
 void ioapic_eoi(void *dev, uint8_t vector);
 /* What the input sent last still waits in a local APIC. */
 bool ioapic_irq_pending(const Device *, int pin);
+
+/* State out and in, and parked, as i8259.h has it: level-triggered inputs that are up are sent
+ * again when it is no longer parked, unless remote IRR says that they were. */
+void ioapic_save(const Device *, IoapicState *);
+void ioapic_load(Device *, const IoapicState *);
+void ioapic_park(Device *, bool parked);
+/* fn hears of each change of a redirection entry, and of loads; lock held. NULL: nobody. */
+void ioapic_watch(Device *, void (*fn)(void *opaque), void *opaque);
 
 #endif

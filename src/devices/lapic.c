@@ -104,6 +104,8 @@ int lapic_ack(Lapic *l)
 /* Tells the CPU when what it should know has changed. */
 void lapic_update(Lapic *l)
 {
+    if (l->parked)
+        return;
     bool level = lapic_pending(l) >= 0;
     if (level != l->intr_level) {
         l->intr_level = level;
@@ -185,6 +187,8 @@ void lapic_set_lint0(Lapic *l, bool level)
     bool rising = level && !l->lint0;
     uint32_t lvt = l->lvt[LVT_LINT0], delivery = lvt >> 8 & 7;
     l->lint0 = level;
+    if (l->parked)
+        return;
     if (delivery == DELIVER_FIXED && lvt & LVT_LEVEL)
         service_lint0(l);
     else if (rising && lapic_enabled(l) && delivery != DELIVER_EXTINT)
@@ -200,7 +204,7 @@ bool lapic_lint0_open(const Lapic *l)
 /* The NMI line is edge-sensitive. Whatever LINT1 is set to happens; NMI is what firmware leaves. */
 void lapic_nmi(Lapic *l)
 {
-    if (!lapic_enabled(l))
+    if (l->parked || !lapic_enabled(l))
         l->cpu.nmi(l->cpu.opaque);
     else
         lapic_local(l, LVT_LINT1);

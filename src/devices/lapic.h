@@ -3,6 +3,7 @@
 #ifndef TANDEM_DEVICES_LAPIC_H
 #define TANDEM_DEVICES_LAPIC_H
 
+#include "cpu/chips.h"
 #include "devices/bus.h"
 
 typedef struct Lapic Lapic;
@@ -56,6 +57,25 @@ bool apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logi
 /* A vector sent there is still waiting in the IRR of an addressee. */
 bool apic_bus_waiting(uint8_t dest, bool logical, uint8_t vector);
 void apic_bus_msi(uint64_t address, uint32_t data);
+/*
+ * The local APICs are elsewhere: messages of the IOAPIC and MSIs go to fn, which says whether one
+ * was accepted. NULL: they are here.
+ */
+typedef bool ApicMessageFn(void *opaque, uint64_t address, uint32_t data);
+void apic_bus_divert(ApicMessageFn *fn, void *opaque);
+
+/*
+ * State out and in. Saving first does what is due by the clock. A parked APIC is a plain copy: no
+ * timer runs, nothing goes to its CPU, and no message may be sent to it; it remembers LINT0. Only a
+ * parked one is loaded. When it is no longer parked, timers and outputs follow from what it holds.
+ */
+void lapic_save(Lapic *, LapicState *);
+void lapic_load(Lapic *, const LapicState *);
+void lapic_park(Lapic *, bool parked);
+/* The timer's clock, when it is not to be lapic_bus_hz(). Before any use. */
+void lapic_set_bus_hz(Lapic *, uint64_t hz);
+void lapic_describe(const Lapic *, GString *out);
+
 /* EOI of a level-triggered vector goes to the IOAPIC through this. */
 void lapic_set_eoi_hook(void (*fn)(void *opaque, uint8_t vector), void *opaque);
 

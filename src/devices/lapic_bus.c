@@ -7,16 +7,26 @@ static unsigned n_all;
 static void (*eoi_fn)(void *opaque, uint8_t vector);
 static void *eoi_opaque;
 
+static ApicMessageFn *divert_fn;
+static void *divert_opaque;
+
 void lapic_bus_init(Lapic *const lapics[], unsigned n)
 {
     all = lapics;
     n_all = n;
+    divert_fn = NULL;
 }
 
 void lapic_set_eoi_hook(void (*fn)(void *opaque, uint8_t vector), void *opaque)
 {
     eoi_fn = fn;
     eoi_opaque = opaque;
+}
+
+void apic_bus_divert(ApicMessageFn *fn, void *opaque)
+{
+    divert_fn = fn;
+    divert_opaque = opaque;
 }
 
 void lapic_eoi_broadcast(uint8_t vector)
@@ -150,12 +160,15 @@ void lapic_send(Lapic *l, uint32_t dest)
 bool apic_bus_deliver(Lapic *const lapics[], unsigned n, uint8_t dest, bool logical, uint8_t mode,
                       uint8_t vector, bool level)
 {
+    if (divert_fn) /* as an MSI (SDM vol. 3, 11.11) */
+        return divert_fn(divert_opaque, 0xfee00000ull | (uint64_t)dest << 12 | (logical ? 4 : 0),
+                         (level ? 3u << 14 : 0) | (uint32_t)(mode & 7) << 8 | vector);
     return deliver(dest, logical, false, mode, vector, level);
 }
 
 bool apic_bus_waiting(uint8_t dest, bool logical, uint8_t vector)
 {
-    for (unsigned i = 0; i < n_all; i++) {
+    for (unsigned i = 0; i < n_all && !divert_fn; i++) {
         if (matches(all[i], dest, logical, false) && lapic_requested(all[i], vector))
             return true;
     }
@@ -164,6 +177,10 @@ bool apic_bus_waiting(uint8_t dest, bool logical, uint8_t vector)
 
 void apic_bus_msi(uint64_t address, uint32_t data)
 {
+    if (divert_fn) {
+        divert_fn(divert_opaque, address, data);
+        return;
+    }
     deliver(address >> 12 & 0xff, address & 4, false, data >> 8 & 7, (uint8_t)data,
             data & 1u << 15);
 }

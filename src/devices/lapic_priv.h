@@ -1,4 +1,4 @@
-/* struct Lapic, for the three files that make it up. */
+/* struct Lapic, for the files that make it up. */
 #ifndef TANDEM_DEVICES_LAPIC_PRIV_H
 #define TANDEM_DEVICES_LAPIC_PRIV_H
 
@@ -6,7 +6,6 @@
 
 #define LAPICS_MAX 255
 
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI, LVT_N };
 #define LVT_MASKED (1u << 16)
 
 enum Delivery {
@@ -38,6 +37,7 @@ struct Lapic {
     uint32_t id; /* of both modes; fixed, as in processors since Nehalem */
     uint8_t ldr, dfr, tpr;
     bool x2apic, lint0, intr_level;
+    bool parked;   /* lapic_park() */
     bool extint;   /* an ExtINT message came: the next INTA goes to the 8259s */
     uint64_t base; /* IA32_APIC_BASE */
     uint32_t svr, esr, esr_next;
@@ -75,6 +75,9 @@ void lapic_timer_reset(Lapic *);
 void lapic_timer_disarm(Lapic *);
 void lapic_timer_expired(void *lapic);
 void lapic_timer_taken(Lapic *); /* its vector has gone to the CPU */
+void lapic_timer_save(Lapic *, LapicState *);
+void lapic_timer_load(Lapic *, const LapicState *); /* not armed */
+void lapic_timer_arm(Lapic *);
 
 void lapic_bus_init(Lapic *const lapics[], unsigned n);
 void lapic_send(Lapic *, uint32_t dest); /* what l->icr says */

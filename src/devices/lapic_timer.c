@@ -10,17 +10,16 @@
 #include "devices/catch_up.h"
 #include "devices/lapic_priv.h"
 
-enum { MODE_ONE_SHOT, MODE_PERIODIC, MODE_DEADLINE };
+enum { MODE_PERIODIC = APIC_PERIODIC, MODE_DEADLINE = APIC_DEADLINE };
 
 static unsigned mode(uint32_t lvt)
 {
-    return lvt >> 17 & 3;
+    return apic_timer_mode(lvt);
 }
 
 static uint64_t divider(const Lapic *l)
 {
-    unsigned code = (l->timer_divide & 3) | (l->timer_divide >> 1 & 4);
-    return code == 7 ? 1 : 2ull << code;
+    return apic_divider(l->timer_divide);
 }
 
 uint64_t lapic_bus_hz(const Clock *clock)
@@ -178,4 +177,63 @@ void lapic_timer_reset(Lapic *l)
 {
     l->timer_divide = 0;
     lapic_timer_disarm(l);
+}
+
+/* ---- state out and in ---- */
+
+/* Who takes a periodic count elsewhere starts it some microseconds late, each time. If it comes
+ * back within this of the phase it left with, it never left that phase. */
+#define PHASE_NS 200000ull
+
+void lapic_timer_save(Lapic *l, LapicState *s)
+{
+    if (timer_pending(l->timer) && timer_expiry(l->timer) <= clock_ns(l->board->clock)) {
+        timer_del(l->timer);
+        lapic_timer_expired(l);
+    }
+    s->initial = l->timer_initial;
+    s->divide = l->timer_divide;
+    s->left = 0;
+    s->at_ns = 0;
+    s->running = l->timer_running;
+    s->due_ns = l->timer_running ? ticks_to_ns(l->timer_due, l->bus_hz) : 0;
+    s->tsc_deadline = l->tsc_deadline;
+}
+
+/* The moment of the old phase that is nearest to `due`, if it is near. */
+static uint64_t keep_phase(const Lapic *l, uint64_t due)
+{
+    uint64_t p = period(l), near = ns_to_ticks(PHASE_NS, l->bus_hz);
+    uint64_t off = (due - l->timer_due) % p;
+    if (due < l->timer_due)
+        off = (p - (l->timer_due - due) % p) % p;
+    if (off <= near && off < p / 4)
+        return due - off;
+    if (p - off <= near && p - off < p / 4)
+        return due + (p - off);
+    return due;
+}
+
+void lapic_timer_load(Lapic *l, const LapicState *s)
+{
+    unsigned m = mode(s->lvt[LVT_TIMER]);
+    bool same = l->timer_running && s->running && m == MODE_PERIODIC && l->timer_initial &&
+                mode(l->lvt[LVT_TIMER]) == m && l->timer_initial == s->initial &&
+                l->timer_divide == s->divide;
+    uint64_t due = ns_to_ticks(s->due_ns, l->bus_hz);
+    l->timer_initial = s->initial;
+    l->timer_divide = s->divide;
+    l->timer_running = s->running && s->initial && m != MODE_DEADLINE;
+    l->timer_due = !l->timer_running ? 0 : same ? keep_phase(l, due) : due;
+    l->timer_start = l->timer_due - period(l);
+    l->tsc_deadline = m == MODE_DEADLINE ? s->tsc_deadline : 0;
+}
+
+void lapic_timer_arm(Lapic *l)
+{
+    timer_del(l->timer);
+    if (mode(l->lvt[LVT_TIMER]) == MODE_DEADLINE)
+        arm_deadline(l);
+    else if (l->timer_running)
+        arm_at(l, l->timer_due);
 }

@@ -78,5 +78,8 @@ const Engine *machine_engine(Machine *, const char *name, GError **);
 bool machine_switch(Machine *, const Engine *, int cpu, GError **);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
+/* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */
+void machine_describe_pic(Machine *, GString *out);
+void machine_describe_lapic(Machine *, unsigned cpu, GString *out);
 
 #endif

@@ -4,20 +4,12 @@
 #include <string.h>
 #include "base/log.h"
 #include "cpu/xsave.h"
-
-typedef struct Ctx {
-    CpuState *s;
-    const RuleEnv *env;
-    enum RuleDirection dir;
-    RuleNotes *notes;
-    const char *rule; /* being applied */
-    GError **err;
-} Ctx;
+#include "vmstate/rules_priv.h"
 
 /* ---- reporting ---- */
 
-static void __attribute__((noinline, cold))
-note(Ctx *c, const char *field, uint64_t before, uint64_t after)
+void __attribute__((noinline, cold))
+rule_note(Ctx *c, const char *field, uint64_t before, uint64_t after)
 {
     if (!c->notes)
         return;
@@ -29,16 +21,6 @@ note(Ctx *c, const char *field, uint64_t before, uint64_t after)
     }
     c->notes->n++;
 }
-
-/* Sets an integer lvalue to its canonical value and reports it when that is a change. */
-#define CANON(c, field, lvalue, value)                            \
-    do {                                                          \
-        __typeof__(lvalue) canon_ = (value);                      \
-        if (unlikely((lvalue) != canon_)) {                       \
-            note(c, field, (uint64_t)(lvalue), (uint64_t)canon_); \
-            (lvalue) = canon_;                                    \
-        }                                                         \
-    } while (0)
 
 static const char *const attr_name[SEG_N] = {"ES.attr", "CS.attr", "SS.attr",   "DS.attr",
                                              "FS.attr", "GS.attr", "LDTR.attr", "TR.attr"};
@@ -405,8 +387,11 @@ static const struct {
     enum RuleDirection dir;
     const char *reason;
     bool (*fn)(Ctx *);
+    bool chips; /* of LapicState and ChipState, not of CpuState */
 } rules[] = {
-#define RULE(id, name, direction, reason) {name, RULE_DIR_##direction, reason, rule_##id},
+#define RULE(id, name, direction, reason) {name, RULE_DIR_##direction, reason, rule_##id, false},
+#define CHIP_RULE(id, name, direction, reason) \
+    {name, RULE_DIR_##direction, reason, rule_##id, true},
 #include "vmstate/rules.def"
 };
 _Static_assert(ARRAY_LEN(rules) <= 64, "one bit a rule");
@@ -441,33 +426,45 @@ bool rule_info(unsigned i, RuleInfo *out)
     *out = (RuleInfo){.name = rules[i].name,
                       .reason = rules[i].reason,
                       .direction = rules[i].dir,
+                      .chips = rules[i].chips,
                       .enabled = !(atomic_load(&rules_off) & BIT(i))};
     return true;
 }
 
-static bool apply(uint64_t which, CpuState *s, enum RuleDirection dir, const RuleEnv *env,
-                  RuleNotes *notes, GError **err)
+static bool apply(uint64_t which, bool chips, Ctx *c)
 {
-    Ctx c = {.s = s, .env = env, .dir = dir, .notes = notes, .err = err};
     for (unsigned i = 0; i < ARRAY_LEN(rules); i++) {
-        if (!(which & BIT(i)) || !(rules[i].dir & dir))
+        if (!(which & BIT(i)) || !(rules[i].dir & c->dir) || rules[i].chips != chips)
             continue;
-        c.rule = rules[i].name;
-        if (!rules[i].fn(&c))
+        c->rule = rules[i].name;
+        if (!rules[i].fn(c))
             return false;
     }
     return true;
 }
 
+static uint64_t rules_on(void)
+{
+    return ~atomic_load_explicit(&rules_off, memory_order_relaxed);
+}
+
 bool rules_apply(CpuState *s, enum RuleDirection dir, const RuleEnv *env, RuleNotes *notes,
                  GError **err)
 {
-    return apply(~atomic_load_explicit(&rules_off, memory_order_relaxed), s, dir, env, notes, err);
+    Ctx c = {.s = s, .env = env, .dir = dir, .notes = notes, .err = err};
+    return apply(rules_on(), false, &c);
 }
 
 bool rule_apply_one(const char *name, CpuState *s, enum RuleDirection dir, const RuleEnv *env,
                     RuleNotes *notes, GError **err)
 {
     int i = find_rule(name);
-    return i >= 0 && apply(BIT(i), s, dir, env, notes, err);
+    Ctx c = {.s = s, .env = env, .dir = dir, .notes = notes, .err = err};
+    return i >= 0 && apply(BIT(i), false, &c);
+}
+
+void chip_rules_apply(LapicState *lapic, ChipState *chips, enum RuleDirection dir, RuleNotes *notes)
+{
+    Ctx c = {.lapic = lapic, .chips = chips, .dir = dir, .notes = notes};
+    apply(rules_on(), true, &c);
 }

@@ -10,6 +10,7 @@
 
 #include <glib.h>
 #include "cpu/cpu_state.h"
+#include "cpu/chips.h"
 #include "cpu/cpuid.h"
 
 enum RuleDirection { RULE_TO_KVM = 1, RULE_TO_SOFT = 2, RULE_BOTH = 3 };
@@ -42,10 +43,14 @@ bool rules_apply(CpuState *, enum RuleDirection, const RuleEnv *, RuleNotes *, G
 bool rule_apply_one(const char *name, CpuState *, enum RuleDirection, const RuleEnv *, RuleNotes *,
                     GError **);
 
+/* The rules of the interrupt controllers: either of the two may be NULL. They refuse nothing. */
+void chip_rules_apply(LapicState *, ChipState *, enum RuleDirection, RuleNotes *);
+
 typedef struct RuleInfo {
     const char *name, *reason;
     enum RuleDirection direction;
     bool enabled;
+    bool chips; /* of the interrupt controllers, not of CpuState */
 } RuleInfo;
 /* Rule i in order of application; false past the last. */
 bool rule_info(unsigned i, RuleInfo *);

@@ -257,6 +257,8 @@ START_TEST(every_rule_has_a_row)
     RuleInfo info;
     unsigned n = 0;
     for (; rule_info(n, &info); n++) {
+        if (info.chips) /* test_chips.c */
+            continue;
         bool found = !strcmp(info.name, "cpuid"); /* tested below */
         for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
             found |= !strcmp(rows[i].rule, info.name);

@@ -1,0 +1,75 @@
+/*
+ * Canonical state of the interrupt controllers, which devices in userspace or KVM may hold.
+ *
+ * Plain data between the two: the device models save to it and load from it, the kvm room moves it
+ * by the rows of vmstate/chips.def, and the rules of chip_rules.def bring either side's form to
+ * what is written here. Level-triggered inputs are not in it: the devices that drive them are.
+ */
+#ifndef TANDEM_CPU_CHIPS_H
+#define TANDEM_CPU_CHIPS_H
+
+#include "base/types.h"
+
+enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_CMCI, LVT_N };
+
+enum { APIC_ONE_SHOT, APIC_PERIODIC, APIC_DEADLINE }; /* bits 18:17 of the timer's LVT entry */
+
+/* The clock of KVM's APIC timer, and of ours where the two may take turns. */
+#define KVM_APIC_BUS_HZ 1000000000ull
+
+typedef struct LapicState {
+    uint64_t base;                                       /* IA32_APIC_BASE */
+    uint32_t tpr, ldr, dfr, svr, esr, icr_low, icr_high; /* as an xAPIC's registers read */
+    uint32_t irr[8], isr[8], tmr[8];
+    uint32_t lvt[LVT_N];
+    /*
+     * The timer. In one-shot and periodic mode the count that began with `initial` ends at
+     * `due_ns` of the machine's clock, later than now, if `running`. `left` is KVM's form of it:
+     * what the count register shows at `at_ns`; zero in canonical form. A deadline that has expired
+     * is zero.
+     */
+    uint32_t initial, divide, left;
+    bool running;
+    uint64_t due_ns, at_ns;
+    uint64_t tsc_deadline;
+} LapicState;
+
+/* Bus clocks a count takes, by the divide configuration register. */
+static inline uint64_t apic_divider(uint32_t divide)
+{
+    unsigned code = (divide & 3) | (divide >> 1 & 4);
+    return code == 7 ? 1 : 2ull << code;
+}
+
+static inline unsigned apic_timer_mode(uint32_t lvt)
+{
+    return lvt >> 17 & 3;
+}
+
+#define IOAPIC_PINS 24
+
+typedef struct IoapicState {
+    uint32_t id, select;
+    uint32_t irr; /* level-triggered inputs that are up; edges are not held */
+    uint64_t rte[IOAPIC_PINS];
+} IoapicState;
+
+typedef struct PicState { /* one 8259A */
+    uint8_t irr, imr, isr, line;
+    uint8_t highest; /* IR with the highest priority */
+    uint8_t vector_base;
+    uint8_t icw_next; /* 0: none, else 1 to 3 for ICW2 to ICW4 */
+    uint8_t elcr;     /* level-triggered inputs: no bits that cannot be */
+    bool read_isr, poll, special_mask, auto_eoi, rotate_auto_eoi, special_nested, need_icw4;
+    /* KVM has no place for these, which no PC's firmware or kernel sets to anything else. */
+    bool single, level_all;
+    uint8_t cascade;
+} PicState;
+
+/* Those a machine has one of. */
+typedef struct ChipState {
+    PicState pic[2];
+    IoapicState ioapic;
+} ChipState;
+
+#endif

@@ -135,7 +135,13 @@ enum Cr4 {
     CR4_PKE = 1 << 22,
 };
 
-enum Efer { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
+enum Efer {
+    EFER_SCE = 1 << 0,
+    EFER_LME = 1 << 8,
+    EFER_LMA = 1 << 10,
+    EFER_NXE = 1 << 11,
+    EFER_AIBRSE = 1 << 21, /* AMD's automatic IBRS */
+};
 
 #define DR6_FIXED1 0xffff0ff0ull
 enum Dr {

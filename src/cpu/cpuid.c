@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "cpu/cpu_state.h"
 
-enum Soft { NO, HOST, SOFT, VMM };
+enum Soft { NO, HOST, SOFT, AMD, VMM };
 
 typedef struct FeatureRow {
     const char *name;
@@ -130,6 +130,23 @@ const char *cpu_feature_name(enum CpuFeature f)
     return f < FEAT_N ? rows[f].name : "none";
 }
 
+static void host_vendor(char v[13])
+{
+    uint32_t r[4];
+    host_cpuid(0, 0, r);
+    memcpy(v, &r[1], 4);
+    memcpy(v + 4, &r[3], 4);
+    memcpy(v + 8, &r[2], 4);
+    v[12] = 0;
+}
+
+static bool host_is_amd(void)
+{
+    char vendor[13];
+    host_vendor(vendor);
+    return !strcmp(vendor, "AuthenticAMD") || !strcmp(vendor, "HygonGenuine");
+}
+
 /* Who, of those asked, lacks a feature: NULL if nobody does. */
 static const char *lacking(unsigned f, const CpuidTable *kvm)
 {
@@ -141,6 +158,10 @@ static const char *lacking(unsigned f, const CpuidTable *kvm)
     case HOST:
         if (!host_has(f))
             return "the host's processor";
+        break;
+    case AMD:
+        if (!host_is_amd())
+            return "a processor of the host's vendor";
         break;
     case SOFT:
         break;
@@ -288,16 +309,6 @@ static void put_features(CpuidEntry *e, const bool on[FEAT_N])
             break;
         }
     }
-}
-
-static void host_vendor(char v[13])
-{
-    uint32_t r[4];
-    host_cpuid(0, 0, r);
-    memcpy(v, &r[1], 4);
-    memcpy(v + 4, &r[3], 4);
-    memcpy(v + 8, &r[2], 4);
-    v[12] = 0;
 }
 
 static unsigned log2_ceil(unsigned n)
@@ -480,8 +491,10 @@ static void add_extended(CpuidTable *t, const bool on[FEAT_N], bool amd, bool ho
     if (phys < 36)
         phys = 36;
     e->eax = MIN_OF(phys, 52u) | 48u << 8;
-    if (amd)
+    if (amd) {
         e->ecx = (n_vcpus - 1) | core_bits << 12;
+        put_features(add(t, 0x80000021), on);
+    }
 }
 
 bool cpuid_build(CpuidTable *t, const char *arg, const CpuidTable *kvm, unsigned n_vcpus,
@@ -494,18 +507,14 @@ bool cpuid_build(CpuidTable *t, const char *arg, const CpuidTable *kvm, unsigned
     memset(t, 0, sizeof(*t));
     if (!choose_features(arg ? arg : "max", kvm, t->model, sizeof(t->model), on, err))
         return false;
-    host_vendor(vendor);
-    bool amd = !strcmp(vendor, "AuthenticAMD") || !strcmp(vendor, "HygonGenuine");
-    if (amd)
-        memcpy(vendor, "AuthenticAMD", 12);
-    else
-        memcpy(vendor, "GenuineIntel", 12);
+    bool amd = host_is_amd();
+    memcpy(vendor, amd ? "AuthenticAMD" : "GenuineIntel", 13);
     /*
      * Fixed, so that a guest sees the same processor on every host of a vendor: family 6 model 94
-     * stepping 3, or family 17h model 1 stepping 2, whose code paths in kernels touch only
+     * stepping 3, or family 17h model 31h stepping 0, whose code paths in kernels touch only
      * registers that both engines have.
      */
-    signature = amd ? 0x00800f12 : 0x000506e3;
+    signature = amd ? 0x00830f10 : 0x000506e3;
     bool host = !strcmp(t->model, "host");
     if (host) {
         host_cpuid(1, 0, r);

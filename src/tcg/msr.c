@@ -134,6 +134,8 @@ static bool write_efer(CpuState *s, Tcg *t, uint64_t v)
         allowed |= EFER_LME;
     if (t->features[FEAT_NX])
         allowed |= EFER_NXE;
+    if (t->features[FEAT_AUTOIBRS])
+        allowed |= EFER_AIBRSE;
     if ((v & ~allowed) || ((s->cr0 & CR0_PG) && ((v ^ s->efer) & EFER_LME)))
         return false;
     v = (v & ~(uint64_t)EFER_LMA) | (s->efer & EFER_LMA);

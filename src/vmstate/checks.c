@@ -86,6 +86,8 @@ static bool check_cr0_pg_pe(const Ctx *c)
 static bool check_efer_reserved(const Ctx *c)
 {
     uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+    if (c->cpuid && cpuid_has(c->cpuid, FEAT_AUTOIBRS))
+        known |= EFER_AIBRSE;
     return c->s->efer & ~known ? bad(c, "EFER", c->s->efer, "a reserved bit is set") : true;
 }
 

@@ -371,6 +371,8 @@ static bool rule_cpuid(Ctx *c)
         return refuse(c, FEAT_NX, "EFER", s->efer);
     if (s->efer & EFER_SCE && !cpuid_has(t, FEAT_SYSCALL))
         return refuse(c, FEAT_SYSCALL, "EFER", s->efer);
+    if (s->efer & EFER_AIBRSE && !cpuid_has(t, FEAT_AUTOIBRS))
+        return refuse(c, FEAT_AUTOIBRS, "EFER", s->efer);
     if (s->msr.xss && !cpuid_has(t, FEAT_XSAVES))
         return refuse(c, FEAT_XSAVES, "IA32_XSS", s->msr.xss);
     return true;

@@ -752,6 +752,10 @@ START_TEST(control_registers)
     ck_fault(write_cr4(S, T, 0), VEC_GP, 0);
     ck_fault(write_cr3(S, T, BIT(40)), VEC_GP, 0);
     ck_assert(!msr_write(S, T, 0xc0000080, EFER_NXE)); /* LME while paging */
+    T->features[FEAT_AUTOIBRS] = false;
+    ck_assert(!msr_write(S, T, 0xc0000080, EFER_LME | EFER_NXE | EFER_AIBRSE));
+    T->features[FEAT_AUTOIBRS] = true;
+    ck_assert(msr_write(S, T, 0xc0000080, EFER_LME | EFER_NXE | EFER_AIBRSE));
     ck_assert_int_eq(write_cr0(S, T, CR0_PE), FAULT_NONE);
     ck_assert(!(S->efer & EFER_LMA));
     lmode(0);

@@ -45,6 +45,7 @@ typedef enum ExitKind {
     EXIT_INTERNAL_ERROR, /* the engine cannot execute the instruction at RIP: text in Exit.msg */
     EXIT_FAIL_ENTRY,     /* KVM refused the state: Exit.code is the hardware reason */
     EXIT_EXCEPTION,      /* RunLimit.stop_at_exception: Exit.exc was raised and not delivered */
+    EXIT_STOP,           /* RunLimit.stops: Exit.stop and Exit.code say which */
     EXIT_N
 } ExitKind;
 
@@ -60,10 +61,31 @@ typedef struct ExitException {
     uint64_t dr6; /* of a debug exception: bits to be set */
 } ExitException;
 
+/* What an engine is to stop at besides all else. Filled by the vCPU's thread between two run()s. */
+#define STOPS_MAX     16
+#define STOPS_MAX_KVM 4 /* debug registers; the guest's own breakpoints rest meanwhile */
+typedef struct RunStops {
+    /* Linear addresses: stop before the instruction there (STOP_ADDRESS; code: which of them). */
+    gva_t addr[STOPS_MAX];
+    unsigned n_addr;
+    /* The next time the instruction at pass_at runs is no reason to stop: it was the last one.
+     * Cleared by the engine when it has run. */
+    bool pass;
+    gva_t pass_at;
+    /* Software engines: stop when the next instruction is outside [lo, hi) (STOP_LEFT); hi 0: not
+     * asked. Or at one of these privilege levels, a bit each (STOP_CPL). */
+    gva_t lo, hi;
+    uint8_t cpl;
+    /* KVM: stop behind exits of these reasons, a bit each (STOP_EXIT; code: the reason). */
+    uint64_t exits;
+} RunStops;
+enum StopKind { STOP_ADDRESS, STOP_LEFT, STOP_CPL, STOP_EXIT };
+
 typedef struct Exit {
     ExitKind kind;
-    uint64_t code;    /* KVM: hardware entry failure reason, or internal error suberror */
-    uint8_t insn[15]; /* EXIT_INTERNAL_ERROR: bytes at RIP as far as known */
+    enum StopKind stop; /* EXIT_STOP: why, and in code which */
+    uint64_t code;      /* KVM: hardware entry failure reason, or internal error suberror */
+    uint8_t insn[15];   /* EXIT_INTERNAL_ERROR: bytes at RIP as far as known */
     uint8_t insn_len;
     ExitException exc;
     bool delivered; /* EXIT_LIMIT with RunLimit.caller_events: exc has just been delivered */
@@ -81,9 +103,10 @@ typedef struct RunLimit {
      * instruction, and return EXIT_LIMIT behind it; of an exception, Exit.exc tells.
      */
     bool caller_events;
-    bool careful;   /* software engines: each instruction by itself, without shortcuts */
-    bool whole;     /* software engines: max_insns 1 is a whole REP, not one iteration of it */
-    bool one_block; /* software engines: may return EXIT_LIMIT at the first block's end */
+    bool careful;    /* software engines: each instruction by itself, without shortcuts */
+    bool whole;      /* software engines: max_insns 1 is a whole REP, not one iteration of it */
+    bool one_block;  /* software engines: may return EXIT_LIMIT at the first block's end */
+    RunStops *stops; /* or NULL */
 } RunLimit;
 
 /* What an engine may ask of the machine. Each call may take the machine lock; none may be made with

@@ -120,6 +120,7 @@ static const char *exit_name(const Exit *e)
         [EXIT_INTERNAL_ERROR] = "cannot go on",
         [EXIT_FAIL_ENTRY] = "was not let in",
         [EXIT_EXCEPTION] = "stopped at an exception",
+        [EXIT_STOP] = "met a stop of the host's",
     };
     return names[e->kind];
 }

@@ -153,9 +153,12 @@ typedef struct KvmVcpu {
     struct kvm_run *run;
     KvmVm *vm;
     _Atomic bool in_run;
-    pthread_t thread;    /* valid while in_run */
-    bool incomplete;     /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
-    bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
+    pthread_t thread;  /* valid while in_run */
+    bool incomplete;   /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
+    bool stepping;     /* KVM_GUESTDBG_SINGLESTEP is on */
+    unsigned n_breaks; /* KVM_GUESTDBG_USE_HW_BP is on with these, when not stepping */
+    gva_t breaks[STOPS_MAX_KVM];
+    RunStops *stops;     /* of this run(), or NULL */
     uint64_t tsc_offset; /* as last set or read */
     uint64_t tsc_adjust; /* IA32_TSC_ADJUST then, unless KvmHost.tsc_exact */
     KvmState ks;         /* scratch of export and import */

@@ -182,15 +182,36 @@ static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
     return true;
 }
 
-static bool set_stepping(KvmVcpu *kv, bool on)
+/* Single-step, or execute breakpoints at the addresses of st (NULL: none); never both. */
+static bool set_debug(KvmVcpu *kv, bool step, const RunStops *st)
 {
-    struct kvm_guest_debug dbg = {
-        .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0,
-    };
-    if (kv->stepping == on)
+    unsigned n = step || !st ? 0 : MIN_OF(st->n_addr, (unsigned)STOPS_MAX_KVM);
+    struct kvm_guest_debug dbg = {0};
+    if (kv->stepping == step && kv->n_breaks == n &&
+        (!n || !memcmp(kv->breaks, st->addr, n * sizeof(st->addr[0]))))
         return true;
-    kv->stepping = on;
+    kv->stepping = step;
+    kv->n_breaks = n;
+    if (step)
+        dbg.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    else if (n)
+        dbg.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    for (unsigned i = 0; i < n; i++) {
+        kv->breaks[i] = dbg.arch.debugreg[i] = st->addr[i];
+        dbg.arch.debugreg[7] |= BIT(2 * i + 1); /* G0 to G3: execute, one byte */
+    }
     return ioctl(kv->fd, KVM_SET_GUEST_DEBUG, &dbg) == 0;
+}
+
+/* Which of the breakpoints KVM_EXIT_DEBUG is about, or -1. */
+static int which_break(const KvmVcpu *kv)
+{
+    const struct kvm_debug_exit_arch *d = &kv->run->debug.arch;
+    for (unsigned i = 0; i < kv->n_breaks; i++) {
+        if (d->dr6 & BIT(i) && d->pc == kv->breaks[i])
+            return (int)i;
+    }
+    return -1;
 }
 
 /* ---- exits that end run() ---- */
@@ -332,6 +353,10 @@ static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
         e->kind = EXIT_SHUTDOWN;
         return true;
     case KVM_EXIT_DEBUG:
+        if (!step && which_break(kv) >= 0) {
+            *e = (Exit){.kind = EXIT_STOP, .stop = STOP_ADDRESS, .code = (uint64_t)which_break(kv)};
+            return true;
+        }
         e->kind = step && kv->run->debug.arch.dr6 & DR6_BS ? EXIT_LIMIT : EXIT_DEBUG;
         e->code = kv->run->debug.arch.dr6;
         return true;
@@ -377,7 +402,34 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
             log_line("cpu %d kvm exit %u", v->id, kv->run->exit_reason);
         if (handle_exit(v, kv, step, &e))
             return e;
+        if (unlikely(kv->stops != NULL) && kv->run->exit_reason < 64 &&
+            kv->stops->exits & BIT(kv->run->exit_reason))
+            return (Exit){.kind = EXIT_STOP, .stop = STOP_EXIT, .code = kv->run->exit_reason};
     }
+}
+
+/* Runs the instruction at a breakpoint that is to be passed. True: done, go on; else *e ends the
+ * run. No interrupt comes between, behind whose handler the breakpoint would be met again. */
+static bool pass_break(Vcpu *v, KvmVcpu *kv, Exit *e)
+{
+    RunStops *st = kv->stops;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    if (ioctl(kv->fd, KVM_GET_REGS, &regs) < 0 || ioctl(kv->fd, KVM_GET_SREGS, &sregs) < 0) {
+        *e = system_error("KVM_GET_REGS");
+        return false;
+    }
+    uint64_t lin = sregs.cs.l ? regs.rip : (uint32_t)(sregs.cs.base + regs.rip);
+    if (lin != st->pass_at)
+        return true; /* an event has led elsewhere: the breakpoint is passed when that returns */
+    if (!set_debug(kv, true, NULL)) {
+        *e = system_error("KVM_SET_GUEST_DEBUG");
+        return false;
+    }
+    *e = run_loop(v, kv, true, true);
+    if (e->kind == EXIT_LIMIT || e->kind == EXIT_HLT)
+        st->pass = false;
+    return e->kind == EXIT_LIMIT;
 }
 
 Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
@@ -385,15 +437,24 @@ Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
     KvmVcpu *kv = kvm_of(v);
     bool step = limit && limit->max_insns == 1;
 
+    Exit e = {0};
     install_handler();
-    if (!set_stepping(kv, step))
-        return system_error("KVM_SET_GUEST_DEBUG");
+    kv->stops = limit ? limit->stops : NULL;
     kv->thread = pthread_self();
     atomic_store(&kv->in_run, true);
-    Exit e = run_loop(v, kv, step, limit && limit->caller_events);
+    do {
+        if (!step && kv->stops && kv->stops->pass && !pass_break(v, kv, &e))
+            break;
+        if (set_debug(kv, step, kv->stops))
+            e = run_loop(v, kv, step, limit && limit->caller_events);
+        else
+            e = system_error("KVM_SET_GUEST_DEBUG");
+    } while (e.kind == EXIT_STOP && e.stop == STOP_ADDRESS && kv->stops->pass &&
+             kv->stops->addr[e.code] == kv->stops->pass_at);
     atomic_store(&kv->in_run, false);
-    /* Host stepping must not be seen in the state that is exported. */
-    if (step && !set_stepping(kv, false))
+    /* Host stepping must not be seen in the state that is exported, nor breakpoints in the next
+     * run() that has none. */
+    if (kv->stepping && !set_debug(kv, false, NULL))
         return system_error("KVM_SET_GUEST_DEBUG");
     return e;
 }

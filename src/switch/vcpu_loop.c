@@ -220,6 +220,7 @@ static void run_engine(VcpuLoop *l)
     case EXIT_INTERNAL_ERROR:
     case EXIT_FAIL_ENTRY:
     case EXIT_EXCEPTION: /* not asked for */
+    case EXIT_STOP:
     case EXIT_N:
         report(l, &e);
         break;

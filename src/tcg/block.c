@@ -216,6 +216,13 @@ static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len)
     }
 }
 
+void blocks_kill_at_offset(Tcg *t, unsigned offset)
+{
+    for (unsigned k = 0; k < PAGE_HASH_SIZE; k++)
+        for (CodePage *p = t->blocks->page[k]; p; p = p->next)
+            kill_in_page(t, p, p->gpa + offset, 1);
+}
+
 /* Pages above 4 GiB share flags: is any other of ours on this flag in use? */
 static bool flag_in_use(const Tcg *t, gpa_t page)
 {
@@ -353,17 +360,20 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
     uint64_t limit = s->seg[CS].limit;
     unsigned n = 0;
     b->bytes = (uint8_t *)&b->insn[1];
-    if (!(t->decode_mode & DM_CS32))
+    if (t->code64)
+        limit = ~0ull;
+    else if (!(t->decode_mode & DM_CS32))
         limit = MIN_OF(limit, 0xffffull);
     if (s->rip > limit)
         *fault = raise_gp0(t);
     else
-        *fault = decode_alone(s, t, lin, limit - s->rip + 1, b->insn, b->bytes, &n, &b->gpa2);
+        *fault = decode_alone(s, t, lin, MIN_OF(limit - s->rip, 14ull) + 1, b->insn, b->bytes, &n,
+                              &b->gpa2);
     if (*fault)
         return NULL;
     quick_block(b->insn, 1);
     b->n = 1;
-    b->plain = false;
+    b->plain = b->stop = false;
     b->no_jit = true;
     b->size = (uint16_t)n;
     b->mode = (uint8_t)t->decode_mode;
@@ -404,7 +414,10 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     Block *b = (Block *)(void *)(c->arena + c->used);
     unsigned off = lin & ~PAGE_MASK, pos = 0, n = 0;
     b->gpa2 = NO_GPA;
+    bool stop = unlikely(stops_at_offset(t, off));
     for (bool ends = false; !ends && n < BLOCK_MAX_INSNS && off + pos < PAGE_SIZE; n++) {
+        if (unlikely(t->n_stop_at) && n && (stop || stops_at_offset(t, off + pos)))
+            break;
         Insn *i = &b->insn[n];
         unsigned avail = (unsigned)PAGE_SIZE - off - pos;
         uint8_t bytes[15];
@@ -443,7 +456,12 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->to[0].gen = b->to[1].gen = 0;
     b->jit = NULL;
     b->runs = 0;
-    b->no_jit = b->no_runs = false;
+    b->no_jit = b->stop = stop;
+    b->no_runs = false;
+    if (stop) {
+        b->insn[0].exec = b->insn[0].go = exec_stop;
+        b->plain = false;
+    }
     b->run_misses = 0;
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);

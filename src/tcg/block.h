@@ -45,6 +45,7 @@ struct Block {
     uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
     uint16_t n, size; /* instructions, bytes */
     uint8_t mode;
+    bool stop;           /* its one instruction is exec_stop: see stops.c */
     bool plain;          /* ends in a near branch or just ends: no mode, flag or mapping changes */
     uint8_t *bytes;      /* as decoded */
     BlockLink to[2];     /* without, with a jump */
@@ -102,9 +103,31 @@ void blocks_free(Tcg *t);
 /* The block at s->rip (lin is its linear address), or NULL and *fault: FAULT_EXC (fetch fault) or
  * FAULT_UNSUPPORTED. */
 Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
-/* One instruction at s->rip outside 64-bit mode, with no byte past the CS limit: valid until the
- * next call. */
+/* One instruction at s->rip, outside 64-bit mode with no byte past the CS limit; the real one if a
+ * stop lies on it. Valid until the next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+/* Kills the blocks with a byte at this offset of any page. */
+void blocks_kill_at_offset(Tcg *t, unsigned offset);
+
+/* stops.c: takes in what this run() is to stop at (NULL: nothing). */
+void stops_begin(Tcg *t, RunStops *stops);
+/* Stops by address: is this page offset one? */
+static inline bool stops_at_offset(const Tcg *t, unsigned offset)
+{
+    for (unsigned k = 0; k < t->n_stop_at; k++)
+        if (t->stop_at[k] == offset)
+            return true;
+    return false;
+}
+/* What the first instruction of such a block does. */
+Fault exec_stop(CpuState *s, Tcg *t, const Insn *i);
+/* True, and *x filled: the instruction at lin is to be stopped at. */
+bool stops_address_due(const Tcg *t, gva_t lin, Exit *x);
+/* True, and *x filled: the state before the next instruction is to be stopped at. */
+bool stops_state_due(const CpuState *s, const Tcg *t, gva_t lin, Exit *x);
+/* The instruction at lin is run now. */
+void stops_passed(Tcg *t, gva_t lin);
 
 /* Was the page of code at lin, found in this map_gen, a global one? */
 bool blocks_page_is_global(const Tcg *t, gva_t lin);

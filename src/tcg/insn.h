@@ -22,6 +22,7 @@ typedef enum Fault {
     FAULT_HLT,   /* as FAULT_STATE, and the vCPU is now halted */
     FAULT_AGAIN, /* one iteration of a REP done (state committed), RIP stays */
     FAULT_UNSUPPORTED, /* the engine does not do this: EXIT_INTERNAL_ERROR */
+    FAULT_STOP,        /* nothing was done: RunLimit.stops may want the instruction (stops.c) */
 } Fault;
 
 typedef Fault ExecFn(CpuState *s, Tcg *t, const Insn *i);

@@ -15,6 +15,11 @@
 
 /* ---- a handler's outcome ---- */
 
+static gva_t code_lin(const CpuState *s, const Tcg *t)
+{
+    return t->code64 ? s->rip : (uint32_t)(s->seg[CS].base + s->rip);
+}
+
 static void exit_error(CpuState *s, Tcg *t, Exit *x)
 {
     *x = (Exit){.kind = EXIT_INTERNAL_ERROR};
@@ -111,6 +116,12 @@ __attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, const Insn
         if (next == NEXT_EXIT && x->kind == EXIT_EXCEPTION && (t->exc.soft || t->exc.icebp))
             x->exc.len = i->len;
         break;
+    case FAULT_STOP:
+        s->rip = insn_rip(t, i);
+        if (stops_address_due(t, code_lin(s, t), x))
+            next = NEXT_EXIT;
+        t->step_over = true;
+        break;
     case FAULT_UNSUPPORTED:
         s->rip = insn_rip(t, i);
         exit_error(s, t, x);
@@ -149,11 +160,6 @@ static Next debug_trap(CpuState *s, Tcg *t, uint64_t dr6, Exit *x)
     return deliver(s, t, x);
 }
 
-static gva_t code_lin(const CpuState *s, const Tcg *t)
-{
-    return t->code64 ? s->rip : (uint32_t)(s->seg[CS].base + s->rip);
-}
-
 /* Does the block reach past the CS limit, or (16-bit code) past where IP wraps? Blocks are keyed
  * by address, so this is asked each time. */
 static inline bool past_limit(const CpuState *s, const Tcg *t, const Block *b)
@@ -175,14 +181,15 @@ Block *next_block(const CpuState *s, const Tcg *t)
     return j->block;
 }
 
-/* The block at RIP, or NULL when the fetch faulted (delivered) or cannot be done. */
-static Block *find(CpuState *s, Tcg *t, gva_t lin, Exit *x, Next *next)
+/* The block at RIP, or NULL when the fetch faulted (delivered) or cannot be done. beneath: not a
+ * stop, but what it lies on. */
+static Block *find(CpuState *s, Tcg *t, gva_t lin, bool beneath, Exit *x, Next *next)
 {
     Fault f;
     const JumpEntry *j = jump_entry(t, lin);
     Block *b =
         j->tag == jump_tag(t, lin) && j->gen == t->map_gen ? j->block : block_find(s, t, lin, &f);
-    if (b && past_limit(s, t, b))
+    if (b && (past_limit(s, t, b) || (beneath && b->stop)))
         b = block_single(s, t, lin, &f);
     if (!b) {
         t->blk = NULL;
@@ -209,12 +216,18 @@ static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
     Next next = NEXT_BLOCK;
     bool tf = s->rflags & FL_TF, rf = s->rflags & FL_RF;
     gva_t lin = code_lin(s, t);
+    t->step_over = false;
+    if (unlikely(t->n_stop_at)) {
+        if (stops_address_due(t, lin, x))
+            return NEXT_EXIT;
+        stops_passed(t, lin);
+    }
     if ((s->dr7 & DR7_ENABLED) && !rf && !s->ev.shadow_mov_ss) {
         uint64_t hit = execute_breakpoints(s, lin);
         if (hit)
             return debug_trap(s, t, hit, x);
     }
-    Block *b = find(s, t, lin, x, &next);
+    Block *b = find(s, t, lin, true, x, &next);
     if (!b)
         return next;
     t->inhibit = false;
@@ -462,14 +475,16 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             return (Exit){.kind = EXIT_HLT};
         if (unlikely(t->insns_left == 0))
             return (Exit){.kind = EXIT_LIMIT};
+        if (unlikely(t->stops != NULL) && stops_state_due(s, t, code_lin(s, t), &x))
+            return x;
         Next next = NEXT_BLOCK;
         if (unlikely(be_careful(s, t))) {
             next = careful_step(s, t, &x);
         } else {
-            Block *b = find(s, t, code_lin(s, t), &x, &next);
-            if (unlikely(b && t->one_block)) {
+            Block *b = find(s, t, code_lin(s, t), false, &x, &next);
+            if (unlikely(b && (t->one_block || t->each_block))) {
                 next = t->use_jit ? run_jit(s, t, b, &x) : run_one(s, t, b, &x);
-                if (next != NEXT_EXIT)
+                if (next != NEXT_EXIT && t->one_block)
                     return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
             } else if (likely(b != NULL)) {
                 next = t->use_jit ? run_jit(s, t, b, &x) : run_chain(s, t, b, &x);
@@ -497,7 +512,8 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     t->insns_left = most;
     t->blk = NULL;
     t->use_jit = translate;
-    t->limited = most != ~0ull || t->one_block;
+    stops_begin(t, limit ? limit->stops : NULL);
+    t->limited = most != ~0ull || t->one_block || t->each_block;
     if (translate)
         jit_chaining(t->jit, !t->limited);
     tcg_update_mode(s, t);

@@ -63,7 +63,7 @@ static int go_on_at_rip(Jit *j)
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     Vcpu *v = t->v;
-    if (j->no_chain || t->one_block || be_careful(s, t) || s->run_state != RUN_RUNNING)
+    if (j->no_chain || t->one_block || t->stops || be_careful(s, t) || s->run_state != RUN_RUNNING)
         return RESUME;
     atomic_store(&v->go, 1);
     if (atomic_load(&v->request) & heeded(s))
@@ -395,7 +395,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             if (!b->plain)
                 return NEXT_BLOCK;
         }
-        if (unlikely(t->one_block ||
+        if (unlikely(t->one_block || t->each_block ||
                      (atomic_load_explicit(&v->request, memory_order_relaxed) & heed))) {
             j->pending = NULL;
             return NEXT_BLOCK;

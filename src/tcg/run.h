@@ -19,7 +19,7 @@ Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x);
 static inline bool be_careful(const CpuState *s, const Tcg *t)
 {
     return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step ||
-           t->careful;
+           t->careful || t->step_over;
 }
 
 /* The block at s->rip if it is known and nothing but near branches led here; else NULL. */

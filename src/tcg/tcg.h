@@ -106,9 +106,14 @@ struct Tcg {
     _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;
-    struct Jit *jit;          /* NULL: no translator */
-    bool use_jit;             /* this run() may run translated code */
-    bool limited;             /* this run() counts instructions */
+    struct Jit *jit; /* NULL: no translator */
+    bool use_jit;    /* this run() may run translated code */
+    bool limited;    /* this run() counts instructions */
+    RunStops *stops; /* of this run(), or NULL */
+    bool each_block; /* stops are looked for before each block: none is joined to another */
+    bool step_over;  /* one instruction by itself: it may lie below a stop */
+    uint16_t stop_at[STOPS_MAX + 1]; /* offsets in a page at which blocks are cut, and stop */
+    unsigned n_stop_at;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */

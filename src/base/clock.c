@@ -9,6 +9,8 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "base/log.h"
+
 /*
  * Guest time and guest TSC are two readings of one linear function: both are anchored in the host's
  * TSC, so a timer armed for a TSC value and one armed for the matching ns expire together.
@@ -216,6 +218,9 @@ void timer_mod(Timer *t, uint64_t expire_ns)
     timer_del(t);
     t->expire = expire_ns;
     t->pending = true;
+    if (log_on(LOG_TIMER))
+        log_line("timer %p at %" G_GUINT64_FORMAT " ns, in %" G_GINT64_FORMAT, (void *)t, expire_ns,
+                 (gint64)(expire_ns - clock_ns(c)));
     Timer **p = &c->head;
     while (*p && (*p)->expire <= expire_ns)
         p = &(*p)->next;
@@ -243,6 +248,8 @@ uint64_t timers_run(Clock *c)
     while (c->running && c->head && c->head->expire <= now) {
         Timer *t = c->head;
         unlink_timer(t);
+        if (log_on(LOG_TIMER))
+            log_line("timer %p fires, %" G_GUINT64_FORMAT " ns late", (void *)t, now - t->expire);
         t->fn(t->opaque);
     }
     return c->running && c->head ? c->head->expire : NO_EXPIRY;

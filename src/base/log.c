@@ -21,6 +21,11 @@ GQuark tandem_error_quark(void)
     return g_quark_from_static_string("tandem");
 }
 
+void log_set_mask(uint32_t mask)
+{
+    __atomic_store_n(&log_mask, mask, __ATOMIC_RELAXED);
+}
+
 bool log_set(const char *names, GError **err)
 {
     g_auto(GStrv) list = g_strsplit(names, ",", -1);
@@ -36,7 +41,7 @@ bool log_set(const char *names, GError **err)
         }
         mask |= 1u << c;
     }
-    log_mask = mask;
+    log_set_mask(mask);
     return true;
 }
 
@@ -51,6 +56,21 @@ bool log_to_file(const char *path, GError **err)
         close(log_fd);
     log_fd = fd;
     return true;
+}
+
+const char *log_name(enum LogCategory c)
+{
+    return categories[c].name;
+}
+
+void log_names(GString *out)
+{
+    gsize start = out->len;
+    for (unsigned c = 0; c < LOG_N; c++)
+        if (log_mask & (1u << c))
+            g_string_append_printf(out, "%s%s", out->len > start ? "," : "", categories[c].name);
+    if (out->len == start)
+        g_string_append(out, "none");
 }
 
 void log_help(GString *out)
@@ -75,6 +95,12 @@ void log_line(const char *fmt, ...)
     g_string_vprintf(s, fmt, ap);
     va_end(ap);
     write_line(log_fd, s);
+}
+
+void log_text(const GString *s)
+{
+    ssize_t n = write(log_fd, s->str, s->len);
+    (void)n;
 }
 
 void warn_user(const char *fmt, ...)

@@ -117,6 +117,11 @@ static bool start(Run *r, GError **err)
     r->m = machine_new(&o->cfg, err);
     if (!r->m)
         return false;
+    g_autoptr(GString) not_logged = g_string_new(NULL);
+    machine_log_changed(r->m, not_logged);
+    g_auto(GStrv) line = g_strsplit(not_logged->str, "\n", -1);
+    for (char **l = line; *l && **l; l++)
+        warn_user("%s", *l);
     if (!o->nographic && !o->display_given)
         warn_user("there is no display: running as with -display none; -nographic puts the serial "
                   "console on this terminal");

@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include "base/clock.h"
 #include "base/memmap.h"
+#include "base/symbols.h"
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
 #include "cpu/writelog.h"
@@ -150,9 +151,10 @@ typedef struct VmCommon {
     unsigned n_vcpus;
     /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
     bool tsc_offset_fixed;
-    void *kvm; /* struct KvmVm of the kvm room; NULL without KVM */
-    void *tcg; /* struct TcgVm of the tcg room: shared page flags */
-    void *tap; /* of who has put a bus of his own before the machine's; else NULL */
+    const Symbols *symbols; /* of guest code, for logs; may be NULL */
+    void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
+    void *tcg;              /* struct TcgVm of the tcg room: shared page flags */
+    void *tap;              /* of who has put a bus of his own before the machine's; else NULL */
 } VmCommon;
 
 enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_JIT, ENGINE_N };

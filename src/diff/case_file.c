@@ -14,11 +14,11 @@
  * Reading is strict: a line that is not understood, a value that does not fit, a field that comes
  * twice or a state no processor can be in are errors with the line's number.
  */
-#include <capstone/capstone.h>
 #include <stdarg.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "cpu/disasm.h"
 #include "cpu/vcpu.h"
 #include "diff/case.h"
 #include "vmstate/state.h"
@@ -39,25 +39,14 @@ static bool in_file(const VmstateField *f)
 
 void case_asm(const DiffCase *c, GString *out)
 {
-    static const cs_mode mode[CM_N] = {
-        [CM_LONG] = CS_MODE_64,   [CM_COMPAT32] = CS_MODE_32, [CM_COMPAT16] = CS_MODE_16,
-        [CM_PROT32] = CS_MODE_32, [CM_PROT16] = CS_MODE_16,   [CM_VM86] = CS_MODE_16,
-        [CM_REAL] = CS_MODE_16};
+    static const uint8_t bits[CM_N] = {
+        [CM_LONG] = 64,   [CM_COMPAT32] = 32, [CM_COMPAT16] = 16, [CM_PROT32] = 32,
+        [CM_PROT16] = 16, [CM_VM86] = 16,     [CM_REAL] = 16};
     unsigned len = MIN_OF(c->len, (uint8_t)sizeof(c->insn));
-    cs_insn *insn;
-    csh cs;
-
-    if (cs_open(CS_ARCH_X86, mode[c->mode < CM_N ? c->mode : CM_LONG], &cs) == CS_ERR_OK) {
-        size_t n = cs_disasm(cs, c->insn, len, c->in.rip, 1, &insn);
-        if (n == 1 && insn->size == len)
-            g_string_append_printf(out, "%s%s%s", insn->mnemonic, *insn->op_str ? " " : "",
-                                   insn->op_str);
-        else
-            g_string_append(out, "(unknown to the disassembler)");
-        if (n)
-            cs_free(insn, n);
-        cs_close(&cs);
-    }
+    char text[DISASM_TEXT];
+    bool known =
+        disasm_insn(bits[c->mode < CM_N ? c->mode : CM_LONG], c->insn, len, c->in.rip, text) == len;
+    g_string_append(out, known ? text : "(unknown to the disassembler)");
 }
 
 /* ---- writing ---- */

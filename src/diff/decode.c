@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "cpu/disasm.h"
 #include "diff/modes.h"
 #include "diff/progress.h"
 
@@ -51,6 +52,8 @@ static void on_signal(int sig G_GNUC_UNUSED)
 
 static bool choose_engines(Run *r, const char *names, GError **err)
 {
+    if ((!names || strstr(names, dec_capstone.name)) && !capstone_lib(err))
+        return false;
     if (!names) {
         for (unsigned e = 0; e < ARRAY_LEN(engines); e++)
             r->engine[r->n_engines++] = engines[e];

@@ -1,7 +1,7 @@
 /* Tandem's decoder and capstone, in the terms of decode.h. */
-#include <capstone/capstone.h>
 #include <string.h>
 
+#include "cpu/disasm.h"
 #include "diff/decode.h"
 #include "tcg/tcg.h"
 #include "tcg/vec.h"
@@ -246,6 +246,7 @@ void dec_tandem(const uint8_t bytes[DECODE_BYTES], enum DecMode mode, Decoded *o
 /* ---- capstone ---- */
 
 typedef struct Capstone {
+    const CapstoneLib *lib;
     csh cs;
     cs_insn *insn;
     enum DecMode mode;
@@ -255,8 +256,10 @@ typedef struct Capstone {
 static const char *capstone_version(void)
 {
     static char text[16];
-    int major, minor;
-    cs_version(&major, &minor);
+    const CapstoneLib *lib = capstone_lib(NULL);
+    int major = 0, minor = 0;
+    if (lib)
+        lib->version(&major, &minor);
     snprintf(text, sizeof(text), "%d.%d", major, minor);
     return text;
 }
@@ -265,21 +268,25 @@ static void *capstone_open(enum DecMode mode)
 {
     static const cs_mode cs[DEC_MODES] = {CS_MODE_16, CS_MODE_32, CS_MODE_64, CS_MODE_64};
     Capstone *c = g_new0(Capstone, 1);
+    GError *err = NULL;
     c->mode = mode;
-    if (cs_open(CS_ARCH_X86, cs[mode], &c->cs) != CS_ERR_OK)
+    c->lib = capstone_lib(&err);
+    if (!c->lib)
+        g_error("%s", err->message);
+    if (c->lib->open(CS_ARCH_X86, cs[mode], &c->cs) != CS_ERR_OK)
         g_error("capstone has no x86 decoder");
-    cs_option(c->cs, CS_OPT_DETAIL, CS_OPT_ON);
-    c->insn = cs_malloc(c->cs);
+    c->lib->option(c->cs, CS_OPT_DETAIL, CS_OPT_ON);
+    c->insn = c->lib->malloc(c->cs);
     for (unsigned r = 1; r < X86_REG_ENDING; r++)
-        c->reg[r] = dec_reg_by_name(cs_reg_name(c->cs, r));
+        c->reg[r] = dec_reg_by_name(c->lib->reg_name(c->cs, r));
     return c;
 }
 
 static void capstone_close(void *opaque)
 {
     Capstone *c = opaque;
-    cs_free(c->insn, 1);
-    cs_close(&c->cs);
+    c->lib->free(c->insn, 1);
+    c->lib->close(&c->cs);
     g_free(c);
 }
 
@@ -312,14 +319,14 @@ static void capstone_decode(void *opaque, const uint8_t bytes[DECODE_BYTES], Dec
     size_t left = DECODE_BYTES;
     uint64_t address = 0;
     memset(out, 0, sizeof(*out));
-    if (!cs_disasm_iter(c->cs, &p, &left, &address, c->insn))
+    if (!c->lib->disasm_iter(c->cs, &p, &left, &address, c->insn))
         return;
     out->ok = true;
     out->len = (uint8_t)c->insn->size;
     g_strlcpy(out->name, c->insn->mnemonic, sizeof(out->name));
     const cs_detail *d = c->insn->detail;
     for (unsigned g = 0; g < d->groups_count; g++) {
-        const char *name = cs_group_name(c->cs, d->groups[g]);
+        const char *name = c->lib->group_name(c->cs, d->groups[g]);
         if (d->groups[g] >= X86_GRP_VM && name && !strstr(name, "mode"))
             g_strlcpy(out->extension, name, sizeof(out->extension));
     }

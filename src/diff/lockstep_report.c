@@ -1,10 +1,10 @@
 /* What is said about a divergence: the path to it, and the differences. */
 #include "diff/lockstep.h"
 
-#include <capstone/capstone.h>
 #include <inttypes.h>
 #include <string.h>
 
+#include "cpu/disasm.h"
 #include "tcg/tcg.h"
 
 enum { PIECE_MAX = 64 }; /* instructions shown of one piece of the path */
@@ -40,13 +40,13 @@ static unsigned read_code(const Lockstep *ls, gva_t lin, uint8_t *out, unsigned 
     return got;
 }
 
-static void print_insn(GPtrArray *lines, const cs_insn *i)
+static void print_insn(GPtrArray *lines, uint64_t rip, const uint8_t *insn, unsigned len,
+                       const char *text)
 {
     GString *bytes = g_string_new(NULL);
-    for (unsigned k = 0; k < i->size; k++)
-        g_string_append_printf(bytes, "%02x ", i->bytes[k]);
-    g_ptr_array_add(lines, g_strdup_printf("  %#18" PRIx64 "  %-24s %s %s", i->address, bytes->str,
-                                           i->mnemonic, i->op_str));
+    for (unsigned k = 0; k < len; k++)
+        g_string_append_printf(bytes, "%02x ", insn[k]);
+    g_ptr_array_add(lines, g_strdup_printf("  %#18" PRIx64 "  %-24s %s", rip, bytes->str, text));
     g_string_free(bytes, TRUE);
 }
 
@@ -58,19 +58,12 @@ static void print_piece(const Lockstep *ls, const LsTrace *t, GPtrArray *lines)
     memcpy(code, t->bytes, sizeof(t->bytes));
     if (!len && want)
         len = read_code(ls, t->lin, code, want * 15);
-    csh cs;
-    cs_mode mode = t->bits == 64 ? CS_MODE_64 : t->bits == 32 ? CS_MODE_32 : CS_MODE_16;
-    if (cs_open(CS_ARCH_X86, mode, &cs) == CS_ERR_OK) {
-        const uint8_t *p = code;
-        size_t left = len;
-        uint64_t address = t->rip;
-        cs_insn *i = cs_malloc(cs);
-        while (n < want && cs_disasm_iter(cs, &p, &left, &address, i)) {
-            print_insn(lines, i);
-            n++;
-        }
-        cs_free(i, 1);
-        cs_close(&cs);
+    for (unsigned at = 0, size; n < want && at < len; at += size, n++) {
+        char text[DISASM_TEXT];
+        size = disasm_insn(t->bits, code + at, len - at, t->rip + at, text);
+        if (!size)
+            break;
+        print_insn(lines, t->rip + at, code + at, size, text);
     }
     if (n < want && (n || len))
         g_ptr_array_add(lines, g_strdup_printf("  %#18" PRIx64 "  and on: %u more, by branches",

@@ -1,4 +1,3 @@
-target_link_libraries(diff PUBLIC PkgConfig::CAPSTONE) # assembler beside the bytes of a case
 target_link_libraries(diff PUBLIC PkgConfig::JSON)     # campaign files
 if(TANDEM_ZYDIS AND ZYDIS_INCLUDE AND ZYDIS_LIBRARY)
   target_compile_definitions(diff PUBLIC TANDEM_ZYDIS=1)

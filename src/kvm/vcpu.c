@@ -12,10 +12,11 @@
  */
 #include "kvm/kvm_priv.h"
 
-#include <capstone/capstone.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+
+#include "cpu/disasm.h"
 
 enum { KICK_SIGNAL = SIGUSR1 };
 
@@ -242,20 +243,13 @@ static unsigned fetch_bytes(Vcpu *v, uint64_t linear, uint8_t *out, unsigned n)
 static void disassemble(const Exit *e, uint64_t rip, const struct kvm_sregs *s, char *out, size_t n)
 {
     GString *text = g_string_new(NULL);
-    unsigned len = e->insn_len;
-    cs_mode mode = s->cs.l ? CS_MODE_64 : s->cs.db ? CS_MODE_32 : CS_MODE_16;
-    cs_insn *insn;
-    csh cs;
-
-    if (cs_open(CS_ARCH_X86, mode, &cs) == CS_ERR_OK) {
-        if (cs_disasm(cs, e->insn, len, rip, 1, &insn) == 1) {
-            len = insn->size;
-            g_string_append_printf(text, "%s%s%s ", insn->mnemonic, *insn->op_str ? " " : "",
-                                   insn->op_str);
-            cs_free(insn, 1);
-        }
-        cs_close(&cs);
-    }
+    char insn[DISASM_TEXT];
+    unsigned bits = s->cs.l ? 64 : s->cs.db ? 32 : 16;
+    unsigned len = disasm_insn(bits, e->insn, e->insn_len, rip, insn);
+    if (len)
+        g_string_append_printf(text, "%s ", insn);
+    else
+        len = e->insn_len;
     for (unsigned i = 0; i < len; i++)
         g_string_append_printf(text, "%s%02x", i ? " " : "[", e->insn[i]);
     g_string_append(text, len ? "]" : "bytes not readable");

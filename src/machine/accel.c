@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "kvm/kvm.h"
 #include "machine/machine_priv.h"
+#include "switch/vcpu_loop.h"
 
 static const Engine *const engines[ENGINE_N] = {
     [ENGINE_KVM] = &engine_kvm,
@@ -145,6 +146,41 @@ const Engine *machine_engine(Machine *m, const char *name, GError **err)
         g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED, "%s cannot run this machine: %s", name,
                     m->engine_error[id] ? m->engine_error[id]->message : "unknown reason");
     return m->engine[id];
+}
+
+/* Engines look at some categories when they are entered. */
+static void look_again(Vcpu *v G_GNUC_UNUSED, void *opaque G_GNUC_UNUSED) {}
+
+static const struct {
+    enum LogCategory category;
+    bool translator; /* else both software engines */
+} of_engines[] = {{LOG_IN_ASM, false}, {LOG_EXEC, false},   {LOG_CPU, false},   {LOG_INT, false},
+                  {LOG_MMU, false},    {LOG_OUT_ASM, true}, {LOG_NOCHAIN, true}};
+
+void machine_log_changed(Machine *m, GString *out)
+{
+    bool kvm = false, jit = false;
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++) {
+        vcpu_run_on(m->vcpus[i], look_again, NULL);
+        kvm |= m->vcpus[i]->engine->id == ENGINE_KVM;
+        jit |= m->vcpus[i]->engine->id == ENGINE_JIT;
+    }
+    for (unsigned k = 0; k < ARRAY_LEN(of_engines); k++) {
+        if (!log_on(of_engines[k].category))
+            continue;
+        const char *name = log_name(of_engines[k].category);
+        if (of_engines[k].translator && !jit && !m->engine[ENGINE_JIT])
+            g_string_append_printf(out,
+                                   "log category %s: of the translator, which is not there: %s\n",
+                                   name, m->engine_error[ENGINE_JIT]->message);
+        else if (of_engines[k].translator && !jit)
+            g_string_append_printf(
+                out, "log category %s: of the translator; nothing until 'switch jit'\n", name);
+        else if (!of_engines[k].translator && kvm)
+            g_string_append_printf(
+                out, "log category %s: of the software engines; nothing of vCPUs that are in KVM\n",
+                name);
+    }
 }
 
 void machine_describe_accel(Machine *m, GString *out)

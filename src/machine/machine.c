@@ -389,7 +389,7 @@ static bool start_vcpus(Machine *m, GError **err)
 
 static bool load_symbols(Machine *m, GError **err)
 {
-    m->symbols = symbols_new();
+    m->vm.symbols = m->symbols = symbols_new();
     if (m->cfg.kernel)
         symbols_add_kernel(m->symbols, m->cfg.kernel);
     for (const char *const *s = m->cfg.symbols; s && *s; s++) {

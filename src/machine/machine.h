@@ -76,6 +76,9 @@ const MachineConfig *machine_config(const Machine *);
 const Engine *machine_engine(Machine *, const char *name, GError **);
 /* cpu -1: all, in turn. Waits. */
 bool machine_switch(Machine *, const Engine *, int cpu, GError **);
+/* After log_mask was set: the vCPUs heed it from their next boundary on. Waits. Appends a line for
+ * what will not be logged, and why. */
+void machine_log_changed(Machine *, GString *out);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */

@@ -67,12 +67,17 @@ void cmd_nmi(MonCall *c)
 void cmd_log(MonCall *c)
 {
     GError *err = NULL;
-    if (!strcmp(c->word[0], "help"))
+    if (!strcmp(c->word[0], "help")) {
         log_help(c->out);
-    else if (!strcmp(c->word[0], "none"))
-        log_mask = 0;
-    else if (!log_set(c->word[0], &err))
+        return;
+    }
+    if (!strcmp(c->word[0], "none")) {
+        log_set_mask(0);
+    } else if (!log_set(c->word[0], &err)) {
         error(c, err);
+        return;
+    }
+    machine_log_changed(c->m, c->out);
 }
 
 typedef struct SwitchResult {

@@ -1,8 +1,7 @@
 /* x and xp: memory as numbers, characters or instructions. */
 #include <string.h>
 
-#include <capstone/capstone.h>
-
+#include "cpu/disasm.h"
 #include "monitor/monitor_priv.h"
 #include "tcg/tcg.h"
 #include "vmstate/state.h"
@@ -225,23 +224,17 @@ static void dump_insns(Vcpu *v, const Dump *d)
 {
     const CpuState *s = &v->st;
     GString *out = d->c->out;
-    cs_mode mode = cpu_code64(s) ? CS_MODE_64 : s->seg[CS].attr & SEG_DB ? CS_MODE_32 : CS_MODE_16;
-    csh cs;
-    if (cs_open(CS_ARCH_X86, mode, &cs) != CS_ERR_OK) {
-        g_string_append(out, "Error: capstone cannot be opened\n");
-        return;
-    }
+    unsigned bits = cpu_code64(s) ? 64 : s->seg[CS].attr & SEG_DB ? 32 : 16;
     uint64_t a = d->addr;
     for (unsigned i = 0; i < d->c->format.count; i++) {
         uint8_t buf[INSN_MAX];
         size_t n = fetch(v, d, a, buf, sizeof(buf));
-        cs_insn *in = NULL;
+        char text[DISASM_TEXT];
         if (!n) {
             no_access(d, a);
             break;
         }
-        size_t got = cs_disasm(cs, buf, n, a, 1, &in);
-        size_t len = got ? in->size : 1;
+        size_t got = disasm_insn(bits, buf, n, a, text), len = got ? got : 1;
         char at[SYMBOL_TEXT];
         if (*symbols_text(machine_symbols(d->c->m), a, at) && (!i || !strchr(at, '+')))
             g_string_append_printf(out, "%s:\n", at);
@@ -249,16 +242,9 @@ static void dump_insns(Vcpu *v, const Dump *d)
         for (size_t b = 0; b < len; b++)
             g_string_append_printf(out, " %02x", buf[b]);
         g_string_append_printf(out, "%*s", len < 10 ? (int)(10 - len) * 3 + 1 : 1, "");
-        if (got)
-            g_string_append_printf(out, "%s%s%s\n", in->mnemonic, *in->op_str ? " " : "",
-                                   in->op_str);
-        else
-            g_string_append(out, "(bad)\n");
-        if (got)
-            cs_free(in, got);
+        g_string_append_printf(out, "%s\n", text);
         a += len;
     }
-    cs_close(&cs);
 }
 
 static void dump_work(Vcpu *v, void *opaque)

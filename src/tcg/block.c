@@ -2,7 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include "base/log.h"
-#include "tcg/jit.h"
+#include "tcg/blocklog.h"
 
 #define GENERATION_START 1
 
@@ -474,6 +474,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->hash_next = c->hash[h];
     c->hash[h] = b;
     c->made++;
+    if (log_on(LOG_IN_ASM))
+        blocklog_in_asm(t, b, s->rip);
     return b;
 }
 

@@ -302,10 +302,12 @@ static void exception_registers(CpuState *s, Tcg *t, const PendingExc *x)
 static void log_event(const CpuState *s, const Tcg *t, const char *kind, uint8_t vector,
                       uint32_t error)
 {
-    log_line("cpu %d %s %#x error %#x at %04x:%016" G_GINT64_MODIFIER "x cpl %u rsp %016" //
-             G_GINT64_MODIFIER "x cr2 %016" G_GINT64_MODIFIER "x",
-             t->v->id, kind, vector, error, s->seg[CS].selector, s->rip, t->cpl, s->gpr[RSP],
-             s->cr2);
+    log_line("cpu %d: v=%02x e=%04x cpl=%u IP=%04x:%016" G_GINT64_MODIFIER "x pc=%016" //
+             G_GINT64_MODIFIER "x SP=%04x:%016" G_GINT64_MODIFIER "x CR2=%016" G_GINT64_MODIFIER
+             "x %s",
+             t->v->id, vector, error, t->cpl, s->seg[CS].selector, s->rip,
+             t->code64 ? s->rip : s->seg[CS].base + s->rip, s->seg[SS].selector, s->gpr[RSP],
+             s->cr2, kind);
 }
 
 /* Delivers t->exc after an event of class `first` whose delivery it interrupted (BENIGN: none). */

@@ -9,7 +9,7 @@
  * back into CpuState on the way out.
  */
 #include "base/log.h"
-#include "tcg/jit.h"
+#include "tcg/blocklog.h"
 #include "tcg/run.h"
 #include "tcg/sys.h"
 
@@ -237,6 +237,8 @@ static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
     t->one_iter = tf || (s->dr7 & DR7_ENABLED) || t->step;
 
     enter_block(s, t, b);
+    if (unlikely(t->log_blocks))
+        blocklog_enter(s, t, b);
     const Insn *i = b->insn;
     Fault f = i->exec(s, t, i);
     bool stepped = f == FAULT_NONE || f == FAULT_JUMP || f == FAULT_STATE || f == FAULT_HLT;
@@ -482,7 +484,9 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             next = careful_step(s, t, &x);
         } else {
             Block *b = find(s, t, code_lin(s, t), false, &x, &next);
-            if (unlikely(b && (t->one_block || t->each_block))) {
+            if (unlikely(b && (t->one_block || t->each_block || t->log_blocks))) {
+                if (t->log_blocks && !t->use_jit)
+                    blocklog_enter(s, t, b);
                 next = t->use_jit ? run_jit(s, t, b, &x) : run_one(s, t, b, &x);
                 if (next != NEXT_EXIT && t->one_block)
                     return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
@@ -514,8 +518,9 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     t->use_jit = translate;
     stops_begin(t, limit ? limit->stops : NULL);
     t->limited = most != ~0ull || t->one_block || t->each_block;
+    t->log_blocks = blocklog_enters();
     if (translate)
-        jit_chaining(t->jit, !t->limited);
+        jit_chaining(t->jit, !t->limited && !log_on(LOG_NOCHAIN));
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
         x = (Exit){.kind = EXIT_KICK};

@@ -1,5 +1,5 @@
 /* The translator: making code of blocks, joining it, taking it away. See jit.h. */
-#include "tcg/jit.h"
+#include "tcg/blocklog.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -406,6 +406,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         jit_emit_goto(x, 0, x->off + b->size);
     else
         next[b->n] = x->j->s_exit; /* nothing comes back behind a branch */
+    x->tail = here(c);
     for (unsigned k = 0; k < x->n_sites; k++) {
         uint32_t at = (uint32_t)(here(c) - code->start);
         code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
@@ -455,5 +456,7 @@ bool jit_translate(Jit *j, Block *b)
     j->map[j->map_n++] = code;
     j->blocks++;
     b->jit = code;
+    if (log_on(LOG_OUT_ASM))
+        blocklog_out_asm(j, code, next, x->tail, j->t->v->st.rip);
     return true;
 }

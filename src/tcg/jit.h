@@ -215,7 +215,8 @@ typedef struct Trans {
     unsigned n_runs;
     int16_t run_of[BLOCK_MAX_INSNS];
     int32_t run_at[BLOCK_MAX_INSNS];
-    bool ended; /* the last emitter has left the block on all paths */
+    const uint8_t *tail; /* after the last instruction: what is out of line */
+    bool ended;          /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
     struct Cold {
         bool run;      /* ACCESS: of the first of a run */

@@ -1,6 +1,6 @@
 /* The translator at work: entering and leaving translated code, what it calls, signals. See jit.h.
  */
-#include "tcg/jit.h"
+#include "tcg/blocklog.h"
 
 #include <signal.h>
 #include <sys/auxv.h>
@@ -353,6 +353,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
         if (!b->jit && !b->no_jit && ++b->runs > j->hot_after)
             b->no_jit = !jit_translate(j, b);
+        if (unlikely(t->log_blocks))
+            blocklog_enter(s, t, b);
         Fault f;
         if (b->jit) {
             jit_jump_fill(j, t->decode_mode, s->rip, b);

@@ -109,6 +109,7 @@ struct Tcg {
     struct Jit *jit; /* NULL: no translator */
     bool use_jit;    /* this run() may run translated code */
     bool limited;    /* this run() counts instructions */
+    bool log_blocks; /* this run() logs the blocks it enters */
     RunStops *stops; /* of this run(), or NULL */
     bool each_block; /* stops are looked for before each block: none is joined to another */
     bool step_over;  /* one instruction by itself: it may lie below a stop */

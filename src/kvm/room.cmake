@@ -1,1 +1,0 @@
-target_link_libraries(kvm PUBLIC PkgConfig::CAPSTONE) # disassembly in messages

@@ -1,1 +1,0 @@
-target_link_libraries(monitor PUBLIC PkgConfig::CAPSTONE) # x /i

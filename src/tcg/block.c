@@ -179,11 +179,8 @@ static void kill_block(Tcg *t, Block *b)
 {
     b->gen = 0;
     t->blocks->killed++;
-    if (b->jit) {
+    if (b->jit)
         jit_block_dead(t->jit, b);
-        jit_jumps_flush(t->jit, true);
-    }
-    tlb_forget_code(t);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
             b->insn[k].exec = b->insn[k].go = exec_changed;
@@ -202,17 +199,79 @@ static unsigned which_page(const Block *b, gpa_t page)
     return (b->gpa & PAGE_MASK) == page ? 0 : 1;
 }
 
-/* Drops dead blocks from the page's list, after killing those that [gpa, gpa + len) touches. */
+/* Where b's bytes in this page begin, and how many they are. */
+static unsigned bytes_in_page(const Block *b, const CodePage *p, unsigned *off)
+{
+    if (b->gpa2 == (b->gpa & PAGE_MASK)) { /* a page that follows itself: anywhere */
+        *off = 0;
+        return PAGE_SIZE;
+    }
+    unsigned first = (unsigned)MIN_OF((uint64_t)b->size, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+    *off = which_page(b, p->gpa) ? 0 : b->gpa & ~PAGE_MASK;
+    return which_page(b, p->gpa) ? b->size - first : first;
+}
+
+static void mark_grains(CodePage *p, unsigned off, unsigned len, bool used)
+{
+    for (unsigned k = off / CODE_GRAIN; k <= (off + len - 1) / CODE_GRAIN; k++) {
+        if (used)
+            p->used[k / 64] |= BIT(k % 64);
+        else
+            p->used[k / 64] &= ~BIT(k % 64);
+    }
+}
+
+static bool grains_used(const CodePage *p, unsigned off, unsigned len)
+{
+    for (unsigned k = off / CODE_GRAIN; k <= (off + len - 1) / CODE_GRAIN; k++)
+        if (p->used[k / 64] >> (k % 64) & 1)
+            return true;
+    return false;
+}
+
+/* The list heads of blocks that may have bytes in [off, off + len). */
+static unsigned stripes(const CodePage *p, unsigned off, unsigned len, unsigned *last)
+{
+    *last = (off + len - 1) / CODE_STRIPE;
+    return (off > p->longest ? off - p->longest : 0) / CODE_STRIPE;
+}
+
+static void mark_blocks(CodePage *p, unsigned off, unsigned len)
+{
+    unsigned last, at, n;
+    for (unsigned k = stripes(p, off, len, &last); k <= last; k++) {
+        for (const Block *b = p->first[k]; b; b = b->page_next[which_page(b, p->gpa)]) {
+            n = bytes_in_page(b, p, &at);
+            mark_grains(p, at, n, true);
+        }
+    }
+}
+
+/* Kills what [gpa, gpa + len) touches, and drops what is dead from the lists it goes through. */
 static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len)
 {
-    for (Block **link = &p->first; *link;) {
-        Block *b = *link;
-        if (b->gen != 0 && block_overlaps(b, gpa, len))
-            kill_block(t, b);
-        if (b->gen == 0)
-            *link = b->page_next[which_page(b, p->gpa)];
-        else
-            link = &b->page_next[which_page(b, p->gpa)];
+    unsigned off = gpa & ~PAGE_MASK, last, from = PAGE_SIZE, to = 0;
+    for (unsigned k = stripes(p, off, len, &last); k <= last; k++) {
+        for (Block **link = &p->first[k]; *link;) {
+            Block *b = *link;
+            if (b->gen != 0 && block_overlaps(b, gpa, len))
+                kill_block(t, b);
+            if (b->gen == 0) {
+                unsigned at, n = bytes_in_page(b, p, &at);
+                from = MIN_OF(from, at);
+                to = MAX_OF(to, at + n);
+                *link = b->page_next[which_page(b, p->gpa)];
+                p->n--;
+            } else {
+                link = &b->page_next[which_page(b, p->gpa)];
+            }
+        }
+    }
+    if (from < to) {
+        mark_grains(p, from, to - from, false);
+        mark_blocks(p, from / CODE_GRAIN * CODE_GRAIN,
+                    (to + CODE_GRAIN - 1) / CODE_GRAIN * CODE_GRAIN -
+                        from / CODE_GRAIN * CODE_GRAIN);
     }
 }
 
@@ -227,7 +286,7 @@ void blocks_kill_at_offset(Tcg *t, unsigned offset)
 static bool flag_in_use(const Tcg *t, gpa_t page)
 {
     for (const CodePage *p = t->blocks->page[page_hash(page)]; p; p = p->next)
-        if (code_flags(t, p->gpa) == code_flags(t, page) && p->first)
+        if (code_flags(t, p->gpa) == code_flags(t, page) && p->n)
             return true;
     return false;
 }
@@ -244,8 +303,9 @@ void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len)
     if (flags & own_bit(t)) {
         CodePage *p = code_page(t, page);
         if (p) {
-            kill_in_page(t, p, gpa, len);
-            p->cold_writes = p->first ? 0 : p->cold_writes + 1;
+            if (grains_used(p, gpa & ~PAGE_MASK, len))
+                kill_in_page(t, p, gpa, len);
+            p->cold_writes = p->n ? 0 : p->cold_writes + 1;
         }
         if ((!p || p->cold_writes > COLD_WRITES) && !flag_in_use(t, page))
             atomic_fetch_and(code_flags(t, gpa), ~own_bit(t));
@@ -392,8 +452,12 @@ static void link_page(Tcg *t, Block *b, gpa_t page)
         c->page[page_hash(page)] = p;
     }
     p->cold_writes = 0;
-    b->page_next[which_page(b, page)] = p->first;
-    p->first = b;
+    unsigned off, len = bytes_in_page(b, p, &off);
+    b->page_next[which_page(b, page)] = p->first[off / CODE_STRIPE];
+    p->first[off / CODE_STRIPE] = b;
+    p->n++;
+    p->longest = MAX_OF(p->longest, len);
+    mark_grains(p, off, len, true);
 }
 
 static unsigned block_hash(gpa_t gpa, unsigned mode)
@@ -528,7 +592,6 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
             kill_block(t, x);
     }
     if (!b) {
-        /* A kill above has moved map_gen on; the page is looked up again only if need be. */
         b = block_make(s, t, lin, page, host, fault);
         if (!b)
             return NULL;

@@ -5,7 +5,7 @@
  * crosses into the next page is a block of its own), keyed by the physical address of its first
  * byte and the decode mode. Three ways lead to it, each filled from the next:
  *
- *   jump cache   linear address -> block, good while t->map_gen stays as it was
+ *   jump cache   linear address -> block, good while t->map_gen stays as it was and it lives
  *   hash         physical address, mode -> block
  *   block_find() decodes
  *
@@ -30,8 +30,8 @@
 
 typedef struct Block Block;
 
-/* Where a block went last: good while map_gen stays (blocks never move or go without changing it).
- */
+/* Where a block went last: good while map_gen stays and that block lives. Dead blocks stay where
+ * they are until all are dropped, which changes map_gen. */
 typedef struct BlockLink {
     gva_t rip;
     Block *block;
@@ -59,11 +59,17 @@ struct Block {
 #define NO_GPA (~0ull)
 
 /* A physical page this vCPU has blocks from. */
+#define CODE_GRAIN  16u
+#define CODE_STRIPE 256u
 typedef struct CodePage {
     struct CodePage *next;
     gpa_t gpa;
-    Block *first;
-    unsigned cold_writes; /* since a block was last made here */
+    Block *first[PAGE_SIZE / CODE_STRIPE]; /* by where their bytes in this page begin */
+    unsigned n, longest;                   /* blocks; most bytes that one of them has had here */
+    unsigned cold_writes;                  /* since a block was last made here */
+    /* Pieces of CODE_GRAIN bytes that blocks have bytes in (or had): a write elsewhere is data's.
+     */
+    uint64_t used[PAGE_SIZE / CODE_GRAIN / 64];
 } CodePage;
 
 typedef struct JumpEntry {

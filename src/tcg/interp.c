@@ -176,7 +176,8 @@ Block *next_block(const CpuState *s, const Tcg *t)
 {
     gva_t lin = code_lin(s, t);
     const JumpEntry *j = jump_entry(t, lin);
-    if (j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, j->block))
+    if (j->tag != jump_tag(t, lin) || j->gen != t->map_gen || !j->block->gen ||
+        past_limit(s, t, j->block))
         return NULL;
     return j->block;
 }
@@ -187,8 +188,9 @@ static Block *find(CpuState *s, Tcg *t, gva_t lin, bool beneath, Exit *x, Next *
 {
     Fault f;
     const JumpEntry *j = jump_entry(t, lin);
-    Block *b =
-        j->tag == jump_tag(t, lin) && j->gen == t->map_gen ? j->block : block_find(s, t, lin, &f);
+    Block *b = j->tag == jump_tag(t, lin) && j->gen == t->map_gen && j->block->gen
+                   ? j->block
+                   : block_find(s, t, lin, &f);
     if (b && (past_limit(s, t, b) || (beneath && b->stop)))
         b = block_single(s, t, lin, &f);
     if (!b) {
@@ -443,7 +445,7 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
             break;
 
         BlockLink *k = &b->to[f == FAULT_JUMP];
-        if (likely(k->rip == s->rip && k->gen == t->map_gen)) {
+        if (likely(k->rip == s->rip && k->gen == t->map_gen && k->block->gen)) {
             b = k->block;
             continue;
         }
@@ -452,7 +454,8 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
         gva_t lin = code_lin(s, t);
         const JumpEntry *j = jump_entry(t, lin);
         Block *next = j->block;
-        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || past_limit(s, t, next)))
+        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || !next->gen ||
+                     past_limit(s, t, next)))
             break;
         /* With another CS base the same RIP would be another place. */
         if (t->decode_mode & (DM_CODE64 | DM_FLAT))

@@ -229,10 +229,22 @@ static void unlink_out(JitLink *l)
     l->to = NULL;
 }
 
+/* Whatever led to b's code by RIP: the page is any, the place in it is not. */
+static void forget_jumps(Jit *j, const Block *b)
+{
+    int slot = jit_jump_slot(j, b->mode);
+    if (slot < 0)
+        return;
+    for (unsigned x = b->gpa & ~PAGE_MASK; x < JJUMP_SIZE; x += PAGE_SIZE)
+        if (j->hot->jump[slot].code[x] == b->jit->entry_far)
+            jump_clear(&j->hot->jump[slot], x);
+}
+
 void jit_block_dead(Jit *j, Block *b)
 {
     if (!b->jit)
         return;
+    forget_jumps(j, b);
     unlink_in(j, b->jit);
     unlink_out(&b->jit->link[0]);
     unlink_out(&b->jit->link[1]);

@@ -1,0 +1,132 @@
+/* Pages that hold code and are written: what a store drops, and what it leaves alone. */
+#include "tcg/block.h"
+#include "tcg_guest.h"
+
+static const Engine *const engines[] = {&engine_interp, &engine_jit};
+
+static void setup(void)
+{
+    guest_setup();
+    GError *err = NULL;
+    ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
+}
+static void teardown(void)
+{
+    engine_jit.vcpu_free(&guest.v);
+    guest_teardown();
+}
+
+static Tcg *tcg(void)
+{
+    return guest.v.engine_data[ENGINE_INTERP];
+}
+
+static void run_to_halt(unsigned engine)
+{
+    guest.v.st.rip = G_CODE;
+    guest.v.st.run_state = RUN_RUNNING;
+    ck_assert_int_eq(engines[engine]->run(&guest.v, NULL).kind, EXIT_HLT);
+}
+
+/* mov [rdi], rsi; call rbx, 200 times; each time rsi grows and rdi moves on by rdx. The function
+ * at G_CODE + 0x100 adds 1 to rax. */
+static const uint8_t stores[] = {
+    0xb9, 200,  0,    0, 0, /* mov ecx, 200 */
+    0x48, 0x89, 0x37,       /* 1: mov [rdi], rsi */
+    0x48, 0x01, 0xd7,       /* add rdi, rdx */
+    0x48, 0xff, 0xc6,       /* inc rsi */
+    0xff, 0xd3,             /* call rbx */
+    0xff, 0xc9,             /* dec ecx */
+    0x75, 0xf1,             /* jnz 1b */
+    0xf4,                   /* hlt */
+};
+static const uint8_t add_one[] = {0x48, 0x83, 0xc0, 0x01, 0xc3}; /* add rax, 1; ret */
+
+static void prepare(uint64_t at, uint64_t step, uint64_t value)
+{
+    CpuState *s = &guest.v.st;
+    memcpy(gp(G_CODE), stores, sizeof(stores));
+    memcpy(gp(G_CODE + 0x1100), add_one, sizeof(add_one));
+    s->gpr[RDI] = at;
+    s->gpr[RDX] = step;
+    s->gpr[RSI] = value;
+    s->gpr[RBX] = G_CODE + 0x1100;
+    s->gpr[RAX] = 0;
+}
+
+/* Data beside code costs a slow store, no block. */
+START_TEST(data_beside_code)
+{
+    prepare(G_CODE + 0x1200, 8, 5);
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(guest.v.st.gpr[RAX], 200);
+    ck_assert_uint_eq(tcg()->blocks->killed, 0);
+    ck_assert_uint_eq(*(uint64_t *)gp(G_CODE + 0x1200 + 8 * 199), 204);
+    /* In the same piece of the page as the code's last byte, but not on it. */
+    prepare(G_CODE + 0x1105, 0, 0);
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(guest.v.st.gpr[RAX], 200);
+    ck_assert_uint_eq(tcg()->blocks->killed, 0);
+}
+END_TEST
+
+/* The function's bytes are written each time: the immediate is 0, 1, 2 ... of what is stored. */
+START_TEST(code_each_time)
+{
+    uint64_t v;
+    memcpy(&v, "\x48\x83\xc0\x00\xc3\x90\x90\x90", 8);
+    prepare(G_CODE + 0x1100, 0, v);
+    guest.v.st.gpr[RSI] = v;
+    uint8_t code[sizeof(stores)];
+    memcpy(code, stores, sizeof(code));
+    /* add rsi, r8 instead of inc rsi: the immediate is byte 3 */
+    code[11] = 0x4c, code[12] = 0x01, code[13] = 0xc6;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    guest.v.st.gpr[R8] = 1 << 24;
+    code[1] = 100; /* times: 0 + 1 + ... + 99, an immediate of 0 to 127 is positive */
+    memcpy(gp(G_CODE), code, sizeof(code));
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(guest.v.st.gpr[RAX], 99 * 100 / 2);
+}
+END_TEST
+
+/* An instruction over the end of a page that the same physical page follows: its tail is written.
+ */
+START_TEST(page_that_follows_itself)
+{
+    gpa_t page = G_CODE + 0x3000;
+    put64(G_PT + 8 * ((page - G_RAM) / 0x1000 + 1), page | 7);
+    engine_interp.enter(&guest.v);
+    /* 0xfff: mov eax, imm32 with its immediate and a RET at the page's start */
+    *(uint8_t *)gp(page + 0xfff) = 0xb8;
+    memcpy(gp(page), "\x01\x00\x00\x00\xc3", 5);
+    /* 1: mov [rdi], esi; call rbx; add rdx, rax; inc esi; dec ecx; jnz 1b; hlt */
+    static const uint8_t loop[] = {0x89, 0x37, 0xff, 0xd3, 0x48, 0x01, 0xc2,
+                                   0xff, 0xc6, 0xff, 0xc9, 0x75, 0xf3, 0xf4};
+    memcpy(gp(G_CODE), loop, sizeof(loop));
+    CpuState *s = &guest.v.st;
+    s->gpr[RDI] = page;
+    s->gpr[RSI] = 1;
+    s->gpr[RBX] = page + 0xfff;
+    s->gpr[RCX] = 100;
+    s->gpr[RDX] = 0;
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(s->gpr[RDX], 100 * 101 / 2);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("code_pages");
+    TCase *c = tcase_create("code_pages");
+    SRunner *r = srunner_create(s);
+    tcase_add_checked_fixture(c, setup, teardown);
+    tcase_add_loop_test(c, data_beside_code, 0, 2);
+    tcase_add_loop_test(c, code_each_time, 0, 2);
+    tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
+    suite_add_tcase(s, c);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}

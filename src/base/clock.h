@@ -13,6 +13,7 @@
 #include "base/types.h"
 
 #define NS_PER_S  1000000000ull
+#define NS_PER_MS 1000000ull
 #define NO_EXPIRY UINT64_MAX
 
 typedef struct Clock Clock;

@@ -217,6 +217,16 @@ static bool parse_item(const char *item, bool on[FEAT_N], bool forced[FEAT_N], G
     return true;
 }
 
+/* Instructions without a register or a control bit of their own (but IA32_TSC_AUX, which every KVM
+ * has), that mean nothing else where they are not known: KVM stops at them if it lacks them. */
+static bool only_instructions(unsigned f)
+{
+    static const uint8_t list[] = {FEAT_SSE3,  FEAT_PCLMULQDQ, FEAT_SSSE3, FEAT_CX16,
+                                   FEAT_SSE41, FEAT_SSE42,     FEAT_AES,   FEAT_POPCNT,
+                                   FEAT_ADX,   FEAT_SHA_NI,    FEAT_GFNI,  FEAT_RDTSCP};
+    return memchr(list, (int)f, sizeof(list));
+}
+
 static bool choose_features(const char *arg, const CpuidTable *kvm, char *model, size_t model_size,
                             bool on[FEAT_N], GError **err)
 {
@@ -245,7 +255,8 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
         if (!parse_item(item[i], on, forced, err))
             return false;
     for (unsigned i = 0; i < FEAT_N; i++) {
-        const char *who = on[i] ? lacking(i, kvm) : NULL;
+        bool rescued = kvm && kvm->rescued && forced[i] && only_instructions(i);
+        const char *who = on[i] ? lacking(i, rescued ? NULL : kvm) : NULL;
         if (who && forced[i]) {
             g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
                         "-cpu: feature '%s' cannot be offered: %s does not have it", rows[i].name,

@@ -18,6 +18,7 @@ typedef struct CpuidTable {
     unsigned n;
     uint32_t max_basic, max_ext;
     char model[32]; /* the -cpu name it was made from */
+    bool rescued;   /* of KVM's: see cpuid_build() */
 } CpuidTable;
 
 /* Feature bits by name: one row a feature, with its place; the columns are explained in
@@ -37,7 +38,9 @@ const char *cpu_feature_name(enum CpuFeature);
  * "qemu64". What is offered is the intersection of the model, the host's own CPUID, what the
  * software engine does (the soft column) and, when kvm is not NULL, KVM_GET_SUPPORTED_CPUID's
  * entries. A feature asked for with + that cannot be offered is an error that says which side lacks
- * it. n_vcpus, tsc_khz: for the topology and frequency leaves.
+ * it. With kvm->rescued, instructions that KVM says it cannot execute are executed for it: what is
+ * no more than instructions is then offered when it is asked for. n_vcpus, tsc_khz: for the
+ * topology and frequency leaves.
  */
 bool cpuid_build(CpuidTable *out, const char *arg, const CpuidTable *kvm, unsigned n_vcpus,
                  uint64_t tsc_khz, GError **);

@@ -25,6 +25,24 @@ bool kvm_supported_cpuid(CpuidTable *out, GError **err);
  */
 bool kvm_steps_natively(bool *native, GError **err);
 
+/* What a kernel cannot do without and this KVM was seen to do wrong, without a word of its own. */
+enum KvmWrong {
+    KVM_WRONG_SYSCALL,
+    KVM_WRONG_INTN,
+    KVM_WRONG_LZCNT,
+    KVM_WRONG_PAGING32,
+    KVM_WRONG_N
+};
+
+typedef struct KvmSpeed {
+    unsigned mips; /* a loop at privilege 0 in long mode, instructions a microsecond; 0: unknown */
+    unsigned n_wrong;
+    const char *wrong[KVM_WRONG_N];
+} KvmSpeed;
+
+/* False: there is no usable KVM. */
+bool kvm_speed(KvmSpeed *out);
+
 /* What was found: one line a capability, and what the TSC can do. For info accel. */
 void kvm_describe(GString *out);
 

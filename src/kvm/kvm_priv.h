@@ -72,6 +72,8 @@ typedef struct KvmHost {
     /* KVM's own page tables, made from the guest's, miss what others write to those. */
     bool shadow_tables;
     bool steps_natively; /* kvm_steps_natively() */
+    unsigned mips;       /* kvm_speed() */
+    uint32_t wrong;      /* a bit for each enum KvmWrong */
 } KvmHost;
 
 /* NULL and err when there is no usable KVM. Any thread. */
@@ -80,6 +82,9 @@ const KvmHost *kvm_host(GError **err);
 bool kvm_probe_guest(KvmHost *, GError **err);
 /* Finds KvmHost.shadow_tables; false where it cannot be told. */
 bool kvm_probe_shadow_tables(const KvmHost *);
+
+/* Finds KvmHost.mips and wrong, which stay 0 where it cannot be told. */
+void kvm_probe_wrong(KvmHost *);
 
 /* One row of msrs.def. */
 typedef struct MsrRow {

@@ -220,5 +220,7 @@ bool kvm_probe_guest(KvmHost *h, GError **err)
     }
     probe_close(&p);
     h->shadow_tables = ok && kvm_probe_shadow_tables(h);
+    if (ok)
+        kvm_probe_wrong(h);
     return ok;
 }

@@ -163,6 +163,12 @@ void kvm_describe(GString *out)
                                             : "the guest's");
     g_string_append_printf(out, "IA32_TSC_DEADLINE: %s\n",
                            h->tsc_deadline ? "exits to userspace" : "is swallowed, not offered");
+    KvmSpeed speed;
+    kvm_speed(&speed);
+    g_string_append_printf(out, "speed at privilege 0: %u million instructions a second\n",
+                           speed.mips);
+    for (unsigned i = 0; i < speed.n_wrong; i++)
+        g_string_append_printf(out, "does wrong: %s\n", speed.wrong[i]);
 }
 
 /* ---- MSR filter ---- */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "kvm/kvm.h"
 #include "machine/machine_priv.h"
+#include "switch/rescue.h"
 #include "switch/vcpu_loop.h"
 
 static const Engine *const engines[ENGINE_N] = {
@@ -32,37 +33,43 @@ static int engine_id(const Machine *m, const char *name)
     return -1;
 }
 
-/* KVM without VMX or SVM below it is a software back end: it runs some guests and not others. */
-static bool host_has_vmx_or_svm(void)
+/* Instructions a microsecond in the translator's worst programs; what KVM has to do better than. */
+#define MIPS_WORTHWHILE 100
+
+/* Whether KVM is the better engine to start in, and why (not). */
+static bool kvm_is_better(const Machine *m, char *why, size_t n)
 {
-    g_autofree char *text = NULL;
-    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL))
-        return true;
-    const char *flags = strstr(text, "\nflags");
-    const char *end = flags ? strchr(flags + 1, '\n') : NULL;
-    g_autofree char *line =
-        flags ? g_strndup(flags, end ? (gsize)(end - flags) : strlen(flags)) : NULL;
-    return line && (strstr(line, " vmx ") || strstr(line, " svm "));
+    KvmSpeed kvm;
+    if (!m->engine[ENGINE_KVM] || !kvm_speed(&kvm)) {
+        g_snprintf(why, n, "auto: no usable KVM: %s", m->engine_error[ENGINE_KVM]->message);
+        return false;
+    }
+    if (kvm.n_wrong) {
+        g_snprintf(why, n, "auto: this KVM gets wrong what kernels need: ");
+        for (unsigned i = 0; i < kvm.n_wrong; i++) {
+            g_strlcat(why, i ? "; " : "", n);
+            g_strlcat(why, kvm.wrong[i], n);
+        }
+        return false;
+    }
+    if (kvm.mips < MIPS_WORTHWHILE) {
+        g_snprintf(why, n,
+                   "auto: this KVM runs privilege 0 at %u million instructions a second, the "
+                   "software engine does better",
+                   kvm.mips);
+        return false;
+    }
+    g_snprintf(why, n, "auto: KVM runs a test guest right, at %u million instructions a second",
+               kvm.mips);
+    return true;
 }
 
 static bool choose_first(Machine *m, GError **err)
 {
     const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
     if (!strcmp(accel, "auto")) {
-        bool kvm = m->engine[ENGINE_KVM] && host_has_vmx_or_svm();
+        bool kvm = kvm_is_better(m, m->accel_reason, sizeof(m->accel_reason));
         m->first = m->engine[kvm ? ENGINE_KVM : best_software(m)];
-        if (kvm)
-            g_strlcpy(m->accel_reason, "auto: /dev/kvm works and the host CPU has VMX or SVM",
-                      sizeof(m->accel_reason));
-        else if (m->engine[ENGINE_KVM])
-            g_strlcpy(m->accel_reason,
-                      "auto: the host CPU shows neither VMX nor SVM, so its KVM may lack "
-                      "instructions and "
-                      "modes; 'switch kvm' tries it",
-                      sizeof(m->accel_reason));
-        else
-            g_snprintf(m->accel_reason, sizeof(m->accel_reason), "auto: no usable KVM: %s",
-                       m->engine_error[ENGINE_KVM]->message);
         return true;
     }
     g_auto(GStrv) list = g_strsplit(accel, ":", -1);
@@ -111,6 +118,8 @@ bool accel_init(Machine *m, GError **err)
                         "the machine was started with -accel %s, which leaves KVM out; -accel "
                         "tcg or auto keep it",
                         accel);
+    if (kvm)
+        kvm_cpuid.rescued = !m->cfg.no_rescue;
     if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
                      m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
         return false;
@@ -122,6 +131,18 @@ bool accel_init(Machine *m, GError **err)
             m->engine[e] = engines[e];
     }
     return choose_first(m, err);
+}
+
+void accel_vcpu_started(Machine *m, Vcpu *v)
+{
+    if (!m->engine[ENGINE_KVM] || m->cfg.no_rescue)
+        return;
+    KvmSpeed kvm;
+    RescuePolicy p = {
+        .engine = m->engine[best_software(m)],
+        .confirm_shutdown = kvm_speed(&kvm) && kvm.n_wrong,
+    };
+    vcpu_rescue_set(v, &p);
 }
 
 void accel_free(Machine *m)

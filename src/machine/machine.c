@@ -383,6 +383,7 @@ static bool start_vcpus(Machine *m, GError **err)
             g_propagate_error(err, w.err);
             return false;
         }
+        accel_vcpu_started(m, m->vcpus[i]);
     }
     return true;
 }

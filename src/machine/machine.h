@@ -24,6 +24,7 @@ typedef struct Machine Machine;
 typedef struct MachineConfig {
     const char *machine; /* "pc" */
     const char *accel;   /* kvm | tcg | interp | kvm:tcg | auto */
+    bool no_rescue;      /* what KVM cannot execute stops the machine */
     const char *cpu;     /* -cpu argument; NULL: "max" */
     uint64_t ram_bytes;
     unsigned smp;

@@ -87,5 +87,7 @@ bool pc_load(Machine *, GError **);
 /* accel.c */
 bool accel_init(Machine *, GError **);
 void accel_free(Machine *);
+/* What becomes of v when KVM cannot go on. Before it runs. */
+void accel_vcpu_started(Machine *, Vcpu *v);
 
 #endif

@@ -92,15 +92,25 @@ static bool opt_accel(Options *o, const OptionRow *row, const char *arg, GError 
         g_string_append(print(o), "kvm\ntcg\ninterp\n");
         return true;
     }
-    const char *comma = strchr(arg, ',');
-    if (comma)
-        return bad(err, "-accel %s: no property '%s'; accelerators have none here", arg, comma + 1);
-    if (g_str_has_prefix(arg, "accel="))
-        arg += strlen("accel=");
-    if (o->accel_list->len)
-        g_string_append_c(o->accel_list, ':');
-    g_string_append(o->accel_list, arg);
-    return true;
+    Prop *props = props_split(arg);
+    bool ok = true;
+    for (Prop *p = props; ok && p->key; p++) {
+        bool on = p->value && !strcmp(p->value, "on");
+        if (p == props) {
+            if (o->accel_list->len)
+                g_string_append_c(o->accel_list, ':');
+            g_string_append(o->accel_list, p->value ? p->value : p->key);
+            if (p->value && strcmp(p->key, "accel") != 0)
+                ok = bad(err, "-accel %s: the accelerator comes first", arg);
+        } else if (strcmp(p->key, "rescue") != 0)
+            ok = bad(err, "-accel %s: no property '%s'; there is rescue", arg, p->key);
+        else if (!p->value || (!on && strcmp(p->value, "off") != 0))
+            ok = bad(err, "-accel %s: %s is on or off", arg, p->key);
+        else
+            o->cfg.no_rescue = !on;
+    }
+    props_free(props);
+    return ok;
 }
 
 static bool opt_enable_kvm(Options *o, const OptionRow *row, const char *arg, GError **err)

@@ -2,6 +2,7 @@
 #ifndef TANDEM_SWITCH_LOOP_PRIV_H
 #define TANDEM_SWITCH_LOOP_PRIV_H
 
+#include "switch/rescue.h"
 #include "switch/switch.h"
 #include "switch/vcpu_loop.h"
 
@@ -12,6 +13,21 @@ typedef struct WorkItem {
     bool owned; /* by the queue: freed after it ran. Else on the stack of a waiter */
     bool done;
 } WorkItem;
+
+/* rescue.c's, of the vCPU's own thread alone. */
+typedef struct Rescue {
+    RescuePolicy policy;
+    RescueStats stats;
+    const Engine *home; /* the vCPU is away from it, in policy.engine; NULL: it is not away */
+    uint64_t until;     /* when it goes home; 0: after one instruction */
+    bool pending;       /* `exit` is to be seen to, before the next run() */
+    bool named;         /* its message says already what is wrong */
+    bool single_done, checks_shutdown, said;
+    Exit exit;
+    unsigned in_window;
+    uint64_t window_start, stay, stay_end;
+    GSource *timer; /* ends a stay by a kick */
+} Rescue;
 
 /*
  * `lock` guards everything down to `stats`. Order: the machine lock may be held when it is taken,
@@ -35,6 +51,7 @@ typedef struct VcpuLoop {
     /* The vCPU's own thread alone: */
     bool drained; /* nothing is half done since the last run() */
     SwitchStats stats;
+    Rescue rescue;
 } VcpuLoop;
 
 /* Applies the rules and checks that v's canonical state may go into `to`. Shared by the switch and
@@ -43,7 +60,25 @@ bool switch_normalise(Vcpu *, enum RuleDirection, RuleNotes *, GError **);
 bool switch_check(const Vcpu *, GError **);
 /* Engine to v->st, keeping the run state that userspace holds. `where` is not touched. */
 bool switch_export(Vcpu *, GError **);
+uint64_t switch_now_ns(void);
 /* v->st to engine `to`, which must hold its mode: refused if it turns out not to. */
 bool switch_import(Vcpu *, const Engine *to, GError **);
+
+/* Stops the vCPU and tells the machine. */
+void loop_report(VcpuLoop *, const Exit *);
+void loop_report_gerror(VcpuLoop *, const char *what, GError *);
+
+/* rescue.c, for the loop: an exit, or a state that did not go in (true: it will be seen to) ... */
+bool rescue_take(VcpuLoop *, const Exit *);
+bool rescue_refused(VcpuLoop *, const GError *);
+/* ... before run(), outside any engine ... */
+bool rescue_has_work(const VcpuLoop *);
+void rescue_work(VcpuLoop *);
+/* ... what the next run() may do, and that it did ... */
+const RunLimit *rescue_limit(const VcpuLoop *);
+void rescue_ran(VcpuLoop *, const Exit *);
+/* ... somebody else has moved the vCPU; and the end. */
+void rescue_forget(VcpuLoop *);
+void rescue_end(VcpuLoop *);
 
 #endif

@@ -20,7 +20,7 @@ const char *const switch_step_name[STEP_N] = {
 
 bool switch_verify;
 
-static uint64_t now_ns(void)
+uint64_t switch_now_ns(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -157,7 +157,7 @@ typedef struct Run {
 
 static void mark(Run *r)
 {
-    uint64_t t = now_ns();
+    uint64_t t = switch_now_ns();
     r->ns[r->step++] = t - r->t;
     r->t = t;
 }
@@ -228,15 +228,17 @@ static void record(SwitchStats *s, const Run *r, const Engine *to, bool ok, cons
 
 static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
 {
-    static const char *const why[] = {
-        [SWITCH_USER] = "asked for", [SWITCH_TEST] = "test", [SWITCH_POLICY] = "policy"};
+    static const char *const why[] = {[SWITCH_USER] = "asked for",
+                                      [SWITCH_TEST] = "test",
+                                      [SWITCH_POLICY] = "policy",
+                                      [SWITCH_RESCUE] = "rescue"};
     VcpuLoop *l = v->loop;
     RuleNotes notes = {l ? l->stats.note : NULL, l ? SWITCH_NOTES_MAX : 0, 0};
     const Engine *from = v->engine;
     bool was_in_engine = v->where == ST_IN_ENGINE, imported = false;
     CpuState old;
     GError *why_not = NULL;
-    Run r = {.t = now_ns()};
+    Run r = {.t = switch_now_ns()};
 
     bool ok = move(v, to, &r, &old, &imported, &notes, &why_not);
     if (ok) {
@@ -274,7 +276,10 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
 
 bool vcpu_switch(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
 {
-    return v->engine == to || take(v, to, reason, err);
+    bool ok = v->engine == to || take(v, to, reason, err);
+    if (ok && reason != SWITCH_RESCUE && v->loop)
+        rescue_forget(v->loop);
+    return ok;
 }
 
 bool vcpu_switch_forced(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)

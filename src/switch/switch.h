@@ -16,7 +16,8 @@ enum SwitchStep {
 };
 extern const char *const switch_step_name[STEP_N];
 
-typedef enum SwitchReason { SWITCH_USER, SWITCH_TEST, SWITCH_POLICY } SwitchReason;
+/* RESCUE: to the software engine for a while, and home again (rescue.h). */
+typedef enum SwitchReason { SWITCH_USER, SWITCH_TEST, SWITCH_POLICY, SWITCH_RESCUE } SwitchReason;
 
 /* RuleNotes kept of the last switch: one for each field a rule changed. */
 #define SWITCH_NOTES_MAX 24

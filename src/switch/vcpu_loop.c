@@ -74,7 +74,7 @@ static bool bring_in(Vcpu *v, GError **err)
 
 /* ---- stopping on errors ---- */
 
-static void report(VcpuLoop *l, const Exit *e)
+void loop_report(VcpuLoop *l, const Exit *e)
 {
     pthread_mutex_lock(&l->lock);
     l->failed = true;
@@ -83,12 +83,12 @@ static void report(VcpuLoop *l, const Exit *e)
         l->hooks.error(l->v, e);
 }
 
-static void report_gerror(VcpuLoop *l, const char *what, GError *err)
+void loop_report_gerror(VcpuLoop *l, const char *what, GError *err)
 {
     Exit e = {.kind = EXIT_FAIL_ENTRY};
     g_snprintf(e.msg, sizeof(e.msg), "%s%s", what, err->message);
     g_error_free(err);
-    report(l, &e);
+    loop_report(l, &e);
 }
 
 /* Completes what is half done, once after each run(). */
@@ -97,7 +97,7 @@ static void drain(VcpuLoop *l)
     GError *err = NULL;
     l->drained = true;
     if (!l->v->engine->drain(l->v, &err))
-        report_gerror(l, "an unfinished instruction could not be completed: ", err);
+        loop_report_gerror(l, "an unfinished instruction could not be completed: ", err);
 }
 
 /* ---- INIT, SIPI, SMI ---- */
@@ -111,7 +111,7 @@ static void take_init(VcpuLoop *l)
     if (l->hooks.init && !l->hooks.init(v))
         return;
     if (!vcpu_sync_state(v, &err)) {
-        report_gerror(l, "INIT: ", err);
+        loop_report_gerror(l, "INIT: ", err);
         return;
     }
     bool bsp = v->id == 0;
@@ -129,7 +129,7 @@ static void take_sipi(VcpuLoop *l)
     if (v->st.run_state != RUN_WAIT_SIPI && v->st.run_state != RUN_INIT_RECEIVED)
         return; /* SDM vol. 3, 9.4.4: heard only while waiting for it */
     if (!vcpu_sync_state(v, &err)) {
-        report_gerror(l, "SIPI: ", err);
+        loop_report_gerror(l, "SIPI: ", err);
         return;
     }
     v->st.sipi_vector = atomic_load(&v->sipi_vector);
@@ -179,7 +179,7 @@ static void halted(VcpuLoop *l)
     GError *err = NULL;
     /* What wakes() looks at. The engine stays the truth for the rest. */
     if (v->where == ST_IN_ENGINE && !v->engine->export_state(v, GRP_REGS | GRP_EVENTS, &err)) {
-        report_gerror(l, "HLT: ", err);
+        loop_report_gerror(l, "HLT: ", err);
         return;
     }
     if (v->st.run_state == RUN_RUNNING)
@@ -190,16 +190,19 @@ static void halted(VcpuLoop *l)
 
 static void run_engine(VcpuLoop *l)
 {
-    static const RunLimit unlimited;
     Vcpu *v = l->v;
     GError *err = NULL;
 
     if (!bring_in(v, &err)) {
-        report_gerror(l, "", err);
+        if (rescue_refused(l, err))
+            g_error_free(err);
+        else
+            loop_report_gerror(l, "", err);
         return;
     }
     l->drained = false;
-    Exit e = v->engine->run(v, &unlimited);
+    Exit e = v->engine->run(v, rescue_limit(l));
+    rescue_ran(l, &e);
     switch (e.kind) {
     case EXIT_KICK:
     case EXIT_LIMIT:
@@ -208,6 +211,8 @@ static void run_engine(VcpuLoop *l)
         halted(l);
         break;
     case EXIT_SHUTDOWN:
+        if (rescue_take(l, &e))
+            break;
         /* Until a reset or INIT. Set before the hook, which may let a reset overtake it. */
         v->st.run_state = RUN_STOPPED;
         if (l->hooks.shutdown)
@@ -219,10 +224,13 @@ static void run_engine(VcpuLoop *l)
         break;
     case EXIT_INTERNAL_ERROR:
     case EXIT_FAIL_ENTRY:
+        if (!rescue_take(l, &e))
+            loop_report(l, &e);
+        break;
     case EXIT_EXCEPTION: /* not asked for */
     case EXIT_STOP:
     case EXIT_N:
-        report(l, &e);
+        loop_report(l, &e);
         break;
     }
 }
@@ -312,6 +320,12 @@ static bool step(VcpuLoop *l)
         }
         v->st.run_state = RUN_RUNNING;
     }
+    if (rescue_has_work(l)) {
+        pthread_mutex_unlock(&l->lock);
+        rescue_work(l);
+        pthread_mutex_lock(&l->lock);
+        return false;
+    }
     l->in_engine = true;
     pthread_mutex_unlock(&l->lock);
     run_engine(l);
@@ -369,6 +383,7 @@ void vcpu_loop_join(Vcpu *v)
     pthread_mutex_unlock(&l->lock);
     pthread_join(v->thread, NULL);
     v->loop = NULL;
+    rescue_end(l);
     while (l->head) {
         WorkItem *w = l->head;
         l->head = w->next;

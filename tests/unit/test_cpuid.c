@@ -87,6 +87,15 @@ START_TEST(intersection_with_kvm)
     static const enum CpuFeature some[] = {FEAT_LM, FEAT_PAE, FEAT_SYSCALL, FEAT_TSC, FEAT_MSR};
     CpuidTable kvm = kvm_with(some, ARRAY_LEN(some));
     ck_assert(cpuid_has(&kvm, FEAT_LM) && !cpuid_has(&kvm, FEAT_CX16));
+    /* What KVM stops at is executed for it; but only if asked for. */
+    kvm.rescued = true;
+    build("max", &kvm, 1);
+    ck_assert(!cpuid_has(&t, FEAT_CX16));
+    build("max,+cx16", &kvm, 1);
+    ck_assert(cpuid_has(&t, FEAT_CX16));
+    ck_assert(!cpuid_build(&t, "max,+avx", &kvm, 1, 2600000, NULL));
+    kvm.rescued = false;
+    ck_assert(!cpuid_build(&t, "max,+cx16", &kvm, 1, 2600000, NULL));
     build("max", &kvm, 1);
     ck_assert(cpuid_has(&t, FEAT_LM) && !cpuid_has(&t, FEAT_CX16) && !cpuid_has(&t, FEAT_SSE2));
     ck_assert(cpuid_has(&t, FEAT_X2APIC)); /* the machine's, whatever KVM says */

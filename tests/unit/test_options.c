@@ -189,6 +189,12 @@ START_TEST(values_arrive)
     ck_assert_uint_eq(o.cfg.ram_bytes, 128ull << 20);
     ck_assert_str_eq(o.devices->pdata[0], "a");
     ck_assert_ptr_null(o.devices->pdata[1]);
+    ck_assert(!o.cfg.no_rescue);
+    options_clear(&o);
+    const char *rescue[] = {"-bios", "B", "-accel", "kvm,rescue=off", NULL};
+    ck_assert(parse(&o, rescue, &err));
+    ck_assert_str_eq(o.cfg.accel, "kvm");
+    ck_assert(o.cfg.no_rescue);
     options_clear(&o);
 }
 END_TEST
@@ -258,6 +264,8 @@ static const struct {
     {{"-machine", "accel=kvm", "-accel", "tcg", "-kernel", "k"},
      {"-accel tcg", "-machine accel=kvm"}},
     {{"-accel", "kvm,thread=single"}, {"thread=single", "property"}},
+    {{"-accel", "kvm,rescue=maybe"}, {"rescue", "on or off"}},
+    {{"-accel", "rescue=off"}, {"rescue=off", "comes first"}},
     {{"-smp", "0"}, {"-smp 0", "1 to 64"}},
     {{"-smp", "9999"}, {"-smp 9999", "1 to 64"}},
     {{"-smp", "99999999999999999999"}, {"-smp", "not a number"}},

@@ -133,16 +133,56 @@ bool accel_init(Machine *m, GError **err)
     return choose_first(m, err);
 }
 
+/* ---- when KVM cannot go on, or gets on badly ---- */
+
+static void adapt_work(Vcpu *v, void *opaque)
+{
+    adapt_vcpu(opaque, v);
+}
+
+static gboolean ask_for_samples(gpointer opaque)
+{
+    Machine *m = opaque;
+    for (unsigned i = 0; i < m->vm.n_vcpus && m->status == ST_RUNNING; i++)
+        vcpu_queue(m->vcpus[i], adapt_work, &m->adapt[i]);
+    return G_SOURCE_CONTINUE;
+}
+
+/* Adaptive is for vCPUs that start in KVM: who starts elsewhere has been put there. */
+static bool adaptive(const Machine *m)
+{
+    return m->engine[ENGINE_KVM] && m->first == m->engine[ENGINE_KVM] && !m->cfg.no_rescue &&
+           (m->cfg.adaptive == ADAPTIVE_ON ||
+            (m->cfg.adaptive == ADAPTIVE_AUTO && (!m->cfg.accel || !strcmp(m->cfg.accel, "auto"))));
+}
+
 void accel_vcpu_started(Machine *m, Vcpu *v)
 {
-    if (!m->engine[ENGINE_KVM] || m->cfg.no_rescue)
-        return;
     KvmSpeed kvm;
+    if (!m->engine[ENGINE_KVM] || m->cfg.no_rescue || !kvm_speed(&kvm))
+        return;
     RescuePolicy p = {
         .engine = m->engine[best_software(m)],
-        .confirm_shutdown = kvm_speed(&kvm) && kvm.n_wrong,
+        .confirm_shutdown = kvm.n_wrong,
     };
     vcpu_rescue_set(v, &p);
+    if (!adaptive(m))
+        return;
+    m->adapt[v->id] = (Adapt){.kvm_mips = kvm.mips, .soft_mips = MIPS_WORTHWHILE};
+    if (m->adapt_timer)
+        return;
+    m->adapt_timer = g_timeout_source_new(ADAPT_PERIOD_MS);
+    g_source_set_callback(m->adapt_timer, ask_for_samples, m, NULL);
+    g_source_attach(m->adapt_timer, NULL);
+}
+
+void accel_stop(Machine *m)
+{
+    if (!m->adapt_timer)
+        return;
+    g_source_destroy(m->adapt_timer);
+    g_source_unref(m->adapt_timer);
+    m->adapt_timer = NULL;
 }
 
 void accel_free(Machine *m)
@@ -204,6 +244,18 @@ void machine_log_changed(Machine *m, GString *out)
     }
 }
 
+static void describe_vcpu(Vcpu *v, void *opaque)
+{
+    const Machine *m = v->machine;
+    GString *out = opaque;
+    g_string_append_printf(out, "cpu %d: %s", v->id, v->engine->name);
+    if (m->adapt_timer) {
+        g_string_append(out, "; adaptive: ");
+        adapt_describe(&m->adapt[v->id], out);
+    }
+    g_string_append_c(out, '\n');
+}
+
 void machine_describe_accel(Machine *m, GString *out)
 {
     g_string_append_printf(out, "started in %s (%s)\n", m->first->name, m->accel_reason);
@@ -216,7 +268,7 @@ void machine_describe_accel(Machine *m, GString *out)
                                                       : "unknown reason");
     }
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
-        g_string_append_printf(out, "cpu %u: %s\n", i, m->vcpus[i]->engine->name);
+        vcpu_run_on(m->vcpus[i], describe_vcpu, out);
     g_string_append_printf(out, "cpu model %s, tsc %" G_GUINT64_FORMAT " kHz%s\n", m->cpuid.model,
                            clock_tsc_khz(m->vm.clock),
                            m->vm.tsc_offset_fixed ? ", not offset (this KVM cannot)" : "");

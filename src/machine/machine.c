@@ -489,6 +489,7 @@ void machine_free(Machine *m)
         return;
     m->ended = true;
     machine_stop(m);
+    accel_stop(m);
     for (unsigned i = 0; i < m->vcpus_started; i++) {
         vcpu_run_on(m->vcpus[i], vcpu_free_work, m);
         vcpu_loop_join(m->vcpus[i]);

@@ -25,7 +25,8 @@ typedef struct MachineConfig {
     const char *machine; /* "pc" */
     const char *accel;   /* kvm | tcg | interp | kvm:tcg | auto */
     bool no_rescue;      /* what KVM cannot execute stops the machine */
-    const char *cpu;     /* -cpu argument; NULL: "max" */
+    enum { ADAPTIVE_AUTO, ADAPTIVE_ON, ADAPTIVE_OFF } adaptive; /* AUTO: with accel auto */
+    const char *cpu;                                            /* -cpu argument; NULL: "max" */
     uint64_t ram_bytes;
     unsigned smp;
     const char *kernel, *initrd, *append, *bios;

@@ -4,6 +4,7 @@
 
 #include "devices/lapic.h"
 #include "machine/machine.h"
+#include "switch/adapt.h"
 
 /* PC memory map: RAM below 4 GiB ends here, the rest continues at 4 GiB (as QEMU's pc). */
 #define PC_LOW_RAM_MAX  0xc0000000ull
@@ -48,6 +49,8 @@ struct Machine {
     const Engine *first;            /* the one the vCPUs start in */
     char accel_reason[256];
     unsigned vcpus_started;
+    Adapt adapt[MACHINE_MAX_CPUS];
+    GSource *adapt_timer; /* NULL: not adaptive */
 
     enum RunStatus status;
     GMainLoop *loop;
@@ -87,7 +90,9 @@ bool pc_load(Machine *, GError **);
 /* accel.c */
 bool accel_init(Machine *, GError **);
 void accel_free(Machine *);
-/* What becomes of v when KVM cannot go on. Before it runs. */
+/* What becomes of v when KVM cannot go on, or not well. Before it runs. */
 void accel_vcpu_started(Machine *, Vcpu *v);
+/* No more samples are asked for. Main thread, before the vCPUs end. */
+void accel_stop(Machine *);
 
 #endif

@@ -102,10 +102,13 @@ static bool opt_accel(Options *o, const OptionRow *row, const char *arg, GError 
             g_string_append(o->accel_list, p->value ? p->value : p->key);
             if (p->value && strcmp(p->key, "accel") != 0)
                 ok = bad(err, "-accel %s: the accelerator comes first", arg);
-        } else if (strcmp(p->key, "rescue") != 0)
-            ok = bad(err, "-accel %s: no property '%s'; there is rescue", arg, p->key);
+        } else if (strcmp(p->key, "rescue") != 0 && strcmp(p->key, "adaptive") != 0)
+            ok =
+                bad(err, "-accel %s: no property '%s'; there are rescue and adaptive", arg, p->key);
         else if (!p->value || (!on && strcmp(p->value, "off") != 0))
             ok = bad(err, "-accel %s: %s is on or off", arg, p->key);
+        else if (!strcmp(p->key, "adaptive"))
+            o->cfg.adaptive = on ? ADAPTIVE_ON : ADAPTIVE_OFF;
         else
             o->cfg.no_rescue = !on;
     }

@@ -98,6 +98,23 @@ void rescue_end(VcpuLoop *l)
     drop_timer(&l->rescue);
 }
 
+/* Until then the vCPU stays in the software engine. */
+static void stay_for(VcpuLoop *l, uint64_t ns, const char *why)
+{
+    Rescue *r = &l->rescue;
+
+    r->until = switch_now_ns() + ns;
+    r->stats.stay_ns += ns;
+    drop_timer(r);
+    r->timer = g_timeout_source_new((guint)(ns / NS_PER_MS + 1));
+    g_source_set_priority(r->timer, G_PRIORITY_HIGH);
+    g_source_set_callback(r->timer, stay_over, l->v, NULL);
+    g_source_attach(r->timer, NULL);
+    if (log_on(LOG_SWITCH))
+        log_line("cpu %d stays in %s for %u ms: %s", l->v->id, r->policy.engine->name,
+                 (unsigned)(ns / NS_PER_MS), why);
+}
+
 static void stay(VcpuLoop *l, const char *why)
 {
     Rescue *r = &l->rescue;
@@ -106,24 +123,27 @@ static void stay(VcpuLoop *l, const char *why)
     /* A stay soon after the last one: that one did not help. */
     bool soon = r->stats.stays && now - r->stay_end < r->stay;
     r->stay = !soon ? r->policy.stay_ns : MIN_OF(r->stay * 2, r->policy.stay_max_ns);
-    r->until = now + r->stay;
-    r->stay_end = r->until;
+    r->stay_end = now + r->stay;
     r->stats.stays++;
-    r->stats.stay_ns += r->stay;
     g_strlcpy(r->stats.why, why, sizeof(r->stats.why));
-    drop_timer(r);
-    r->timer = g_timeout_source_new((guint)(r->stay / NS_PER_MS + 1));
-    g_source_set_priority(r->timer, G_PRIORITY_HIGH);
-    g_source_set_callback(r->timer, stay_over, l->v, NULL);
-    g_source_attach(r->timer, NULL);
-    if (log_on(LOG_SWITCH))
-        log_line("cpu %d stays in %s for %u ms: %s", l->v->id, r->policy.engine->name,
-                 (unsigned)(r->stay / NS_PER_MS), why);
+    stay_for(l, r->stay, why);
     if (!r->said)
         warn_user("cpu %d: %s; the guest goes on in %s, and %s is tried again now and then "
                   "('info rescue')",
                   l->v->id, why, r->policy.engine->name, r->home->name);
     r->said = true;
+}
+
+bool vcpu_stay_away(Vcpu *v, uint64_t ns, const char *why)
+{
+    VcpuLoop *l = v->loop;
+    const Engine *home = v->engine;
+    if (!l->rescue.policy.engine || home->is_software || l->rescue.pending ||
+        !vcpu_switch(v, l->rescue.policy.engine, SWITCH_RESCUE, NULL))
+        return false;
+    l->rescue.home = home;
+    stay_for(l, ns, why);
+    return true;
 }
 
 static bool too_many(Rescue *r)

@@ -43,6 +43,9 @@ typedef struct RescueStats {
 
 /* On v's thread, or before it runs. v's loop must have been started. */
 void vcpu_rescue_set(Vcpu *v, const RescuePolicy *);
+/* On v's thread, outside run(): to the software engine for that long, and home again. False: there
+ * is no policy, v is in a software engine already, or the switch was refused. */
+bool vcpu_stay_away(Vcpu *v, uint64_t ns, const char *why);
 /* Read through vcpu_run_on(), as vcpu_switch_stats(). */
 const RescueStats *vcpu_rescue_stats(const Vcpu *v, RescuePolicy *);
 

@@ -60,6 +60,20 @@ def test_kvm(args):
         assert parts != PARTS
 
 
+def test_adaptive(tmp):
+    """A loop that a KVM which emulates takes half an hour for ends soon, because the vCPU is moved; one with hardware keeps it."""
+    code = bytes.fromhex("66b9 00008417 6649 75fc b000 e6f4 f4")  # mov ecx, 0x17840000; dec ecx; jnz; out 0xf4
+    rom = bytearray(65536)
+    rom[:len(code)] = code
+    rom[0xFFF0:0xFFF5] = bytes.fromhex("ea 0000 00f0")
+    open(f"{tmp}/spin.bin", "wb").write(rom)
+    status, _, err = run([BINARY, "-accel", "kvm,adaptive=on", "-m", "16", "-display", "none", "-nodefaults", "-d", "switch",
+                          "-bios", f"{tmp}/spin.bin", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"], 100)
+    assert status == 1, f"adaptive: status {status}: {err[-2000:]}"
+    moved = re.search(r"stays in \w+ for \d+ ms: (.*)", err)
+    print(f"adaptive: {'stayed in KVM' if not moved else moved[1]}")
+
+
 with tempfile.TemporaryDirectory() as tmp:
     arguments = build(tmp)
     have_kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -69,3 +83,4 @@ with tempfile.TemporaryDirectory() as tmp:
         print("no usable /dev/kvm: the half that rescues was not tested")
         sys.exit(77)
     test_kvm(arguments)
+    test_adaptive(tmp)

@@ -191,10 +191,12 @@ START_TEST(values_arrive)
     ck_assert_ptr_null(o.devices->pdata[1]);
     ck_assert(!o.cfg.no_rescue);
     options_clear(&o);
-    const char *rescue[] = {"-bios", "B", "-accel", "kvm,rescue=off", NULL};
+
+    const char *rescue[] = {"-bios", "B", "-accel", "kvm,rescue=off,adaptive=on", NULL};
     ck_assert(parse(&o, rescue, &err));
     ck_assert_str_eq(o.cfg.accel, "kvm");
     ck_assert(o.cfg.no_rescue);
+    ck_assert_int_eq(o.cfg.adaptive, ADAPTIVE_ON);
     options_clear(&o);
 }
 END_TEST

@@ -16,6 +16,7 @@
 #include "demo/demo.h"
 #include "diff/diff.h"
 #include "monitor/monitor.h"
+#include "tcg/perf.h"
 
 #define MONITORS_MAX 8
 
@@ -104,6 +105,17 @@ static void make_monitors(Run *r)
 
 /* ---- the run ---- */
 
+/* For -perfmap and -jitdump. */
+static bool has_translator(Machine *m, GError **err)
+{
+    const Engine *jit = machine_engine(m, "jit", err);
+    if (!jit)
+        g_prefix_error(err, "-perfmap, -jitdump: ");
+    else if (machine_vm(m)->vcpu[0]->engine != jit)
+        warn_user("-perfmap, -jitdump: of the translator; nothing until 'switch jit'");
+    return jit != NULL;
+}
+
 static bool start(Run *r, GError **err)
 {
     Options *o = r->o;
@@ -114,8 +126,12 @@ static bool start(Run *r, GError **err)
     o->cfg.has_monitor = r->n_chr > 0;
     for (unsigned i = 0; i < MACHINE_SERIALS; i++)
         o->cfg.has_monitor |= o->cfg.serial[i] && chardev_is_mux(o->cfg.serial[i]);
+    if ((o->perfmap && !perf_map_begin(err)) || (o->jitdump && !perf_dump_begin(err)))
+        return false;
     r->m = machine_new(&o->cfg, err);
     if (!r->m)
+        return false;
+    if ((o->perfmap || o->jitdump) && !has_translator(r->m, err))
         return false;
     g_autoptr(GString) not_logged = g_string_new(NULL);
     machine_log_changed(r->m, not_logged);
@@ -134,6 +150,7 @@ static void end(Run *r)
     for (unsigned i = 0; i < r->n_monitors; i++)
         monitor_free(r->monitor[i]);
     machine_free(r->m);
+    perf_end();
     for (unsigned i = 0; i < r->n_chr; i++)
         chardev_free(r->monitor_chr[i]);
     options_close(r->o);

@@ -151,6 +151,7 @@ typedef struct VmCommon {
     unsigned n_vcpus;
     /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
     bool tsc_offset_fixed;
+    size_t jit_code_bytes;  /* of translated code, a vCPU; 0: as the translator likes */
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
     void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
     void *tcg;              /* struct TcgVm of the tcg room: shared page flags */

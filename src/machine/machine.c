@@ -415,6 +415,7 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     m->vm.bus = &machine_bus;
     m->vm.vcpu = m->vcpus;
     m->vm.n_vcpus = cfg->smp;
+    m->vm.jit_code_bytes = (size_t)cfg->tb_mib << 20;
     m->board = (Board){
         .clock = m->vm.clock,
         .pio = io_space_new("pio", 0x10000),

@@ -29,6 +29,7 @@ typedef struct MachineConfig {
     const char *cpu;                                            /* -cpu argument; NULL: "max" */
     uint64_t ram_bytes;
     unsigned smp;
+    unsigned tb_mib; /* -accel tb-size; 0: as the translator likes */
     const char *kernel, *initrd, *append, *bios;
     const void *bios_image; /* instead of bios: bytes, a multiple of 64 KiB */
     size_t bios_image_size;

@@ -86,32 +86,54 @@ static bool opt_machine(Options *o, const OptionRow *row, const char *arg, GErro
     return ok;
 }
 
-static bool opt_accel(Options *o, const OptionRow *row, const char *arg, GError **err)
+static bool count(const char *text, uint64_t *n)
 {
-    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
-        g_string_append(print(o), "kvm\ntcg\ninterp\n");
-        return true;
-    }
-    Prop *props = props_split(arg);
-    bool ok = true;
-    for (Prop *p = props; ok && p->key; p++) {
+    return g_ascii_string_to_unsigned(text, 10, 0, UINT32_MAX, n, NULL);
+}
+
+static bool accel_prop(Options *o, const char *arg, const char *name, const Prop *p, GError **err)
+{
+    const uint64_t most = 2047; /* jumps inside the code reach 2 GiB */
+    uint64_t mib;
+    if (!strcmp(p->key, "rescue") || !strcmp(p->key, "adaptive")) {
         bool on = p->value && !strcmp(p->value, "on");
-        if (p == props) {
-            if (o->accel_list->len)
-                g_string_append_c(o->accel_list, ':');
-            g_string_append(o->accel_list, p->value ? p->value : p->key);
-            if (p->value && strcmp(p->key, "accel") != 0)
-                ok = bad(err, "-accel %s: the accelerator comes first", arg);
-        } else if (strcmp(p->key, "rescue") != 0 && strcmp(p->key, "adaptive") != 0)
-            ok =
-                bad(err, "-accel %s: no property '%s'; there are rescue and adaptive", arg, p->key);
-        else if (!p->value || (!on && strcmp(p->value, "off") != 0))
-            ok = bad(err, "-accel %s: %s is on or off", arg, p->key);
-        else if (!strcmp(p->key, "adaptive"))
+        if (!strcmp(p->key, "adaptive"))
             o->cfg.adaptive = on ? ADAPTIVE_ON : ADAPTIVE_OFF;
         else
             o->cfg.no_rescue = !on;
+        return on || (p->value && !strcmp(p->value, "off")) ||
+               bad(err, "-accel %s: %s is on or off", arg, p->key);
     }
+    if (strcmp(p->key, "tb-size") != 0)
+        return bad(
+            err,
+            "-accel %s: no property '%s'; there are rescue, adaptive, and tb-size of tcg and jit",
+            arg, p->key);
+    if (!strstr(name, "tcg") && !strstr(name, "jit"))
+        return bad(err, "-accel %s: %s has no translated code; tb-size is for tcg and jit", arg,
+                   name);
+    if (!p->value || !count(p->value, &mib) || mib > most)
+        return bad(err, "-accel %s: tb-size is a number of MiB, 1 to %u, or 0 for the default", arg,
+                   (unsigned)most);
+    o->cfg.tb_mib = (unsigned)mib;
+    return true;
+}
+
+static bool opt_accel(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+        g_string_append(print(o), "kvm\ntcg\njit\ninterp\n");
+        return true;
+    }
+    Prop *props = props_split(arg);
+    const char *name = props->value ? props->value : props->key;
+    bool ok = !props->value || !strcmp(props->key, "accel") ||
+              bad(err, "-accel %s: the accelerator comes first", arg);
+    for (Prop *p = props->key ? props + 1 : props; ok && p->key; p++)
+        ok = accel_prop(o, arg, name, p, err);
+    if (o->accel_list->len)
+        g_string_append_c(o->accel_list, ':');
+    g_string_append(o->accel_list, name ? name : "");
     props_free(props);
     return ok;
 }
@@ -127,11 +149,6 @@ static bool opt_cpu(Options *o, const OptionRow *row, const char *arg, GError **
     if (!strcmp(arg, "help") || !strcmp(arg, "?"))
         cpuid_help(print(o));
     return true;
-}
-
-static bool count(const char *text, uint64_t *n)
-{
-    return g_ascii_string_to_unsigned(text, 10, 0, UINT32_MAX, n, NULL);
 }
 
 static bool smp_prop(const Prop *p, bool first, uint64_t *cpus, uint64_t *sockets, uint64_t *cores,
@@ -341,6 +358,18 @@ static bool opt_log(Options *o, const OptionRow *row, const char *arg, GError **
 static bool opt_log_file(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     return not_empty(&o->log_file, row, arg, err);
+}
+
+static bool opt_perfmap(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    o->perfmap = true;
+    return true;
+}
+
+static bool opt_jitdump(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    o->jitdump = true;
+    return true;
 }
 
 static bool opt_demo(Options *o, const OptionRow *row, const char *arg, GError **err)

@@ -30,7 +30,7 @@ struct Options {
     GPtrArray *symbols; /* NULL-terminated */
     const char *debugcon, *pidfile, *log_file, *log;
     bool nographic, display_given, nodefaults, serial_given, monitor_given;
-    bool demo, switches_given;
+    bool demo, switches_given, perfmap, jitdump;
     uint64_t switches;
     GString *print;      /* print this and end: -help, -version, -cpu help, ... */
     GString *accel_list; /* -accel, joined with ':' */

@@ -1,10 +1,10 @@
 /* The translator: making code of blocks, joining it, taking it away. See jit.h. */
 #include "tcg/blocklog.h"
+#include "tcg/perf.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 #include "base/log.h"
 
 extern const ExecSet exec_stac, exec_clac;
@@ -33,28 +33,28 @@ static void *map_near(const void *near, size_t bytes)
     return NULL;
 }
 
-/* Writable and executable views of one piece of memory. */
+/*
+ * Writable and executable views of one piece of memory. Anonymous memory, of which mremap() makes a
+ * second view when the old size is 0: in a memfd perf would take the code for a file's, and not
+ * look into its map.
+ */
 static bool code_map(Jit *j, GError **err)
 {
-    int fd = memfd_create("tandem-code", MFD_CLOEXEC);
-    uint8_t *rx = MAP_FAILED;
-    j->code_rw = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, (off_t)j->code_bytes) == 0) {
-        j->code_rw = mmap(NULL, j->code_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        rx = mmap(NULL, j->code_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    int e = errno;
-    if (fd >= 0)
-        close(fd);
-    if (j->code_rw != MAP_FAILED && rx != MAP_FAILED) {
-        j->run = rx - j->code_rw;
+    uint8_t *rw = mmap(NULL, j->code_bytes, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *rx = rw == MAP_FAILED ? MAP_FAILED : mremap(rw, 0, j->code_bytes, MREMAP_MAYMOVE);
+    if (rx != MAP_FAILED && mprotect(rx, j->code_bytes, PROT_READ | PROT_EXEC) == 0) {
+        j->code_rw = rw;
+        j->run = rx - rw;
         return true;
     }
-    if (j->code_rw != MAP_FAILED)
-        munmap(j->code_rw, j->code_bytes);
-    j->code_rw = NULL;
-    g_set_error(err, TANDEM_ERROR, ERR_FAILED, "executable memory for the translator: %s",
-                g_strerror(e));
+    g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                "%zu MiB of executable memory for the translator: %s", j->code_bytes >> 20,
+                g_strerror(errno));
+    if (rx != MAP_FAILED)
+        munmap(rx, j->code_bytes);
+    if (rw != MAP_FAILED)
+        munmap(rw, j->code_bytes);
     return false;
 }
 
@@ -81,7 +81,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->ymm = __builtin_cpu_supports("avx");
     j->hot_after = JIT_HOT;
     j->hot_bytes = sizeof(JitHot);
-    j->code_bytes = JIT_CODE_BYTES;
+    j->code_bytes = t->v->vm->jit_code_bytes ? t->v->vm->jit_code_bytes : JIT_CODE_BYTES;
     j->hot = map_near(&t->v->st, j->hot_bytes);
     if (!j->hot) {
         g_set_error(err, TANDEM_ERROR, ERR_FAILED,
@@ -110,6 +110,9 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_make_stubs(j, &c);
     g_assert(!c.overflow);
     j->used = j->used_fixed = (size_t)(c.p - j->code_rw + 63) & ~(size_t)63;
+    if (perf_on)
+        perf_code(j->code_rw + j->run, j->code_rw, j->used_fixed,
+                  "tandem: in and out of translated code");
     jit_run_init(j);
     return j;
 }
@@ -429,6 +432,15 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     return !c->overflow;
 }
 
+static void name_for_perf(const Jit *j, const JitCode *code)
+{
+    const Vcpu *v = j->t->v;
+    char name[SYMBOL_TEXT];
+    if (!*symbols_text(v->vm->symbols, v->st.rip, name))
+        g_snprintf(name, sizeof(name), "guest-%#" G_GINT64_MODIFIER "x", v->st.rip);
+    perf_code(code->start, code->start - j->run, code->size, name);
+}
+
 bool jit_translate(Jit *j, Block *b)
 {
     static _Thread_local Trans trans;
@@ -470,5 +482,7 @@ bool jit_translate(Jit *j, Block *b)
     b->jit = code;
     if (log_on(LOG_OUT_ASM))
         blocklog_out_asm(j, code, next, x->tail, j->t->v->st.rip);
+    if (unlikely(perf_on))
+        name_for_perf(j, code);
     return true;
 }

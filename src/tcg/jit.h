@@ -34,7 +34,7 @@
  * by the instruction's exec function (insn.h), with all registers put back into CpuState. So the
  * interpreter's handlers stay the only place where the hard things are done.
  *
- * W^X: the code area is one memfd mapped twice, once writable, once executable.
+ * W^X: the code area is mapped twice, once writable, once executable.
  */
 #ifndef TANDEM_TCG_JIT_H
 #define TANDEM_TCG_JIT_H

@@ -26,6 +26,8 @@ static const struct {
     {"machine", "pc"},
     {"M", "pc,accel=tcg"},
     {"accel", "kvm:tcg"},
+    {"perfmap", NULL},
+    {"jitdump", NULL},
     {"enable-kvm", NULL},
     {"cpu", "qemu64,-aes"},
     {"smp", "4"},
@@ -187,6 +189,7 @@ START_TEST(values_arrive)
     ck_assert(parse(&o, lists, &err));
     ck_assert_str_eq(o.cfg.accel, "kvm:tcg");
     ck_assert_uint_eq(o.cfg.ram_bytes, 128ull << 20);
+    ck_assert_uint_eq(o.cfg.tb_mib, 0);
     ck_assert_str_eq(o.devices->pdata[0], "a");
     ck_assert_ptr_null(o.devices->pdata[1]);
     ck_assert(!o.cfg.no_rescue);
@@ -197,6 +200,11 @@ START_TEST(values_arrive)
     ck_assert_str_eq(o.cfg.accel, "kvm");
     ck_assert(o.cfg.no_rescue);
     ck_assert_int_eq(o.cfg.adaptive, ADAPTIVE_ON);
+    options_clear(&o);
+    const char *cache[] = {"-bios", "B", "-accel", "tcg,tb-size=7", NULL};
+    ck_assert(parse(&o, cache, &err));
+    ck_assert_str_eq(o.cfg.accel, "tcg");
+    ck_assert_uint_eq(o.cfg.tb_mib, 7);
     options_clear(&o);
 }
 END_TEST
@@ -265,9 +273,14 @@ static const struct {
     {{"-machine", "pc,usb=on"}, {"usb", "accel"}},
     {{"-machine", "accel=kvm", "-accel", "tcg", "-kernel", "k"},
      {"-accel tcg", "-machine accel=kvm"}},
-    {{"-accel", "kvm,thread=single"}, {"thread=single", "property"}},
     {{"-accel", "kvm,rescue=maybe"}, {"rescue", "on or off"}},
     {{"-accel", "rescue=off"}, {"rescue=off", "comes first"}},
+    {{"-accel", "tcg,thread=single"}, {"'thread'", "tb-size"}},
+    {{"-accel", "kvm,tb-size=4"}, {"kvm has no translated code", "tcg"}},
+    {{"-accel", "interp,tb-size=4"}, {"interp has no translated code", "tcg"}},
+    {{"-accel", "tcg,tb-size=big"}, {"tb-size", "MiB"}},
+    {{"-accel", "jit,tb-size=2048"}, {"tb-size", "2047"}},
+    {{"-accel", "tcg,tb-size"}, {"tb-size", "MiB"}},
     {{"-smp", "0"}, {"-smp 0", "1 to 64"}},
     {{"-smp", "9999"}, {"-smp 9999", "1 to 64"}},
     {{"-smp", "99999999999999999999"}, {"-smp", "not a number"}},

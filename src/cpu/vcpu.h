@@ -155,6 +155,7 @@ typedef struct VmCommon {
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
     void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
     void *tcg;              /* struct TcgVm of the tcg room: shared page flags */
+    void *policies;         /* struct Policies of the switch room, or NULL */
     void *tap;              /* of who has put a bus of his own before the machine's; else NULL */
 } VmCommon;
 

@@ -46,6 +46,10 @@ bool kvm_speed(KvmSpeed *out);
 /* What was found: one line a capability, and what the TSC can do. For info accel. */
 void kvm_describe(GString *out);
 
+/* Exit reasons by name: row i of exits.def (NULL: no more), and the one with this name. */
+const char *kvm_exit_row(unsigned i, unsigned *reason);
+bool kvm_exit_find(const char *name, unsigned *reason);
+
 /*
  * Dirty logging of all RAM slots: off at first. Main thread, vCPUs stopped. kvm_dirty_fetch() sets
  * a bit for each 4 KiB page of the slot at gpa that was written since the last fetch: bitmap has

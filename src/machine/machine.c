@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "machine/loader.h"
 #include "machine/machine_priv.h"
+#include "switch/policy.h"
 #include "switch/vcpu_loop.h"
 
 void machine_lock(Machine *m)
@@ -400,6 +401,45 @@ static bool load_symbols(Machine *m, GError **err)
     return true;
 }
 
+static const Engine *policy_engine(void *m, const char *name, GError **err)
+{
+    return machine_engine(m, name, err);
+}
+
+static bool load_policies(Machine *m, GError **err)
+{
+    PolicyEnv env = {&m->vm, m->symbols, policy_engine, m};
+    m->policies = policies_new(&env);
+    for (const char *const *s = m->cfg.policies; s && *s; s++) {
+        g_autoptr(GString) warning = g_string_new(NULL);
+        unsigned number;
+        if (!policies_add(m->policies, *s, &number, warning, err)) {
+            g_prefix_error(err, "-switch: ");
+            return false;
+        }
+        if (warning->len)
+            warn_user("-switch %s: %s", *s, g_strchomp(warning->str));
+    }
+    return true;
+}
+
+bool machine_policy_add(Machine *m, const char *text, unsigned *number, GString *warning,
+                        GError **err)
+{
+    vcpus_pause(&m->vm);
+    bool ok = policies_add(m->policies, text, number, warning, err);
+    vcpus_resume(&m->vm);
+    return ok;
+}
+
+bool machine_policy_delete(Machine *m, unsigned number, GError **err)
+{
+    vcpus_pause(&m->vm);
+    bool ok = policies_delete(m->policies, number, err);
+    vcpus_resume(&m->vm);
+    return ok;
+}
+
 Machine *machine_new(const MachineConfig *cfg, GError **err)
 {
     if (!check_config(cfg, err))
@@ -452,7 +492,7 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     if (!pc_init(m, err))
         goto fail;
     memory_map_build(m);
-    if (!start_vcpus(m, err) || !reset_all(m, err))
+    if (!start_vcpus(m, err) || !reset_all(m, err) || !load_policies(m, err))
         goto fail;
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
@@ -501,6 +541,7 @@ void machine_free(Machine *m)
         g_source_destroy(m->timer_source);
         g_source_unref(m->timer_source);
     }
+    policies_free(m->policies);
     pc_free(m);
     accel_free(m);
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)

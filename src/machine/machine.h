@@ -35,8 +35,9 @@ typedef struct MachineConfig {
     size_t bios_image_size;
     CharDev *serial[MACHINE_SERIALS];
     CharDev *debugcon;
-    const char *const *devices; /* -device arguments, NULL-terminated; may be NULL */
-    const char *const *symbols; /* -symbols arguments, NULL-terminated; may be NULL */
+    const char *const *devices;  /* -device arguments, NULL-terminated; may be NULL */
+    const char *const *policies; /* -switch arguments, NULL-terminated; may be NULL */
+    const char *const *symbols;  /* -symbols arguments, NULL-terminated; may be NULL */
     bool no_reboot, no_shutdown, start_paused;
     bool has_monitor; /* somebody can act on a stopped machine: errors stop it, and do not end it */
     const char *name;
@@ -82,6 +83,9 @@ bool machine_switch(Machine *, const Engine *, int cpu, GError **);
 /* After log_mask was set: the vCPUs heed it from their next boundary on. Waits. Appends a line for
  * what will not be logged, and why. */
 void machine_log_changed(Machine *, GString *out);
+/* Policies (switch/policy.h); text as for -switch. number 0: all. Main thread. */
+bool machine_policy_add(Machine *, const char *text, unsigned *number, GString *warning, GError **);
+bool machine_policy_delete(Machine *, unsigned number, GError **);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */

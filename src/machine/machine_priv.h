@@ -43,6 +43,7 @@ struct Machine {
     bool direct_boot;
     gpa_t rsdp;
     Symbols *symbols;
+    struct Policies *policies;
 
     const Engine *engine[ENGINE_N]; /* initialised for this machine, or NULL */
     GError *engine_error[ENGINE_N]; /* why not */

@@ -4,6 +4,7 @@
 
 #include "kvm/kvm.h"
 #include "monitor/monitor_priv.h"
+#include "switch/policy.h"
 #include "switch/vcpu_loop.h"
 #include "tcg/jit.h"
 #include "vmstate/rules.h"
@@ -169,6 +170,8 @@ void info_rules(MonCall *c)
 typedef struct StatsCopy {
     const char *engine;
     SwitchStats s;
+    uint64_t resident[ENGINE_N];
+    GString *policies;
 } StatsCopy;
 
 static void copy_stats(Vcpu *v, void *opaque)
@@ -178,6 +181,9 @@ static void copy_stats(Vcpu *v, void *opaque)
     copy->engine = v->engine->name;
     if (s)
         copy->s = *s;
+    vcpu_residency(v, copy->resident);
+    g_string_truncate(copy->policies, 0);
+    policies_describe(v->vm->policies, v, copy->policies);
 }
 
 static void latency_row(GString *out, const char *name, uint64_t last, const LatencyHist *h)
@@ -187,8 +193,25 @@ static void latency_row(GString *out, const char *name, uint64_t last, const Lat
                            (double)latency_percentile(h, 99) / 1000, (double)h->max_ns / 1000);
 }
 
-static void describe_stats(GString *out, unsigned cpu, const char *engine, const SwitchStats *s)
+static void residency(GString *out, const uint64_t ns[ENGINE_N])
 {
+    static const char *const names[ENGINE_N] = {
+        [ENGINE_KVM] = "kvm", [ENGINE_JIT] = "jit", [ENGINE_INTERP] = "interp"};
+    const char *sep = "  time:";
+    for (unsigned i = 0; i < ENGINE_N; i++) {
+        if (ns[i])
+            g_string_append_printf(out, "%s %s %.3f s", sep, names[i], (double)ns[i] / 1e9);
+        sep = ns[i] ? "," : sep;
+    }
+    g_string_append(out, *sep == ',' ? "\n" : "");
+}
+
+static void describe_stats(MonCall *c, unsigned cpu, const StatsCopy *copy)
+{
+    GString *out = c->out;
+    const char *engine = copy->engine;
+    const SwitchStats *s = &copy->s;
+    char at[SYMBOL_TEXT];
     g_string_append_printf(out,
                            "cpu %u: in %s; switches to kvm %" G_GUINT64_FORMAT
                            ", to jit %" G_GUINT64_FORMAT ", to interp %" G_GUINT64_FORMAT,
@@ -197,8 +220,11 @@ static void describe_stats(GString *out, unsigned cpu, const char *engine, const
         g_string_append_printf(out, ", refused %" G_GUINT64_FORMAT " (last: %s)", s->failed,
                                s->last_error);
     g_string_append_c(out, '\n');
+    residency(out, copy->resident);
     if (!s->total.count)
         return;
+    g_string_append_printf(out, "  last one at rip 0x" X64 "%s\n", s->last_rip,
+                           symbols_note(machine_symbols(c->m), s->last_rip, at));
     g_string_append_printf(out, "  %-10s %9s %9s %9s %9s\n", "us", "last", "p50", "p99", "max");
     for (unsigned i = 0; i < STEP_N; i++)
         latency_row(out, switch_step_name[i], s->last_ns[i], &s->step[i]);
@@ -228,8 +254,10 @@ void info_switch(MonCall *c)
 {
     VmCommon *vm = machine_vm(c->m);
     g_autofree StatsCopy *copy = g_new0(StatsCopy, 1);
+    g_autoptr(GString) policies = copy->policies = g_string_new(NULL);
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
         vcpu_run_on(vm->vcpu[i], copy_stats, copy);
-        describe_stats(c->out, i, copy->engine, &copy->s);
+        describe_stats(c, i, copy);
+        g_string_append(c->out, policies->str);
     }
 }

@@ -8,11 +8,13 @@
 #define MANY_INFOS "info"
 
 const MonCommand mon_commands[] = {
-#define COMMAND(name, args, help) {#name, args, help, cmd_##name, NULL},
+#define COMMAND(name, args, help)    {#name, args, help, cmd_##name, NULL},
+#define DASHED(fn, name, args, help) {name, args, help, cmd_##fn, NULL},
 #define INFO(name, args, help)
 #define ALIAS(a, name) {#a, NULL, NULL, NULL, #name},
 #include "monitor/commands.def"
 #undef COMMAND
+#undef DASHED
 #undef INFO
 #undef ALIAS
 };
@@ -20,10 +22,12 @@ const unsigned mon_commands_n = ARRAY_LEN(mon_commands);
 
 const MonCommand mon_infos[] = {
 #define COMMAND(name, args, help)
+#define DASHED(fn, name, args, help)
 #define INFO(name, args, help) {#name, args, help, info_##name, NULL},
 #define ALIAS(a, name)
 #include "monitor/commands.def"
 #undef COMMAND
+#undef DASHED
 #undef INFO
 #undef ALIAS
 };

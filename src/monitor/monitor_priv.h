@@ -41,10 +41,12 @@ typedef struct MonCommand {
 /* clang-format off */
 #define ALIAS(a, name)
 #define COMMAND(name, args, help) void cmd_##name(MonCall *);
+#define DASHED(fn, name, args, help) void cmd_##fn(MonCall *);
 #define INFO(name, args, help) void info_##name(MonCall *);
 #include "monitor/commands.def"
 #undef ALIAS
 #undef COMMAND
+#undef DASHED
 #undef INFO
 /* clang-format on */
 

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/nearest.h"
+#include "switch/policy.h"
 
 #define DEFAULT_RAM (128ull << 20)
 
@@ -378,6 +379,15 @@ static bool opt_demo(Options *o, const OptionRow *row, const char *arg, GError *
     return true;
 }
 
+static bool opt_switch(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    if (!strcmp(arg, "help") || !strcmp(arg, "?"))
+        policies_help(print(o));
+    else
+        g_ptr_array_add(o->policies, (char *)arg);
+    return true;
+}
+
 static bool opt_switches(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     o->switches_given = true;
@@ -521,6 +531,8 @@ static bool check(Options *o, GError **err)
                    c->kernel ? "kernel" : "bios");
     if (o->switches_given && !o->demo)
         return bad(err, "-switches is for -demo; the monitor's switch command moves other guests");
+    if (o->demo && o->policies->len > 1)
+        return bad(err, "-switch is not for -demo, which switches by itself");
     if (o->demo)
         return true;
     if (!c->kernel && (c->append || c->initrd))
@@ -540,6 +552,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
     o->monitor = g_ptr_array_new();
     o->devices = g_ptr_array_new();
     o->symbols = g_ptr_array_new();
+    o->policies = g_ptr_array_new();
     o->strings = g_ptr_array_new_with_free_func(g_free);
     o->accel_list = g_string_new(NULL);
     for (int at = 1; at < argc;) {
@@ -550,6 +563,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
     }
     g_ptr_array_add(o->devices, NULL);
     g_ptr_array_add(o->symbols, NULL);
+    g_ptr_array_add(o->policies, NULL);
     return check(o, err);
 }
 
@@ -559,6 +573,7 @@ void options_clear(Options *o)
     g_ptr_array_unref(o->monitor);
     g_ptr_array_unref(o->devices);
     g_ptr_array_unref(o->symbols);
+    g_ptr_array_unref(o->policies);
     g_ptr_array_unref(o->strings);
     g_string_free(o->accel_list, TRUE);
     if (o->print)

@@ -24,10 +24,11 @@ struct Options {
     /* machine, accel, cpu, ram_bytes, smp, kernel, initrd, append, bios, name and the switches;
      * the character devices and `devices` are filled in when the machine is made. */
     MachineConfig cfg;
-    GPtrArray *serial;  /* what -serial said, or the defaults: specs for chardev_open() */
-    GPtrArray *monitor; /* monitors of their own, besides those on a "mon:" serial port */
-    GPtrArray *devices; /* NULL-terminated */
-    GPtrArray *symbols; /* NULL-terminated */
+    GPtrArray *serial;   /* what -serial said, or the defaults: specs for chardev_open() */
+    GPtrArray *monitor;  /* monitors of their own, besides those on a "mon:" serial port */
+    GPtrArray *devices;  /* NULL-terminated */
+    GPtrArray *symbols;  /* NULL-terminated */
+    GPtrArray *policies; /* NULL-terminated */
     const char *debugcon, *pidfile, *log_file, *log;
     bool nographic, display_given, nodefaults, serial_given, monitor_given;
     bool demo, switches_given, perfmap, jitdump;

@@ -52,6 +52,8 @@ typedef struct VcpuLoop {
     bool drained; /* nothing is half done since the last run() */
     SwitchStats stats;
     Rescue rescue;
+    uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */
+    struct PolicyLoop *policy; /* policy.c's; NULL while there was no policy */
 } VcpuLoop;
 
 /* Applies the rules and checks that v's canonical state may go into `to`. Shared by the switch and
@@ -80,5 +82,21 @@ void rescue_ran(VcpuLoop *, const Exit *);
 /* ... somebody else has moved the vCPU; and the end. */
 void rescue_forget(VcpuLoop *);
 void rescue_end(VcpuLoop *);
+
+/* From now on the vCPU is in its first engine. */
+void switch_started(VcpuLoop *);
+/* ns since the vCPU came to its engine. */
+uint64_t switch_since(const VcpuLoop *);
+
+/* policy.c, for the loop. What the next run() must stop at; NULL: nothing. */
+const RunLimit *policy_limit(VcpuLoop *);
+/* Behind run(): true when the exit was a policy's, and has been seen to. */
+bool policy_exit(VcpuLoop *, const Exit *);
+void policy_halted(VcpuLoop *);
+/* A switch is done; the vCPU was in `from` for ns. for_now: it will come back by itself. */
+void policy_moved(VcpuLoop *, const Engine *from, uint64_t ns, bool for_now);
+/* The policy whose switch is under way, as its text; or NULL. */
+const char *policy_firing(const VcpuLoop *);
+void policy_end(VcpuLoop *);
 
 #endif

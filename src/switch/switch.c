@@ -7,6 +7,7 @@
  */
 #include "switch/switch.h"
 
+#include <string.h>
 #include <time.h>
 #include "base/log.h"
 #include "switch/loop_priv.h"
@@ -226,6 +227,36 @@ static void record(SwitchStats *s, const Run *r, const Engine *to, bool ok, cons
     latency_add(&s->total, total);
 }
 
+/* The vCPU was in `from` until now. */
+static void account(VcpuLoop *l, const Engine *from, SwitchReason reason, uint64_t now)
+{
+    uint64_t ns = l->since_ns ? now - l->since_ns : 0;
+    l->stats.resident_ns[from->id] += ns;
+    l->stats.last_rip = l->v->st.rip;
+    l->since_ns = now;
+    policy_moved(l, from, ns, reason == SWITCH_RESCUE);
+}
+
+uint64_t switch_since(const VcpuLoop *l)
+{
+    return l->since_ns ? switch_now_ns() - l->since_ns : 0;
+}
+
+void vcpu_residency(const Vcpu *v, uint64_t ns[ENGINE_N])
+{
+    const VcpuLoop *l = v->loop;
+    memset(ns, 0, ENGINE_N * sizeof(ns[0]));
+    if (!l)
+        return;
+    memcpy(ns, l->stats.resident_ns, sizeof(l->stats.resident_ns));
+    ns[v->engine->id] += switch_since(l);
+}
+
+void switch_started(VcpuLoop *l)
+{
+    l->since_ns = switch_now_ns();
+}
+
 static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
 {
     static const char *const why[] = {[SWITCH_USER] = "asked for",
@@ -247,6 +278,8 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
         if (to->enter)
             to->enter(v);
         mark(&r);
+        if (l)
+            account(l, from, reason, r.t);
     } else {
         if (r.step == STEP_DRAIN)
             old = v->st;

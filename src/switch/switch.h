@@ -32,6 +32,8 @@ uint64_t latency_percentile(const LatencyHist *, double p); /* p in 0-100; 0 whe
 
 typedef struct SwitchStats {
     uint64_t to[ENGINE_N], failed;
+    uint64_t resident_ns[ENGINE_N]; /* until the last switch */
+    uint64_t last_rip;              /* where it happened */
     uint64_t last_ns[STEP_N], last_total_ns;
     LatencyHist step[STEP_N], total;
     RuleNote note[SWITCH_NOTES_MAX];
@@ -51,6 +53,8 @@ bool vcpu_switch_forced(Vcpu *, const Engine *to, SwitchReason, GError **);
 /* Statistics of v; written on v's thread, read through vcpu_run_on(). NULL before
  * vcpu_loop_start(). */
 const SwitchStats *vcpu_switch_stats(const Vcpu *);
+/* The same for v's thread: ns it has spent in each engine until now. */
+void vcpu_residency(const Vcpu *, uint64_t ns[ENGINE_N]);
 /* Debug builds and tests: after import, export again and compare. Off by default in release. */
 extern bool switch_verify;
 

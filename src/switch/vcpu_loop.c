@@ -201,14 +201,18 @@ static void run_engine(VcpuLoop *l)
         return;
     }
     l->drained = false;
-    Exit e = v->engine->run(v, rescue_limit(l));
+    const RunLimit *limit = rescue_limit(l), *policy = limit->max_insns ? NULL : policy_limit(l);
+    Exit e = v->engine->run(v, policy ? policy : limit);
     rescue_ran(l, &e);
+    if (policy && policy_exit(l, &e))
+        return;
     switch (e.kind) {
     case EXIT_KICK:
     case EXIT_LIMIT:
         break;
     case EXIT_HLT:
         halted(l);
+        policy_halted(l);
         break;
     case EXIT_SHUTDOWN:
         if (rescue_take(l, &e))
@@ -338,6 +342,7 @@ static void *loop_thread(void *opaque)
 {
     VcpuLoop *l = opaque;
     current = l->v;
+    switch_started(l);
     pthread_mutex_lock(&l->lock);
     while (!step(l))
         ;
@@ -389,6 +394,7 @@ void vcpu_loop_join(Vcpu *v)
         l->head = w->next;
         g_free(w);
     }
+    policy_end(l);
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->wake);
     pthread_cond_destroy(&l->done);

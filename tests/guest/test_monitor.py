@@ -5,51 +5,17 @@ usage: test_monitor.py TANDEM GUESTS
 """
 import os
 import re
-import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+from hmp import Monitor
 from tandem import Tandem
 
 BINARY, GUESTS = sys.argv[1:3]
-PROMPT = "(tandem) "
 TICKS = "(i=0; while :; do echo tick $((i=i+1)); usleep 50000; done) &\n"
-
-
-class Monitor:
-    def __init__(self, path):
-        self.sock = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.sock.connect(path)
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                assert time.monotonic() < deadline, f"nobody listens on {path}"
-                time.sleep(0.05)
-        self.until_prompt()
-
-    def until_prompt(self, ends=False):
-        text, deadline = "", time.monotonic() + 20
-        while not text.endswith(PROMPT):
-            wait = max(0, deadline - time.monotonic())
-            assert select.select([self.sock], [], [], wait)[0], f"the monitor does not answer: {text!r}"
-            data = self.sock.recv(65536).decode().replace("\r", "")
-            if not data:
-                assert ends, f"the monitor hung up: {text!r}"
-                return text
-            text += data
-        return text.removesuffix(PROMPT)
-
-    def __call__(self, command, want="", ends=False):
-        self.sock.sendall(command.encode() + b"\n")
-        got = self.until_prompt(ends)
-        assert re.search(want, got), f"{command}: wanted /{want}/, got:\n{got}"
-        return got
 
 
 def args(tmp, *more, accel="tcg"):
@@ -163,7 +129,7 @@ def keys(tmp):
         t.send("\x01h")
         t.expect(r"(?i)ctrl-a x|C-a x")
         t.send("\x01c")
-        t.expect(re.escape(PROMPT))
+        t.expect(re.escape("(tandem) "))
         t.send("info status\n")
         t.expect(r"VM status: running")
         t.send("\x01c")

@@ -52,6 +52,7 @@ static const struct {
     {"d", "int,cpu"},
     {"D", "log"},
     {"demo", NULL},
+    {"switch", "every=10ms"},
     {"switches", "10"},
     {"net", "none"},
     {"nic", "none"},

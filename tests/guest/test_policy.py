@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Triggers: a small guest with names is moved at, in, every and when, and comes to the same result;
+a Debian kernel boots while policies move it; wrong policies are refused by name.
+
+usage: test_policy.py TANDEM GUESTS small|kvm|kernel|bad
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from hmp import Monitor
+from tandem import Tandem
+
+BINARY, GUESTS, CASE = sys.argv[1:4]
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROUNDS = 100
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(77)
+
+
+def build(tmp):
+    cc = shutil.which("cc") or skip("no C compiler to build the guest with")
+    subprocess.run([cc, "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,--build-id=none,-z,noexecstack",
+                    "-o", f"{tmp}/guest", f"{HERE}/policy_guest.S"], check=True)
+    return f"{tmp}/guest"
+
+
+def expected(user):
+    """What the guest computes."""
+    mask, total = 2**64 - 1, 0
+    for n in range(ROUNDS, 0, -1):
+        x = n
+        for _ in range(20):
+            x = ((x * 0x5851F42D + 1013) & mask) ^ 0x55
+        total = (total + x) & mask
+        total = (total << 7 | total >> 57) & mask
+        if user:
+            total = (total + 465) & mask  # 30 + 29 + ... + 1
+    return f"{total:016x}"
+
+
+def run(tmp, guest, accel, policies, user=False, commands=()):
+    """The guest to its end; returns what `info switch` says then."""
+    args = ["-accel", accel, "-kernel", guest, "-append", f"{'u' if user else ''}{ROUNDS}", "-display", "none",
+            "-serial", "stdio", "-monitor", f"unix:{tmp}/mon,server,nowait", "-S"]
+    for p in policies:
+        args += ["-switch", p]
+    with Tandem(BINARY, args, 60) as t:
+        mon = Monitor(f"{tmp}/mon")
+        for c, want in commands:
+            mon(c, want)
+        mon("cont")
+        m = t.expect(r"[0-9a-f]{16}\n")
+        assert m.group().strip() == expected(user), f"{accel} {policies}: {m.group()} is not {expected(user)}"
+        out = mon("info switch")
+        mon("quit", ends=True)
+        assert t.wait() == 0, t.tail()
+        return out
+
+
+def fired(out, number):
+    m = re.search(rf"policy {number} \(.*\): fired (\d+)", out)
+    assert m, out
+    return int(m.group(1))
+
+
+def small(tmp):
+    guest = build(tmp)
+    for accel, other in (("interp", "jit"), ("jit", "interp")):
+        out = run(tmp, guest, accel, [f"at=tick,to={other}", f"at=work,to={accel}"])
+        assert fired(out, 1) == ROUNDS and fired(out, 2) == ROUNDS - 1, out
+        assert re.search(rf"policy 1 .*ms in {other}", out), out
+        assert re.search(r"time: .*\d s", out), out
+        # work() calls leaf() twenty times: left and entered again behind each call.
+        out = run(tmp, guest, accel, [f"region=work..work_end,to={other}"])
+        assert fired(out, 1) == ROUNDS * 21, out
+        out = run(tmp, guest, accel, ["every=1000insn"])
+        assert fired(out, 1) >= ROUNDS * 100 // 1000, out
+        out = run(tmp, guest, accel, [f"when=cpl3,to={other}"], user=True)
+        assert fired(out, 1) == ROUNDS, out
+        out = run(tmp, guest, accel, [f"at=leaf,to={other},for=9insn", "every=200us"])
+        assert fired(out, 1) > 0, out
+    out = run(tmp, guest, "interp", [], commands=(
+        ("switch-policy list", "there are no policies"),
+        ("switch-policy add at=tick,to=jit", r"\npolicy 1\n"),
+        ("switch-policy add at=wrok,to=jit", "no symbol 'wrok'; did you mean 'work'"),
+        ("switch-policy add at=finish,to=interp", r"\npolicy 2\n"),
+        ("switch-policy add region=leaf..user,to=jit", r"\npolicy 3\n"),
+        ("switch-policy list", r"3: region=leaf..user,to=jit  \[0x[0-9a-f]+ \(leaf\) to 0x[0-9a-f]+\]"),
+        ("switch-policy delete 3", r"^[^\n]*\n$"),
+        ("switch-policy delete 3", "there is no policy 3"),
+        ("switch-policy remove 3", "not 'remove'"),
+        ("switch-policy ad at=tick", "did you mean 'add'"),
+        ("switch-policy add", "which policy"),
+        ("switch-policy help", "region=FROM")))
+    assert fired(out, 1) == 1 and fired(out, 2) == 1 and "policy 3" not in out, out
+    # One that leaves no time to run is pointed out, with its cost.
+    with Tandem(BINARY, ["-accel", "interp", "-kernel", guest, "-append", "90000", "-display", "none",
+                         "-switch", "every=1insn"], 60) as t:
+        t.expect(r"policy 1 \(every=1insn\): fired \d+ times in the last \d+ ms on cpu 0, [\d.]+ us each: \d+% of")
+
+
+def kvm(tmp):
+    guest = build(tmp)
+    p = subprocess.run([BINARY, "-accel", "kvm", "-kernel", f"{tmp}/none", "-display", "none"], capture_output=True, text=True)
+    if "none" not in p.stderr or "-accel" in p.stderr:
+        skip(p.stderr.strip())
+    out = run(tmp, guest, "kvm", ["at=tick,to=tcg", "at=work,to=kvm"])
+    assert fired(out, 1) == ROUNDS and fired(out, 2) == ROUNDS - 1, out
+    assert re.search(r"policy 1 .*ms in (jit|interp)", out) and re.search(r"policy 2 .*ms in kvm", out), out
+    out = run(tmp, guest, "kvm", ["region=work..work_end,to=tcg"])
+    assert fired(out, 1) == ROUNDS * 21, out
+    out = run(tmp, guest, "kvm", ["at=leaf,to=interp,for=30insn"])
+    assert fired(out, 1) > ROUNDS, out
+    out = run(tmp, guest, "kvm", ["every=1ms"])
+    assert "failed" not in out, out
+    out = run(tmp, guest, "kvm", ["on=exit:io,to=tcg"])
+    assert fired(out, 1) == 1, out
+
+
+def kernel(tmp):
+    args = ["-accel", "tcg", "-m", "256", "-nographic", "-no-reboot", "-kernel", f"{GUESTS}/cloud-vmlinuz", "-initrd",
+            f"{GUESTS}/busybox.gz", "-append", "console=ttyS0 quiet tandem.run=work:3",
+            "-switch", "every=20ms,to=interp,for=20000insn", "-switch", "every=2s,to=other,for=1ms"]
+    with Tandem(BINARY, args, 150) as t:
+        t.expect(r"guest: up ")
+        t.send("\x01c")
+        t.expect(r"\(tandem\) ")
+        t.send("info switch\n")
+        m = t.expect(r"policy 1 \(.*\): fired (\d+)")
+        assert int(m.group(1)) > 10, t.tail()
+        t.send("\x01c")
+        t.expect(r"guest: done \d+ rounds")
+        assert "BAD" not in t.text, t.tail()
+        assert t.wait() == 0, t.tail()
+
+
+def bad(tmp):
+    guest = build(tmp)
+    for policy, says in (
+            ("at=wrok", "no symbol 'wrok'; did you mean 'work'?"),
+            ("region=work..work_edn", "no symbol 'work_edn'; did you mean 'work_end'?"),
+            ("region=work_end..work", "ends before it begins"),
+            ("at=work,to=intrep", "no such engine; did you mean 'interp'?"),
+            ("at=work,to=kvm", "leaves KVM out"),
+            ("at=work,cpu=7", "there are 0 to 0"),
+            ("when=cpl2", "there are when=cpl0 and when=cpl3"),
+            ("evry=1ms", "did you mean 'every'?"),
+            ("on=exit:io", "this machine has no KVM")):
+        p = subprocess.run([BINARY, "-accel", "interp", "-kernel", guest, "-display", "none", "-switch", policy],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+        assert p.returncode == 1 and f"policy '{policy}': " in p.stderr and says in p.stderr, (policy, p)
+    for args, says in ((["-switch"], "argument is missing"), (["-switch", "help"], "region=FROM"),
+                       (["-demo", "-switch", "every=1ms"], "-switch is not for -demo"),
+                       (["-kernel", guest, "-symbols", f"{tmp}/nothing"], "there is no such file")):
+        p = subprocess.run([BINARY, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+        assert says in p.stderr + p.stdout, (args, p)
+
+
+with tempfile.TemporaryDirectory() as TMP:
+    {"small": small, "kvm": kvm, "kernel": kernel, "bad": bad}[CASE](TMP)

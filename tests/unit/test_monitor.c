@@ -150,7 +150,8 @@ START_TEST(completion)
     static const struct {
         const char *text, *words;
     } row[] = {
-        {"sw", "switch"},
+        {"sw", "switch switch-policy"},
+        {"switch-", "switch-policy"},
         {"system_", "system_powerdown system_reset"},
         {"switch ", "kvm tcg jit interp"},
         {"switch t", "tcg"},
@@ -342,8 +343,8 @@ static const struct {
      "<d>"},
     {"\x1b[99;99;99zq\r", "<q>"},
     {"\x1bxq\r", "<q>"},
-    {"sw\t\r", "<switch >"},
-    {"sw\tk\t\r", "<switch kvm >"},
+    {"nm\t\r", "<nmi >"},
+    {"sw\t k\t\r", "<switch kvm >"},
     {"system_\tr\t\r", "<system_reset >"},
     {"zz\t\r", "<zz>"},
     {"caf\xc3\xa9\r", "<caf\xc3\xa9>"},

@@ -205,6 +205,8 @@ int tandem_main(int argc, char *argv[])
     signal(SIGPIPE, SIG_IGN);
     if (argc > 1 && !strcmp(argv[1], "diff"))
         return diff_main(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "bench"))
+        return bench_main(argc - 1, argv + 1);
     if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
         status = complain(err);
     } else if (o.print) {

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
-#include "diff/engines.h"
+#include "diff/software.h"
 #include "tcg/jit.h"
 
 struct DiffExec {
@@ -71,7 +71,7 @@ static void tpr_set(Vcpu *v, uint8_t cr8)
 }
 
 /* ---- */
-static void interp_close(DiffExec *x)
+void software_close(DiffExec *x)
 {
     x->engine->vcpu_free(&x->v);
     x->engine->vm_free(&x->vm);
@@ -81,7 +81,7 @@ static void interp_close(DiffExec *x)
     free(x);
 }
 
-static DiffExec *open_software(const Engine *engine, GError **err)
+DiffExec *software_open(const Engine *engine, GError **err)
 {
     DiffExec *x = aligned_alloc(64, (sizeof(DiffExec) + 63) & ~(size_t)63);
     memset(x, 0, sizeof(*x));
@@ -115,21 +115,26 @@ static DiffExec *open_software(const Engine *engine, GError **err)
                        .n_vcpus = 1};
     x->built = CM_N;
     if (!engine->vm_init(&x->vm, err) || !engine->vcpu_init(&x->v, err)) {
-        interp_close(x);
+        software_close(x);
         return NULL;
     }
     memset(x->ram + (CASE_CODE - CASE_BASE), 0xcc, CODE_BYTES);
     return x;
 }
 
+Vcpu *software_vcpu(DiffExec *x)
+{
+    return &x->v;
+}
+
 static DiffExec *interp_open(GError **err)
 {
-    return open_software(&engine_interp, err);
+    return software_open(&engine_interp, err);
 }
 
 static DiffExec *jit_open(GError **err)
 {
-    DiffExec *x = open_software(&engine_jit, err);
+    DiffExec *x = software_open(&engine_jit, err);
     if (x)
         jit_of(&x->v)->hot_after = 0; /* each case is translated before it runs */
     return x;
@@ -144,7 +149,7 @@ static const char *interp_refuses(DiffExec *x G_GNUC_UNUSED, const DiffCase *c)
 }
 
 /* ---- one case ---- */
-static uint8_t *at(const DiffExec *x, uint64_t lin)
+uint8_t *software_at(const DiffExec *x, uint64_t lin)
 {
     return x->ram + (lin - CASE_BASE);
 }
@@ -156,18 +161,18 @@ static void put_code(const DiffExec *x, const DiffCase *c, bool remove)
     uint64_t room = CASE_CODE + CASE_CODE_BYTES - lin;
     unsigned n = paged ? (unsigned)MIN_OF((uint64_t)c->len, room) : c->len;
     if (remove)
-        memset(at(x, lin), 0xcc, n);
+        memset(software_at(x, lin), 0xcc, n);
     else
-        memcpy(at(x, lin), c->insn, n);
+        memcpy(software_at(x, lin), c->insn, n);
 }
 
 /* Without paging all of it is RAM: what a 16-bit segment reaches behind its pages is cleared. */
 static void clear_around(DiffExec *x)
 {
-    memset(at(x, CASE_CODE + CODE_BYTES), 0, 0x10000 - CODE_BYTES);
-    memset(at(x, CASE_DATA + CASE_DATA_BYTES), 0, 0x10000 - CASE_DATA_BYTES);
-    memset(at(x, CASE_STACK + CASE_STACK_BYTES), 0, 0x10000 - CASE_STACK_BYTES);
-    memset(at(x, CASE_CODE), 0xcc, CODE_BYTES);
+    memset(software_at(x, CASE_CODE + CODE_BYTES), 0, 0x10000 - CODE_BYTES);
+    memset(software_at(x, CASE_DATA + CASE_DATA_BYTES), 0, 0x10000 - CASE_DATA_BYTES);
+    memset(software_at(x, CASE_STACK + CASE_STACK_BYTES), 0, 0x10000 - CASE_STACK_BYTES);
+    memset(software_at(x, CASE_CODE), 0xcc, CODE_BYTES);
 }
 
 /* A processor makes these of whatever is loaded: FCW's fixed bits; FSW.ES and B. */
@@ -180,7 +185,7 @@ static void settle_x87(FpuState *f)
 }
 
 /* The TLB may stay while nothing that it depends on differs. */
-static void prepare(DiffExec *x, const DiffCase *c)
+void software_prepare(DiffExec *x, const DiffCase *c)
 {
     const CpuState *s = &c->in;
     bool same = x->last.cr0 == s->cr0 && x->last.cr3 == s->cr3 && x->last.cr4 == s->cr4 &&
@@ -198,8 +203,8 @@ static void prepare(DiffExec *x, const DiffCase *c)
     x->last.efer = s->efer;
     if (c->mode > CM_COMPAT16)
         clear_around(x);
-    memcpy(at(x, CASE_DATA), c->data, sizeof(c->data));
-    memcpy(at(x, CASE_STACK), c->stack, sizeof(c->stack));
+    memcpy(software_at(x, CASE_DATA), c->data, sizeof(c->data));
+    memcpy(software_at(x, CASE_STACK), c->stack, sizeof(c->stack));
     put_code(x, c, false);
     x->v.st = *s;
     settle_x87(&x->v.st.fpu);
@@ -233,14 +238,14 @@ static void exception(const DiffCase *c, const Exit *e, DiffOutcome *o)
 static void run_case(DiffExec *x, const DiffCase *c, DiffOutcome *o)
 {
     static const RunLimit limit = {.max_insns = INSNS_MAX, .stop_at_exception = true};
-    prepare(x, c);
+    software_prepare(x, c);
     x->v.st.gpr[GPR_ZERO] = x->v.st.gpr[GPR_IP] = 0;
     Exit e = x->engine->run(&x->v, &limit);
     memset(o, 0, offsetof(DiffOutcome, st));
     o->st = x->v.st;
     o->st.rflags &= ~(uint64_t)(FL_RF | (c->stop == STOP_STEP ? FL_TF : 0));
-    memcpy(o->data, at(x, CASE_DATA), sizeof(o->data));
-    memcpy(o->stack, at(x, CASE_STACK), sizeof(o->stack));
+    memcpy(o->data, software_at(x, CASE_DATA), sizeof(o->data));
+    memcpy(o->stack, software_at(x, CASE_STACK), sizeof(o->stack));
     put_code(x, c, true);
     switch (e.kind) {
     case EXIT_EXCEPTION:
@@ -279,7 +284,7 @@ const DiffEngine diff_engine_jit = {
     .help = "the translator; step by step it is the interpreter",
     .groups = GROUPS_ALL,
     .open = jit_open,
-    .close = interp_close,
+    .close = software_close,
     .refuses = interp_refuses,
     .run = interp_run,
 };
@@ -289,7 +294,7 @@ const DiffEngine diff_engine_interp = {
     .help = "the interpreter: blocks and quick forms, or step by step",
     .groups = GROUPS_ALL,
     .open = interp_open,
-    .close = interp_close,
+    .close = software_close,
     .refuses = interp_refuses,
     .run = interp_run,
 };

@@ -33,23 +33,48 @@ static const FeatureRow rows[] = {
 static const struct {
     uint16_t feature, needs;
 } needs[] = {
-    {FEAT_SSE, FEAT_FXSR},         {FEAT_SSE2, FEAT_SSE},
-    {FEAT_SSE3, FEAT_SSE2},        {FEAT_SSSE3, FEAT_SSE3},
-    {FEAT_SSE41, FEAT_SSSE3},      {FEAT_SSE42, FEAT_SSE41},
-    {FEAT_AES, FEAT_SSE2},         {FEAT_PCLMULQDQ, FEAT_SSE2},
-    {FEAT_SHA_NI, FEAT_SSE2},      {FEAT_XSAVEOPT, FEAT_XSAVE},
-    {FEAT_XSAVEC, FEAT_XSAVE},     {FEAT_XGETBV1, FEAT_XSAVE},
-    {FEAT_XSAVES, FEAT_XSAVEC},    {FEAT_AVX, FEAT_XSAVE},
-    {FEAT_AVX, FEAT_SSE42},        {FEAT_AVX2, FEAT_AVX},
-    {FEAT_FMA, FEAT_AVX},          {FEAT_F16C, FEAT_AVX},
-    {FEAT_VAES, FEAT_AVX},         {FEAT_VPCLMULQDQ, FEAT_AVX},
-    {FEAT_AVX512F, FEAT_AVX2},     {FEAT_AVX512DQ, FEAT_AVX512F},
-    {FEAT_AVX512BW, FEAT_AVX512F}, {FEAT_AVX512VL, FEAT_AVX512F},
-    {FEAT_PKU, FEAT_XSAVE},        {FEAT_APIC, FEAT_MSR},
-    {FEAT_X2APIC, FEAT_APIC},      {FEAT_TSC_DEADLINE, FEAT_APIC},
-    {FEAT_ARAT, FEAT_APIC},        {FEAT_TSC_ADJUST, FEAT_TSC},
-    {FEAT_INVTSC, FEAT_TSC},       {FEAT_MCA, FEAT_MCE},
-    {FEAT_LM, FEAT_PAE},           {FEAT_NX, FEAT_PAE},
+    {FEAT_SSE, FEAT_FXSR},
+    {FEAT_SSE2, FEAT_SSE},
+    {FEAT_SSE3, FEAT_SSE2},
+    {FEAT_SSSE3, FEAT_SSE3},
+    {FEAT_SSE41, FEAT_SSSE3},
+    {FEAT_SSE42, FEAT_SSE41},
+    {FEAT_AES, FEAT_SSE2},
+    {FEAT_PCLMULQDQ, FEAT_SSE2},
+    {FEAT_SHA_NI, FEAT_SSE2},
+    {FEAT_XSAVEOPT, FEAT_XSAVE},
+    {FEAT_XSAVEC, FEAT_XSAVE},
+    {FEAT_XGETBV1, FEAT_XSAVE},
+    {FEAT_XSAVES, FEAT_XSAVEC},
+    {FEAT_AVX, FEAT_XSAVE},
+    {FEAT_AVX, FEAT_SSE42},
+    {FEAT_AVX2, FEAT_AVX},
+    {FEAT_FMA, FEAT_AVX},
+    {FEAT_F16C, FEAT_AVX},
+    {FEAT_VAES, FEAT_AVX},
+    {FEAT_VPCLMULQDQ, FEAT_AVX},
+    {FEAT_AVX512F, FEAT_AVX2},
+    {FEAT_AVX512DQ, FEAT_AVX512F},
+    {FEAT_AVX512BW, FEAT_AVX512F},
+    {FEAT_AVX512VL, FEAT_AVX512F},
+    {FEAT_AVX512CD, FEAT_AVX512F},
+    {FEAT_AVX512IFMA, FEAT_AVX512F},
+    {FEAT_AVX512VBMI, FEAT_AVX512BW},
+    {FEAT_AVX512_VBMI2, FEAT_AVX512BW},
+    {FEAT_AVX512VNNI, FEAT_AVX512F},
+    {FEAT_AVX512BITALG, FEAT_AVX512BW},
+    {FEAT_AVX512_VPOPCNTDQ, FEAT_AVX512F},
+    {FEAT_AVX512_BF16, FEAT_AVX512BW},
+    {FEAT_PKU, FEAT_XSAVE},
+    {FEAT_APIC, FEAT_MSR},
+    {FEAT_X2APIC, FEAT_APIC},
+    {FEAT_TSC_DEADLINE, FEAT_APIC},
+    {FEAT_ARAT, FEAT_APIC},
+    {FEAT_TSC_ADJUST, FEAT_TSC},
+    {FEAT_INVTSC, FEAT_TSC},
+    {FEAT_MCA, FEAT_MCE},
+    {FEAT_LM, FEAT_PAE},
+    {FEAT_NX, FEAT_PAE},
     {FEAT_INVPCID, FEAT_PCID},
 };
 
@@ -99,8 +124,8 @@ static bool host_has(unsigned f)
     /* CPUID alone does not say that the operating system saves the registers. */
     if (f == FEAT_AVX)
         return (host_xcr0() & 6) == 6;
-    if (f == FEAT_AVX512F)
-        return (host_xcr0() & 0xe6) == 0xe6;
+    if (f == FEAT_AVX512F) /* thunks move mask registers by KMOVQ, which is AVX512BW's */
+        return (host_xcr0() & 0xe6) == 0xe6 && host_has(FEAT_AVX512BW);
     return true;
 }
 
@@ -422,7 +447,15 @@ static void add_basic(CpuidTable *t, const bool on[FEAT_N], bool amd, uint32_t s
     }
     add(t, 5); /* no MONITOR */
     put_features(add(t, 6), on);
-    put_features(add_sub(t, 7, 0), on);
+    e = add_sub(t, 7, 0);
+    put_features(e, on);
+    CpuidEntry more = {.leaf = 7, .subleaf = 1};
+    put_features(&more, on);
+    if (more.eax) {
+        e->eax = 1; /* the last subleaf */
+        *add_sub(t, 7, 1) =
+            (CpuidEntry){.leaf = 7, .subleaf = 1, .has_subleaf = true, .eax = more.eax};
+    }
     add(t, 0xa); /* no performance counters */
     e = add_sub(t, 0xb, 0);
     e->ebx = 1;

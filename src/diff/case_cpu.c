@@ -74,6 +74,8 @@ const char *case_no_feature(uint16_t row)
 {
     unsigned f = op_rows[row].feature;
     pthread_once(&once, build);
+    if (is_evex_map(op_rows[row].map) && missing[FEAT_AVX512F])
+        return missing[FEAT_AVX512F];
     return f < FEAT_N ? missing[f] : NULL;
 }
 

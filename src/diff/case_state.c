@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "diff/case.h"
+#include "diff/engines.h"
 #include "vmstate/checks.h"
 
 const char *const case_mode_name[CM_N] = {
@@ -61,7 +61,7 @@ void case_baseline(DiffCase *c, enum CaseMode mode, unsigned cpl)
     s->rflags = FL_FIXED | (mode == CM_VM86 ? FL_VM | FL_IOPL : 0);
     s->cr0 = CR0_ET | CR0_NE | CR0_MP | CR0_AM | (mode == CM_REAL ? 0 : CR0_PE);
     s->cr4 = CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-    s->xcr0 = 7;
+    s->xcr0 = 7 | (cpuid_xcr0_mask(case_cpuid()) & 0xe0); /* AVX-512 where the host has it */
     s->fpu.fcw = 0x37f;
     s->fpu.fsw = 0;
     s->fpu.ftw = 0;

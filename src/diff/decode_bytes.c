@@ -67,6 +67,27 @@ static uint8_t *vex_opcode(Rng *r, uint8_t *p, const OpRow *row, enum DecMode mo
     return p;
 }
 
+static uint8_t *evex_opcode(Rng *r, uint8_t *p, const OpRow *row, enum DecMode mode)
+{
+    static const uint8_t pp[] = {
+        [PFX_ANY] = 0, [PFX_NP] = 0, [PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
+    const EvexRow *e = &row->evex;
+    unsigned w = row->attr & A_W0 ? 0 : row->attr & A_W1 ? 0x80 : next(r) & 0x80;
+    unsigned l = e->vl == VL_128   ? 0
+                 : e->vl == VL_256 ? 1 + (next(r) & 1)
+                 : e->vl == VL_512 ? 2
+                                   : (unsigned)(next(r) % 3);
+    bool plain = next(r) & 1; /* nothing in it that a row may refuse */
+    unsigned aaa = e->flags & EV_NOK ? 0 : next(r) & 7, wild = one_in(r, 8) ? 0xff : 0;
+    unsigned vvvv = plain ? 15 : next(r) & 15, zb = !plain && one_in(r, 3) ? next(r) & 0x90 : 0;
+    *p++ = 0x62;
+    *p++ = (uint8_t)((dec_code64(mode) ? plain ? 0xf0 : next(r) & 0xf0 : 0xd0 | (next(r) & 0x20)) |
+                     (unsigned)(row->map - MAP_EVEX0F + 1));
+    *p++ = (uint8_t)(w | vvvv << 3 | 4 | pp[row->pfx]);
+    *p++ = (uint8_t)((l << 5 | (!plain && one_in(r, 4) ? 0 : 8) | aaa | zb) ^ (next(r) & wild));
+    return p;
+}
+
 static uint8_t *plain_opcode(Rng *r, uint8_t *p, const OpRow *row, enum DecMode mode)
 {
     if (row->pfx == PFX_66)
@@ -131,7 +152,9 @@ int decode_bytes(uint64_t seed, uint64_t index, enum DecMode mode, uint8_t out[D
     if (dec_code64(mode) && one_in(&r, 16))
         *p++ = (uint8_t)(0x40 | (next(&r) & 15)); /* a REX that a prefix or VEX follows */
     p = legacy(&r, p, vex);
-    p = vex ? vex_opcode(&r, p, row, mode) : plain_opcode(&r, p, row, mode);
+    p = is_evex_map(row->map) ? evex_opcode(&r, p, row, mode)
+        : vex                 ? vex_opcode(&r, p, row, mode)
+                              : plain_opcode(&r, p, row, mode);
     *p++ = row->opcode;
     if (row->op[0] && row->modrm == 0 && one_in(&r, 8))
         p[-1] = (uint8_t)(row->opcode ^ (next(&r) & 7)); /* opcode registers, and neighbours */

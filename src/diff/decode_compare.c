@@ -235,8 +235,9 @@ void decode_context(DecContext *c)
         c->map = b[at] == 0xc5 ? MAP_VEX0F : map >= 1 && map <= 3 ? MAP_VEX0F + map - 1 : MAP_N;
         at += b[at] == 0xc5 ? 2 : 3;
     } else if (b[at] == 0x62 && escape) {
+        unsigned map = b[at + 1] & 7;
         c->traits |= TRAIT_EVEX;
-        c->map = MAP_N;
+        c->map = map >= 1 && map <= 3 ? MAP_EVEX0F + map - 1 : MAP_N;
         at += 4;
     } else if (b[at] == 0x8f && (b[at + 1] & 0x1f) >= 8) {
         c->traits |= TRAIT_XOP;

@@ -50,9 +50,17 @@ static const struct {
 };
 
 static const char *const map_name[MAP_N + 1] = {
-    [MAP_1B] = "1B",           [MAP_0F] = "0F",       [MAP_0F38] = "0F38",
-    [MAP_0F3A] = "0F3A",       [MAP_VEX0F] = "VEX0F", [MAP_VEX0F38] = "VEX0F38",
-    [MAP_VEX0F3A] = "VEX0F3A", [MAP_N] = "none",
+    [MAP_1B] = "1B",
+    [MAP_0F] = "0F",
+    [MAP_0F38] = "0F38",
+    [MAP_0F3A] = "0F3A",
+    [MAP_VEX0F] = "VEX0F",
+    [MAP_VEX0F38] = "VEX0F38",
+    [MAP_VEX0F3A] = "VEX0F3A",
+    [MAP_EVEX0F] = "EVEX0F",
+    [MAP_EVEX0F38] = "EVEX0F38",
+    [MAP_EVEX0F3A] = "EVEX0F3A",
+    [MAP_N] = "none",
 };
 
 enum Condition {

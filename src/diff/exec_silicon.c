@@ -31,13 +31,14 @@
 #include "cpu/cpuid.h"
 #include "cpu/xsave.h"
 #include "diff/engines.h"
+#include "diff/gen.h"
 #include "tcg/tcg.h"
 
 struct DiffExec {
     SiliconShared *shared;
     int fd;
     pid_t child; /* 0: none */
-    uint32_t batch;
+    uint32_t batch, xsave_bytes;
     bool fsgsbase, virtualised;
     uint64_t xcr0;
     CpuState user; /* control registers of a process */
@@ -102,6 +103,7 @@ static bool child_start(DiffExec *x, GError **err)
     memset(s->pages, 0, sizeof(s->pages));
     memset(s->code, 0xcc, sizeof(s->code));
     s->fsgsbase = x->fsgsbase;
+    s->xsave_bytes = x->xsave_bytes;
     x->batch = 1;
     atomic_store(&s->go, 1);
     x->child = fork();
@@ -126,12 +128,8 @@ static bool child_start(DiffExec *x, GError **err)
 /* ---- a case into a slot ---- */
 static void load_fpu(const FpuState *f, uint8_t *image)
 {
-    uint64_t bv = fpu_xinuse(f) & 7;
     memset(image, 0, SIL_XSAVE);
-    fpu_to_fxsave(f, image, true);
-    memcpy(image + XSAVE_HEADER, &bv, 8);
-    for (unsigned k = 0; k < 16; k++)
-        memcpy(image + XSAVE_EXTENDED + 16 * k, f->v[k].b + 16, 16);
+    fpu_to_xsave(f, case_cpuid(), XCR0_KNOWN, image, SIL_XSAVE);
 }
 
 static void fill_slot(SiliconSlot *k, const DiffCase *c)
@@ -163,26 +161,15 @@ static void fill_slot(SiliconSlot *k, const DiffCase *c)
 /* ---- and out of it ---- */
 static void save_fpu(FpuState *f, const uint8_t *image)
 {
-    uint8_t fx[512];
+    uint8_t own[SIL_XSAVE];
     uint64_t bv;
-    memcpy(&bv, image + XSAVE_HEADER, 8);
-    memcpy(fx, image, 512);
-    if (!(bv & BIT(XC_X87))) {
-        memset(fx, 0, 24);
-        memset(fx + 32, 0, 128);
-        fx[0] = 0x7f;
-        fx[1] = 0x03;
-    }
-    if (!(bv & BIT(XC_SSE)))
-        memset(fx + 160, 0, 256);
+    memcpy(own, image, SIL_XSAVE);
+    memcpy(&bv, own + XSAVE_HEADER, 8);
+    bv &= cpuid_xcr0_mask(case_cpuid()); /* PKRU and its like are nobody's business */
+    memset(own + XSAVE_HEADER, 0, XSAVE_HEADER_SIZE);
+    memcpy(own + XSAVE_HEADER, &bv, 8);
     f->mxcsr_mask = case_mxcsr_mask();
-    fpu_from_fxsave(f, fx, true);
-    for (unsigned k = 0; k < 16; k++) {
-        if (bv & BIT(XC_AVX))
-            memcpy(f->v[k].b + 16, image + XSAVE_EXTENDED + 16 * k, 16);
-        else
-            memset(f->v[k].b + 16, 0, 16);
-    }
+    fpu_from_xsave(f, case_cpuid(), XCR0_KNOWN, own, SIL_XSAVE);
 }
 
 /* FS or GS, when the instruction has loaded it, and so its base, from a selector; else -1. */
@@ -432,6 +419,8 @@ static DiffExec *silicon_open(GError **err)
     x->virtualised = c >> 31;
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     x->xcr0 = a | (uint64_t)d << 32;
+    __cpuid_count(0xd, 0, a, b, c, d);
+    x->xsave_bytes = MIN_OF(b, SIL_XSAVE); /* with all of XCR0 that the kernel has enabled */
     x->fsgsbase = getauxval(AT_HWCAP2) & 2;
     list_segments(x);
     if (child_start(x, err))
@@ -503,6 +492,8 @@ static const char *row_refused(const DiffExec *x, const DiffCase *c)
         return "the stack would be the host's, should it lead to 64-bit code";
     if (!strcmp(r->name, "pushf") && !(c->in.rflags & FL_IF))
         return "a process has interrupts on";
+    if (!strcmp(r->name, "kmovq") && !cpu_code64(&c->in) && row_has_class(r, OC_RMREG))
+        return "the upper halves of general registers are the process's";
     return case_no_feature(c->row);
 }
 

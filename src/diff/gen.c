@@ -10,6 +10,7 @@
 
 #include "diff/gen.h"
 #include "tcg/tcg.h"
+#include "tcg/vec.h"
 
 /* ---- what each row needs ---- */
 static const RowGen **gen_of_row;  /* NULL: nothing decodes to it */
@@ -141,8 +142,11 @@ static unsigned operand_bytes(const Gen *g)
         return g->how->size;
     for (unsigned k = 0; k < 4; k++) {
         unsigned cls = operand_class(r, k), size = operand_size(r, k);
-        if (cls != OC_RM && cls != OC_MEM && cls != OC_VRM && cls != OC_MMRM && cls != OC_MOFFS)
+        if (cls != OC_RM && cls != OC_MEM && cls != OC_VRM && cls != OC_MMRM && cls != OC_MOFFS &&
+            cls != OC_KRM)
             continue;
+        if (is_evex_map(r->map))
+            return g->i.evex & EVEX_B ? r->evex.element : vec_operand_bytes(&g->i, r->op[k]);
         if (size)
             return size;
         return r->attr & A_AVX ? 16u << g->i.vexl : r->attr & A_SSE ? 16 : g->i.opsize;
@@ -162,7 +166,8 @@ static uint64_t operand_at(const Gen *g)
 
 static bool draw_target(Gen *g)
 {
-    bool vsib = !strncmp(g->r->name, "vgather", 7) || !strncmp(g->r->name, "vpgather", 8);
+    bool vsib = !strncmp(g->r->name, "vgather", 7) || !strncmp(g->r->name, "vpgather", 8) ||
+                (g->r->evex.flags & EV_VSIB);
     g->size = operand_bytes(g);
     if (!(g->i.flags & IF_MEM))
         return true;
@@ -192,7 +197,8 @@ static bool draw_target(Gen *g)
 typedef union Form {
     uint16_t n;
     struct {
-        uint16_t mode : 3, cpl0 : 1, opsize : 2, mem : 1, asize : 2, prefix : 2, vexl : 1, bad : 1;
+        uint16_t mode : 3, cpl0 : 1, opsize : 2, mem : 1, asize : 2, prefix : 2, vexl : 2, bad : 1,
+            masked : 1, bcast : 1;
     };
 } Form;
 _Static_assert(sizeof(Form) == 2, "DiffCase.form");
@@ -205,7 +211,9 @@ static uint16_t form_of(const DiffCase *c, const Insn *i, bool bad)
     f.opsize = (unsigned)__builtin_ctz(i->opsize) & 3;
     f.mem = !!(i->flags & IF_MEM);
     f.asize = f.mem || (op_rows[i->row].attr & A_REP) ? (unsigned)__builtin_ctz(i->asize) & 3 : 0;
-    f.vexl = i->vexl & 1;
+    f.vexl = i->vexl & 3;
+    f.masked = !!(i->evex & EVEX_AAA);
+    f.bcast = !!(i->evex & EVEX_B);
     f.prefix = i->flags & IF_LOCK                                       ? 1
                : !(op_rows[i->row].attr & A_REP) || op_rows[i->row].pfx ? 0
                : i->flags & IF_REP                                      ? 2
@@ -221,8 +229,12 @@ const char *case_form_name(uint16_t form, char buf[48])
     if (f.bad)
         g_snprintf(buf, 48, "%s%s undefined", case_mode_name[f.mode % CM_N], f.cpl0 ? "0" : "");
     else
-        g_snprintf(buf, 48, "%s%s %u%s%s%s%s", case_mode_name[f.mode % CM_N], f.cpl0 ? "0" : "",
-                   8u << f.opsize, f.vexl ? " L" : "", f.mem ? " mem" : "",
+        g_snprintf(buf, 48, "%s%s %u%s%s%s%s%s%s", case_mode_name[f.mode % CM_N], f.cpl0 ? "0" : "",
+                   8u << f.opsize,
+                   f.vexl == 2 ? " LL"
+                   : f.vexl    ? " L"
+                               : "",
+                   f.masked ? " k" : "", f.bcast ? " b" : "", f.mem ? " mem" : "",
                    !f.asize       ? ""
                    : f.asize == 1 ? " a16"
                    : f.asize == 2 ? " a32"
@@ -259,6 +271,16 @@ static bool row_without(const DiffCase *c, Insn *i)
         uint8_t *f = &b[start + (vex == 0xc4 ? 2 : 1)];
         uint8_t keep = vex == 0xc4 ? 0x03 : 0x83;
         *f = (uint8_t)((*f & keep) | 0x78 | (v & 1) << 2 | (vex == 0xc4 ? (v & 2) << 6 : 0));
+        if (decode(i, b, 15, mode, case_features()) == DECODE_OK)
+            return true;
+    }
+    /* EVEX: without mask, zeroing, broadcast and vvvv, one of W and L'L fits. */
+    bool evex = k < 15 && vex == 0x62;
+    for (unsigned v = 0; evex && v < 8; v++) {
+        uint8_t *f = &b[start];
+        f[1] = (uint8_t)((f[1] & ~8) | 0x10);
+        f[2] = (uint8_t)((f[2] & 3) | 0x7c | (v & 1) << 7);
+        f[3] = (uint8_t)(8 | (v >> 1) << 5 | (v > 5));
         if (decode(i, b, 15, mode, case_features()) == DECODE_OK)
             return true;
     }

@@ -35,9 +35,9 @@ bool row_has_class(const OpRow *r, unsigned cls)
 
 static bool has_modrm(const OpRow *r)
 {
-    static const uint8_t with[] = {OC_RM,    OC_REG,    OC_MEM,    OC_SREG, OC_CREG,
-                                   OC_DREG,  OC_MMREG,  OC_MMRM,   OC_VREG, OC_VRM,
-                                   OC_RMREG, OC_VRMREG, OC_MMRMREG};
+    static const uint8_t with[] = {OC_RM,      OC_REG,  OC_MEM,  OC_SREG,  OC_CREG,  OC_DREG,
+                                   OC_MMREG,   OC_MMRM, OC_VREG, OC_VRM,   OC_RMREG, OC_VRMREG,
+                                   OC_MMRMREG, OC_KREG, OC_KRM,  OC_KRMREG};
     if (r->modrm)
         return true;
     for (unsigned k = 0; k < ARRAY_LEN(with); k++)
@@ -72,7 +72,8 @@ typedef struct ModRm {
 
 static bool is_gather(const OpRow *r)
 {
-    return r->map == MAP_VEX0F38 && r->opcode >= 0x90 && r->opcode <= 0x93;
+    return (r->map == MAP_VEX0F38 && r->opcode >= 0x90 && r->opcode <= 0x93) ||
+           (r->evex.flags & EV_VSIB);
 }
 
 static void draw_modrm(Gen *g, ModRm *m, unsigned asize)
@@ -81,15 +82,24 @@ static void draw_modrm(Gen *g, ModRm *m, unsigned asize)
     unsigned regs = g->code64 ? 16 : 8;
     bool reg_only = (r->modrm & X_REG) || row_has_class(r, OC_RMREG) ||
                     row_has_class(r, OC_VRMREG) || row_has_class(r, OC_MMRMREG) ||
-                    row_has_class(r, OC_CREG) || row_has_class(r, OC_DREG);
+                    row_has_class(r, OC_KRMREG) || row_has_class(r, OC_CREG) ||
+                    row_has_class(r, OC_DREG);
     bool mem_only = (r->modrm & X_MEM) || row_has_class(r, OC_MEM);
     m->there = true;
     m->mem = mem_only || (!reg_only && !one_in(g, 3));
     m->reg = r->modrm & 8 ? (r->modrm & 7) | (below(g, 2) * 8 & (regs - 1)) : below(g, regs);
     m->rm = r->modrm & X_RM ? r->modrm >> 8 & 7 : below(g, regs);
+    if (row_has_class(r, OC_KREG) && !(g->odd && one_in(g, 4)))
+        m->reg &= 7;
     m->mod = 3;
-    if (!m->mem)
+    bool high = is_evex_map(r->map) && g->code64;
+    if (high && row_has_class(r, OC_VREG))
+        m->reg |= below(g, 2) * 16;
+    if (!m->mem) {
+        if (high && (row_has_class(r, OC_VRM) || row_has_class(r, OC_VRMREG)))
+            m->rm |= below(g, 2) * 16;
         return;
+    }
     m->mod = below(g, 3);
     if (asize == 2) {
         m->rm &= 7;
@@ -235,6 +245,51 @@ static void put_vex(Gen *g, Bytes *e, const ModRm *m)
     put(e, (unsigned)w << 7 | (~v & 15) << 3 | l << 2 | pp[r->pfx]);
 }
 
+static void put_evex(Gen *g, Bytes *e, const ModRm *m)
+{
+    static const uint8_t pp[] = {
+        [PFX_ANY] = 0, [PFX_NP] = 0, [PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
+    const OpRow *r = g->r;
+    const EvexRow *x = &r->evex;
+    bool w = r->attr & A_W0 ? 0 : r->attr & A_W1 ? 1 : below(g, 2);
+    bool rounds = x->flags & (EV_ER | EV_SAE), has_vvvv = row_has_class(r, OC_VVVV);
+    bool b = m->mem ? (x->tuple == TT_FV || x->tuple == TT_HV) && one_in(g, 3)
+                    : (rounds || (x->flags & EV_B)) && one_in(g, 3);
+    unsigned l = x->vl == VL_128   ? 0
+                 : x->vl == VL_256 ? 1 + below(g, 2)
+                 : x->vl == VL_512 ? 2
+                                   : below(g, 3);
+    if (b && !m->mem && rounds)
+        l = below(g, 4);
+    unsigned aaa = x->flags & EV_NOK    ? 0
+                   : x->flags & EV_VSIB ? 1 + below(g, 7)
+                                        : below(g, 2) * below(g, 8);
+    unsigned first = operand_class(r, 0);
+    bool zeroes = aaa && !(x->flags & EV_VSIB) &&
+                  (first == OC_VREG || first == OC_VVVV || first == OC_VRMREG ||
+                   (first == OC_VRM && !m->mem));
+    unsigned z = zeroes && one_in(g, 2), rex = g->code64 ? rex_bits(m, false) : 0;
+    unsigned v = has_vvvv ? below(g, g->code64 ? 32 : 8) : 0;
+    if (g->code64 && (x->flags & EV_VSIB))
+        v = below(g, 2) * 16;
+    if (g->code64 && !m->mem)
+        rex |= (m->rm & 16) >> 3;
+    uint8_t p[3] = {
+        (uint8_t)((~rex & 7) << 5 | (m->reg & 16 ? 0 : 0x10) | (r->map - MAP_EVEX0F + 1u)),
+        (uint8_t)((unsigned)w << 7 | (~v & 15) << 3 | 4 | pp[r->pfx]),
+        (uint8_t)(z << 7 | l << 5 | (unsigned)b << 4 | (v & 16 ? 0 : 8) | aaa)};
+    if (g->odd && !e->n && one_in(g, 2)) { /* one thing wrong at a time */
+        unsigned bit = below(g, 24);
+        if (g->code64 || (bit != 6 && bit != 7)) /* else it is BOUND */
+            p[bit / 8] ^= (uint8_t)(1u << (bit & 7));
+        if (one_in(g, 2))
+            p[2] ^= (uint8_t)(1u << below(g, 8));
+    }
+    put(e, 0x62);
+    for (unsigned k = 0; k < 3; k++)
+        put(e, p[k]);
+}
+
 static void put_rex(Gen *g, Bytes *e, const ModRm *m, unsigned low)
 {
     const OpRow *r = g->r;
@@ -296,7 +351,9 @@ bool gen_insn(Gen *g)
         opcode += reg & 7;
         m.rm = reg & 8;
     }
-    if (vex)
+    if (is_evex_map(r->map))
+        put_evex(g, &e, &m);
+    else if (vex)
         put_vex(g, &e, &m);
     else if (g->code64)
         put_rex(g, &e, &m, 0);

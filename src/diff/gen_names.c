@@ -16,8 +16,9 @@ static const char *const operand_name[O_N] = {
 
 static void make_name(const OpRow *r, GString *s)
 {
-    static const char *const map[MAP_N] = {"",        "0F ",       "0F38 ",    "0F3A ",
-                                           "VEX.0F ", "VEX.0F38 ", "VEX.0F3A "};
+    static const char *const map[MAP_N] = {"",           "0F ",       "0F38 ",     "0F3A ",
+                                           "VEX.0F ",    "VEX.0F38 ", "VEX.0F3A ", "EVEX.0F ",
+                                           "EVEX.0F38 ", "EVEX.0F3A "};
     static const char *const pfx[] = {"", " NP", " 66", " F3", " F2"};
     g_string_printf(s, "%s%02X%s", map[r->map], r->opcode, pfx[r->pfx]);
     if (r->modrm & 8)
@@ -131,6 +132,8 @@ out:
 static bool covers(const OpRow *a, const OpRow *b)
 {
     const uint32_t modes = A_I64 | A_O64 | A_PROT, vex = A_VEXL0 | A_VEXL1 | A_W0 | A_W1 | A_NOV;
+    if (is_evex_map(a->map))
+        return false;
     if (a->map != b->map || a->opcode != b->opcode || (a->pfx != PFX_ANY && a->pfx != b->pfx) ||
         (a->attr & modes) || (a->attr & vex) != 0)
         return false;
@@ -138,7 +141,8 @@ static bool covers(const OpRow *a, const OpRow *b)
         return false;
     for (unsigned k = 0; k < 4; k++) {
         unsigned cls = operand_class(a, k);
-        if (cls == OC_MEM || cls == OC_RMREG || cls == OC_VRMREG || cls == OC_MMRMREG)
+        if (cls == OC_MEM || cls == OC_RMREG || cls == OC_VRMREG || cls == OC_MMRMREG ||
+            cls == OC_KRMREG)
             return false;
     }
     return true;

@@ -440,6 +440,39 @@ static void gather(Gen *g)
     g->has_target = true;
 }
 
+/* The same with a mask register; sib's index may be one of 32. */
+static void egather(Gen *g)
+{
+    CpuState *s = S(g);
+    const Insn *i = &g->i;
+    unsigned sib_at = i->op_at + 2u;
+    if (!(i->flags & IF_MEM) || (g->c->insn[i->op_at + 1] & 7) != 4)
+        return;
+    unsigned scale = g->c->insn[sib_at] >> 6, lane = g->r->opcode & 1 ? 8 : 4;
+    unsigned index =
+        (i->index == GPR_ZERO ? 4u : i->index) + (g->code64 && !(i->evex & 8) ? 16 : 0);
+    uint64_t middle = CASE_DATA + 0x2000;
+    for (unsigned k = 0; k < 64 / lane; k++) {
+        uint64_t to = one_in(g, 5) ? gen_address(g, 8, 8) : gen_good_address(g, 8, 4);
+        if (!gen_allowed(g, to, 8) || to >= 0x80000000)
+            to = CASE_DATA + CASE_DATA_GONE;
+        int64_t v = (int64_t)(to - middle) >> scale;
+        if (lane == 8)
+            s->fpu.v[index].q[k] = (uint64_t)v;
+        else
+            s->fpu.v[index].d[k] = (uint32_t)v;
+    }
+    if (one_in(g, 2) && i->base < 16) {
+        s->gpr[i->base] = middle - (uint64_t)i->disp - gen_seg_base(g, i->seg);
+        if (i->asize == 4 || !g->code64)
+            s->gpr[i->base] = (uint32_t)s->gpr[i->base];
+        g->pinned |= 1u << i->base;
+        return;
+    }
+    g->target = middle;
+    g->has_target = true;
+}
+
 static void string_lengths(Gen *g)
 {
     CpuState *s = S(g);
@@ -607,6 +640,12 @@ const RowGen row_gen[] = {
      .size = 2},
     {.names = "maskmovq maskmovdqu vmaskmovdqu", .before = masked_store},
     {.names = "vmaskmovps vmaskmovpd vpmaskmov", .before = masked_lanes, .size = 32},
+    {.names =
+         "vpgatherdd vpgatherdq vpgatherqd vpgatherqq vgatherdps vgatherdpd vgatherqps vgatherqpd "
+         "vpscatterdd vpscatterdq vpscatterqd vpscatterqq vscatterdps vscatterdpd vscatterqps "
+         "vscatterqpd",
+     .before = egather,
+     .size = 8},
     {.names = "vpgatherd vpgatherq vgatherdp vgatherqp", .before = gather, .size = 8},
     {.names = "pcmpestri pcmpestrm vpcmpestri vpcmpestrm", .before = string_lengths},
     {.names = "ldmxcsr stmxcsr vldmxcsr vstmxcsr", .after = mxcsr_memory, .size = 4},

@@ -1,6 +1,7 @@
 /* Registers and memory at random, with the values at which things happen. */
 #include <string.h>
 
+#include "cpu/cpuid.h"
 #include "diff/gen.h"
 
 uint64_t gen_value(Gen *g)
@@ -201,6 +202,27 @@ static void draw_x87(Gen *g, FpuState *f)
     f->fdp = g->code64 ? rnd(g) >> 17 : (uint32_t)rnd(g);
 }
 
+/* Masks: any, all, none, one, or all from some element or up to it. */
+static uint64_t draw_mask(Gen *g)
+{
+    uint64_t v = rnd(g);
+    unsigned at = v >> 8 & (v & 0x40000 ? 63 : 15);
+    switch (v & 7) {
+    case 0:
+        return 0;
+    case 1:
+        return ~0ull;
+    case 2:
+        return 1ull << at;
+    case 3:
+        return ~0ull << at;
+    case 4:
+        return ~(~0ull << at);
+    default:
+        return rnd(g) & (v & 0x80000 ? rnd(g) : ~0ull);
+    }
+}
+
 void gen_fpu(Gen *g)
 {
     FpuState *f = &g->c->in.fpu;
@@ -208,16 +230,21 @@ void gen_fpu(Gen *g)
     bool vector = r->attr & (A_SSE | A_AVX), x87 = r->attr & (A_FPU | A_MMX);
     bool both = (g->how->flags & GEN_FPU) || one_in(g, 16);
     if (vector || both) {
-        unsigned n = g->code64 ? 16 : 8;
+        bool has_zmm = case_features()[FEAT_AVX512F], evex = is_evex_map(r->map);
+        unsigned n = !g->code64 ? 8 : evex ? 32 : 16;
         bool upper = (r->attr & A_AVX) || !one_in(g, 4);
+        bool zmm = has_zmm && (evex || (upper && one_in(g, 3)));
         for (unsigned k = 0; k < n; k++) {
             uint64_t v = rnd(g);
-            for (unsigned q = 0; q < (upper ? 4u : 2u); q++)
+            for (unsigned q = 0; q < (zmm ? 8u : upper ? 4u : 2u); q++)
                 f->v[k].q[q] = gen_lane(g);
             if ((v & 7) == 0) /* lanes alike, so that they may compare equal */
                 f->v[k].q[1] = f->v[k].q[0];
         }
         f->mxcsr = draw_mxcsr(g);
+        if (has_zmm && ((r->attr & A_AVX512) || one_in(g, 8)))
+            for (unsigned k = 0; k < 8; k++)
+                f->k[k] = draw_mask(g);
     }
     if (x87 || both)
         draw_x87(g, f);

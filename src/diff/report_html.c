@@ -191,9 +191,10 @@ static const struct {
     enum OpMap map;
     const char *name;
 } page_map[] = {
-    {MAP_1B, "One-byte opcodes"}, {MAP_0F, "0F"},        {MAP_0F38, "0F 38"},
-    {MAP_0F3A, "0F 3A"},          {MAP_VEX0F, "VEX 0F"}, {MAP_VEX0F38, "VEX 0F 38"},
-    {MAP_VEX0F3A, "VEX 0F 3A"},
+    {MAP_1B, "One-byte opcodes"}, {MAP_0F, "0F"},          {MAP_0F38, "0F 38"},
+    {MAP_0F3A, "0F 3A"},          {MAP_VEX0F, "VEX 0F"},   {MAP_VEX0F38, "VEX 0F 38"},
+    {MAP_VEX0F3A, "VEX 0F 3A"},   {MAP_EVEX0F, "EVEX 0F"}, {MAP_EVEX0F38, "EVEX 0F 38"},
+    {MAP_EVEX0F3A, "EVEX 0F 3A"},
 };
 
 /* Rows with a register in the opcode stand in eight squares. */

@@ -16,7 +16,7 @@
 #define SIL_SIGNAL 0x7d0000000000ull /* where signals have their stack */
 #define SIL_STACK  0x10000u          /* bytes of the signal stack */
 #define SIL_SLOTS  24u
-#define SIL_XSAVE  832u /* standard form, x87, SSE and AVX */
+#define SIL_XSAVE  2752u /* most bytes of an XSAVE image that are moved */
 #define SIL_BYTES  ((sizeof(SiliconShared) + 0xfff) & ~0xfffull) /* of the memfd */
 
 /* Taken off from its start: pops of fifteen registers, then IRETQ. */
@@ -54,6 +54,7 @@ typedef struct SiliconShared {
             _Atomic uint32_t at; /* slot being run */
             uint32_t first, n;   /* slots of the batch: first to n - 1 */
             bool fsgsbase, started, no_ldt;
+            uint32_t xsave_bytes; /* of the kernel's images that are ours to know */
             unsigned n_unmap;
             SiliconRange unmap[512];
         };

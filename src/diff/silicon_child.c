@@ -104,7 +104,7 @@ PLAIN _Noreturn static void run_slot(SiliconShared *s, SiliconSlot *k)
 PLAIN static void save_slot(SiliconShared *s, SiliconSlot *k, int sig, const ucontext_t *uc)
 {
     copy(k->gregs, uc->uc_mcontext.gregs, sizeof(k->gregs));
-    copy(k->xsave, uc->uc_mcontext.fpregs, SIL_XSAVE);
+    copy(k->xsave, uc->uc_mcontext.fpregs, s->xsave_bytes);
     __asm__("mov %%ds, %0" : "=r"(k->ds));
     __asm__("mov %%es, %0" : "=r"(k->es));
     __asm__("mov %%fs, %0" : "=r"(k->fs));

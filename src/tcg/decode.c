@@ -41,6 +41,9 @@ static bool row_has_modrm(const OpRow *r)
         case OC_RMREG:
         case OC_VRMREG:
         case OC_MMRMREG:
+        case OC_KREG:
+        case OC_KRM:
+        case OC_KRMREG:
             return true;
         default:
             break;
@@ -88,10 +91,12 @@ typedef struct Cursor {
     const uint8_t *b;
     unsigned pos, n;
     bool p66, p67, lock, vex;
-    uint8_t rep; /* the last of F2/F3, or 0 */
-    uint8_t rex; /* 0x40-0x4f, or 0; made up from VEX too */
-    bool vvvv;   /* VEX.vvvv is not 1111 */
-    int seg;     /* override, or -1 */
+    uint8_t rep;                 /* the last of F2/F3, or 0 */
+    uint8_t rex;                 /* 0x40-0x4f, or 0; made up from VEX too */
+    bool vvvv;                   /* VEX.vvvv is not 1111 */
+    bool evex;                   /* `vex` too */
+    uint8_t reg_high, vvvv_high; /* 16: EVEX.R', EVEX.V' */
+    int seg;                     /* override, or -1 */
 } Cursor;
 
 static inline DecodeResult out_of_bytes(const Cursor *c)
@@ -217,6 +222,118 @@ static DecodeResult vex_prefix(Cursor *c, Insn *i, bool code64, unsigned *map)
     return DECODE_OK;
 }
 
+/* EVEX prefix: at 62, known not to be BOUND. Sets map, pp, W, vvvv and the high register bits. */
+static DecodeResult evex_prefix(Cursor *c, Insn *i, bool code64, unsigned *map)
+{
+    uint64_t first, p0, p1, p2;
+    if (c->p66 || c->rep || c->lock || c->rex) {
+        c->pos += code64 ? 1 : 2;
+        return DECODE_UD;
+    }
+    fetch(c, 1, &first);
+    if (!fetch(c, 1, &p0) || !fetch(c, 1, &p1) || !fetch(c, 1, &p2))
+        return out_of_bytes(c);
+    if ((p0 & 0x08) || !(p1 & 0x04) || (p0 & 7) < 1 || (p0 & 7) > 3)
+        return DECODE_UD;
+    static const uint8_t pp[4] = {PFX_NP, PFX_66, PFX_F3, PFX_F2};
+    *map = MAP_EVEX0F - 1 + (unsigned)(p0 & 7);
+    i->pfx = pp[p1 & 3];
+    i->evex = (uint8_t)p2;
+    i->rexw = p1 >> 7 & 1;
+    c->vvvv = ~p1 >> 3 & 15;
+    i->vvvv = ~p1 >> 3 & (code64 ? 15 : 7);
+    if (code64) {
+        c->rex = (uint8_t)(0x40 | (~p0 >> 5 & 7) | (p1 & 0x80) >> 4);
+        c->reg_high = p0 & 0x10 ? 0 : 16;
+    }
+    c->vvvv_high = p2 & 0x08 || !code64 ? 0 : 16;
+    c->vex = c->evex = true;
+    return DECODE_OK;
+}
+
+static bool evex_broadcasts(const OpRow *r)
+{
+    return r->evex.tuple == TT_FV || r->evex.tuple == TT_HV;
+}
+
+/* EVEX.b with a register: is L'L the rounding, or nothing, and the length 512? */
+static bool evex_rounds(const OpRow *r, const Insn *i)
+{
+    return (i->evex & EVEX_B) && i->modrm >= 0xc0 &&
+           ((r->evex.flags & (EV_ER | EV_SAE | EV_B)) || evex_broadcasts(r));
+}
+
+static bool evex_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mode,
+                      const uint8_t features[])
+{
+    const EvexRow *e = &r->evex;
+    bool mem = i->modrm < 0xc0, has_vvvv = false, amd = mode & DM_AMD;
+    bool broadcast = evex_broadcasts(r);
+    unsigned length = i->evex >> EVEX_LL_SHIFT & 3, first = operand_info[r->op[0]].cls;
+    /* AMD lets b pass with a register where there is a broadcast, and z where there is no mask. */
+    if ((i->evex & EVEX_B) &&
+        !(mem ? broadcast : (e->flags & (EV_ER | EV_SAE | EV_B)) || (amd && broadcast)))
+        return false;
+    if (evex_rounds(r, i))
+        length = 2;
+    else if (length == 3)
+        return false;
+    bool fits = e->vl == VL_128   ? length == 0
+                : e->vl == VL_256 ? length > 0
+                : e->vl == VL_512 ? length == 2
+                                  : true;
+    if (!fits || !features[FEAT_AVX512F] ||
+        ((e->vl == VL_ANY || e->vl == VL_256) && length < 2 && !features[FEAT_AVX512VL]))
+        return false;
+    if (i->evex & EVEX_AAA ? e->flags & EV_NOK : e->flags & EV_VSIB)
+        return false;
+    bool zeroes =
+        first == OC_VREG || first == OC_VVVV || (first == OC_VRM && !mem) || first == OC_VRMREG;
+    bool ignores_z = amd && (e->flags & EV_NOK) && (zeroes || first == OC_REG || first == OC_RMREG);
+    for (unsigned k = 0; k < 4; k++) {
+        unsigned cls = operand_info[r->op[k]].cls;
+        has_vvvv |= cls == OC_VVVV;
+        ignores_z &= cls != OC_KRMREG;
+        if ((cls == OC_KREG && ((c->rex & 4) || c->reg_high)) || (cls == OC_REG && c->reg_high))
+            return false;
+    }
+    if ((i->evex & EVEX_Z) && !ignores_z &&
+        (!zeroes || !(i->evex & EVEX_AAA) || (e->flags & EV_VSIB)))
+        return false;
+    return has_vvvv || (!c->vvvv && (!c->vvvv_high || (e->flags & EV_VSIB)));
+}
+
+/* What an 8-bit displacement is multiplied by. */
+static unsigned evex_scale(const OpRow *r, const Insn *i)
+{
+    static const uint8_t count[] = {[TT_T1S] = 1, [TT_T2] = 2, [TT_T4] = 4, [TT_T8] = 8};
+    unsigned el = r->evex.element, length = 16u << i->vexl;
+    if (i->evex & EVEX_B)
+        return el;
+    switch (r->evex.tuple) {
+    case TT_FV:
+    case TT_FVM:
+        return length;
+    case TT_HV:
+    case TT_HVM:
+        return length / 2;
+    case TT_QVM:
+        return length / 4;
+    case TT_OVM:
+        return length / 8;
+    case TT_DUP:
+        return i->vexl ? length : 8;
+    case TT_M128:
+        return 16;
+    case TT_NONE:
+        return 1;
+    default:
+        if (!el)
+            el = i->rexw && (i->flags & IF_CODE64) ? 8 : 4;
+        return count[r->evex.tuple] * el;
+    }
+}
+
 static bool row_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mode,
                      const uint8_t features[])
 {
@@ -236,15 +353,18 @@ static bool row_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mo
             unsigned cls = operand_info[r->op[k]].cls;
             if (cls == OC_MEM && is_reg)
                 return false;
-            if ((cls == OC_RMREG || cls == OC_VRMREG || cls == OC_MMRMREG) && !is_reg)
+            if ((cls == OC_RMREG || cls == OC_VRMREG || cls == OC_MMRMREG || cls == OC_KRMREG) &&
+                !is_reg)
                 return false;
         }
     }
+    if (c->evex && !evex_fits(r, i, c, mode, features))
+        return false;
     /* VPEXTRQ and VPINSRQ, which only 64-bit mode has. */
     if (c->vex && !code64 && i->rexw && r->map == MAP_VEX0F3A &&
         (r->opcode == 0x16 || r->opcode == 0x22))
         return false;
-    if (c->vex) {
+    if (c->vex && !c->evex) {
         if (((r->attr & A_VEXL0) && i->vexl) || ((r->attr & A_VEXL1) && !i->vexl) ||
             ((r->attr & A_NOV) && c->vvvv))
             return false;
@@ -380,6 +500,15 @@ static bool row_immediates(Insn *i, Cursor *c, const OpRow *r)
     return true;
 }
 
+/* Too long comes before undefined: by the length that VEX or EVEX at `at` has without the prefixes
+ * before it. */
+static bool longer_without(const Cursor *c, unsigned at, unsigned mode, const uint8_t features[])
+{
+    Insn rest;
+    return (mode & DM_CODE64) && at > 0 &&
+           decode(&rest, c->b + at, c->n - at, mode, features) == DECODE_MORE;
+}
+
 DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
                     const uint8_t features[])
 {
@@ -402,12 +531,22 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         if (code64 || ((mode & DM_PROT) && c.b[c.pos + 1] >= 0xc0)) {
             unsigned at = c.pos;
             DecodeResult res = vex_prefix(&c, i, code64, &map);
-            if (res == DECODE_UD && code64 && at > 0) {
-                /* Too long comes before undefined: by the length it has without its prefixes. */
-                Insn rest;
-                if (decode(&rest, bytes + at, c.n - at, mode, features) == DECODE_MORE)
-                    return out_of_bytes(&c);
+            if (res == DECODE_UD && longer_without(&c, at, mode, features))
+                return out_of_bytes(&c);
+            if (res != DECODE_OK) {
+                i->len = (uint8_t)c.pos;
+                return res;
             }
+        }
+    }
+    if (op == 0x62 && features[FEAT_AVX512F]) {
+        if (!code64 && c.pos + 1 >= c.n)
+            return out_of_bytes(&c);
+        if (code64 || ((mode & DM_PROT) && c.b[c.pos + 1] >= 0xc0)) {
+            unsigned at = c.pos;
+            DecodeResult res = evex_prefix(&c, i, code64, &map);
+            if (res == DECODE_UD && longer_without(&c, at, mode, features))
+                return out_of_bytes(&c);
             if (res != DECODE_OK) {
                 i->len = (uint8_t)c.pos;
                 return res;
@@ -448,6 +587,8 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         return DECODE_UD;
     }
 
+    if (c.evex)
+        i->vexl = evex_rounds(r, i) ? 2 : r->evex.vl == VL_LIG ? 0 : i->evex >> EVEX_LL_SHIFT & 3;
     operand_size(i, r, &c, mode);
     bool cs32 = mode & DM_CS32;
     i->asize = code64 ? (c.p67 ? 4 : 8) : cs32 != c.p67 ? 4 : 2;
@@ -472,6 +613,8 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
             i->flags |= IF_MEM;
             if (!memory_operand(i, &c, &default_seg))
                 return out_of_bytes(&c);
+            if (c.evex && i->modrm >> 6 == 1)
+                i->disp *= (int64_t)evex_scale(r, i);
         }
     } else {
         i->modrm = 0;
@@ -508,7 +651,29 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
             break;
         case OC_MMRM:
         case OC_MMRMREG:
+        case OC_KRM:
+        case OC_KRMREG:
             i->rm = rm & 7;
+            break;
+        case OC_VREG:
+            i->reg = (uint8_t)(reg | c.reg_high);
+            break;
+        case OC_VRM:
+        case OC_VRMREG:
+            if (c.evex)
+                i->rm = (uint8_t)(rm | (c.rex & 2) << 3);
+            break;
+        case OC_VVVV:
+            if (c.evex && code64)
+                i->vvvv |= c.vvvv_high;
+            break;
+        case OC_KREG: /* AMD does not look at what is too much */
+            absent |= !(mode & DM_AMD) && reg > 7;
+            i->reg = reg & 7;
+            break;
+        case OC_KVVVV:
+            absent |= !(mode & DM_AMD) && i->vvvv > 7;
+            i->vvvv &= 7;
             break;
         default:
             break;

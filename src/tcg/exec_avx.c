@@ -39,15 +39,6 @@ static bool selected(const VecReg *mask, unsigned k, unsigned size)
 {
     return mask->b[k * size + size - 1] & 0x80;
 }
-static Fault element_lin(CpuState *s, Tcg *t, const Insn *i, uint64_t off, unsigned size,
-                         enum Access a, gva_t *lin)
-{
-    Fault f = seg_lin(s, t, i->seg, off & size_mask(i->asize), size, a, lin);
-    if (f && i->seg == SEG_NONE && i->dseg == SS)
-        t->exc.vector = VEC_SS;
-    return f;
-}
-
 DEF_EXEC(vmaskmov_load)
 {
     unsigned size = mask_element(i), bytes = 16u << i->vexl;
@@ -58,7 +49,7 @@ DEF_EXEC(vmaskmov_load)
     for (unsigned k = 0; !f && k < bytes / size; k++) {
         if (!selected(&s->fpu.v[i->vvvv], k, size))
             continue;
-        f = element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_READ, &lin);
+        f = vec_element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_READ, &lin);
         v = 0;
         if (!f)
             f = mem_read_bytes(s, t, lin, &v, size);
@@ -78,7 +69,7 @@ DEF_EXEC(vmaskmov_store)
     for (unsigned k = 0; !f && k < bytes / size; k++) {
         if (!selected(&s->fpu.v[i->vvvv], k, size))
             continue;
-        f = element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_WRITE, &lin[k]);
+        f = vec_element_lin(s, t, i, at + (uint64_t)k * size, size, ACC_WRITE, &lin[k]);
         if (!f)
             f = mem_probe_write(s, t, lin[k], size);
     }
@@ -136,7 +127,7 @@ DEF_EXEC(vgather)
             int64_t x = index_size == 8 ? (int64_t)index->q[k] : (int32_t)index->d[k];
             uint64_t v;
             gva_t lin;
-            f = element_lin(s, t, i, base + ((uint64_t)x << i->scale), size, ACC_READ, &lin);
+            f = vec_element_lin(s, t, i, base + ((uint64_t)x << i->scale), size, ACC_READ, &lin);
             v = 0;
             if (!f)
                 f = mem_read_bytes(s, t, lin, &v, size);

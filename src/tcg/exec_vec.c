@@ -40,6 +40,37 @@ static void commit_out(CpuState *s, const Insn *i, const VecThunk *th, VecCtx *c
     memcpy(th->dest == VD_REG ? p->reg : p->rm, c->out, th->out_size);
 }
 
+Fault vec_run(CpuState *s, Tcg *t, const Insn *i G_GNUC_UNUSED, const VecThunk *th,
+              const VecSlots *p, bool *waits)
+{
+    VecCtx *c = t->vec;
+    if ((th->attr & A_FP) && !all_masked(s)) {
+        *waits = th->out_size;
+        Fault f = run_fp(s, t, th, c, p);
+        if (unlikely(f) && (th->attr & A_MMX))
+            mmx_enter(s); /* the processor does, before it looks at the numbers */
+        return f;
+    }
+    *waits = false;
+    if (th->attr & A_FP)
+        fp_load(s, t, c);
+    th->fast(p->reg, p->rm, p->vvvv, c, p->is4, p->xmm0);
+    if (th->attr & A_FP)
+        s->fpu.mxcsr = c->mxcsr_out;
+    else
+        *waits = th->out_size;
+    return FAULT_NONE;
+}
+
+void vec_commit(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th, const VecSlots *p,
+                bool waits)
+{
+    if (waits)
+        commit_out(s, i, th, t->vec, p);
+    if (th->flags_out)
+        t->cc = t->vec->cc;
+}
+
 static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
 {
     const VecThunk *th = i->aux;
@@ -51,7 +82,7 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
     VecSlots p = {
         .reg = (uint8_t *)s + th->reg_base + ((size_t)i->reg << th->reg_shift),
         .rm = c->buf,
-        .vvvv = &s->fpu.v[i->vvvv],
+        .vvvv = (uint8_t *)s + th->vvvv_base + ((size_t)i->vvvv << th->vvvv_shift),
         .is4 = &s->fpu.v[i->imm >> 4 & (t->code64 ? 15 : 7)],
         .xmm0 = &s->fpu.v[0],
     };
@@ -79,34 +110,16 @@ static Fault vec_fn(CpuState *s, Tcg *t, const Insn *i)
             return f;
     }
 
-    bool waits = false;
-    if ((th->attr & A_FP) && !all_masked(s)) {
-        waits = th->out_size;
-        f = run_fp(s, t, th, c, &p);
-        if (unlikely(f)) {
-            if (th->attr & A_MMX)
-                mmx_enter(s); /* the processor does, before it looks at the numbers */
-            return f;
-        }
-    } else {
-        if (th->attr & A_FP)
-            fp_load(s, t, c);
-        th->fast(p.reg, p.rm, p.vvvv, c, p.is4, p.xmm0);
-        if (th->attr & A_FP)
-            s->fpu.mxcsr = c->mxcsr_out;
-        else
-            waits = th->out_size;
-    }
-
+    bool waits;
+    f = vec_run(s, t, i, th, &p, &waits);
+    if (unlikely(f))
+        return f;
     if (th->mem == VM_WRITE) {
         f = mem_write_operand(s, t, lin, c->buf, th->mem_size, operand_align(t, th->mem_size));
         if (unlikely(f))
             return f;
     }
-    if (waits)
-        commit_out(s, i, th, c, &p);
-    if (th->flags_out)
-        t->cc = c->cc;
+    vec_commit(s, t, i, th, &p, waits);
     if (th->attr & A_MMX) {
         mmx_enter(s);
         if (th->dest_class == VC_MMX)

@@ -99,9 +99,12 @@ struct Insn {
     uint8_t pfx;  /* enum OpPfx: mandatory prefix in force (VEX.pp, or the last of F2/F3, else 66),
                      PFX_NP when none */
     uint8_t rexw; /* REX.W or VEX.W */
-    uint8_t vexl; /* VEX.L */
+    uint8_t vexl; /* VEX.L; EVEX: 0 to 2, the length in force */
+    uint8_t evex; /* third byte of an EVEX prefix: z, L'L, b, V', aaa */
     ExecFn *go;   /* runs this and what follows in its block: quick.c */
 };
+
+enum { EVEX_Z = 0x80, EVEX_LL = 0x60, EVEX_LL_SHIFT = 5, EVEX_B = 0x10, EVEX_AAA = 7 };
 
 /* Byte offset into gpr[] of byte register n: AH-BH are byte 1 of RAX-RBX when there is no REX. */
 static inline uint8_t reg8_offset(unsigned n, bool rex)
@@ -141,6 +144,10 @@ enum OpClass {
     OC_MMRMREG,
     OC_VVVV, /* VEX.vvvv */
     OC_IS4,  /* register in imm8[7:4] */
+    OC_KREG, /* mask registers: ModRM.reg, VEX.vvvv, ModRM.rm (register only, or memory too) */
+    OC_KVVVV,
+    OC_KRMREG,
+    OC_KRM,
 };
 
 /* Operands in the manual's letters (SDM vol. 2, A.2). Each letter pair is one row of operands.def:
@@ -153,7 +160,19 @@ enum Operand {
     O_N
 };
 
-enum OpMap { MAP_1B, MAP_0F, MAP_0F38, MAP_0F3A, MAP_VEX0F, MAP_VEX0F38, MAP_VEX0F3A, MAP_N };
+enum OpMap {
+    MAP_1B,
+    MAP_0F,
+    MAP_0F38,
+    MAP_0F3A,
+    MAP_VEX0F,
+    MAP_VEX0F38,
+    MAP_VEX0F3A,
+    MAP_EVEX0F,
+    MAP_EVEX0F38,
+    MAP_EVEX0F3A,
+    MAP_N
+};
 enum OpPfx { PFX_ANY, PFX_NP, PFX_66, PFX_F3, PFX_F2 };
 
 /* ModRM filter of a row: any, /0../7, memory or register form only, and an exact third byte. */
@@ -193,9 +212,10 @@ enum OpAttr {
     A_VEXL1 = 1 << 19,
     A_W0 = 1 << 20,
     A_W1 = 1 << 21,
-    A_NOV = 1 << 22,  /* VEX.vvvv must be 1111 */
-    A_NO16 = 1 << 23, /* operand size 4, or 8 with W: neither 66 nor 16-bit code make it 2 */
-    A_NOB = 1 << 24,  /* only without REX.B */
+    A_NOV = 1 << 22,    /* VEX.vvvv must be 1111 */
+    A_NO16 = 1 << 23,   /* operand size 4, or 8 with W: neither 66 nor 16-bit code make it 2 */
+    A_NOB = 1 << 24,    /* only without REX.B */
+    A_AVX512 = 1 << 25, /* XCR0[7:5] too: #UD */
 };
 
 /* How the translator makes host code of it (jit_emit.c); the interpreter only looks for BRANCH. */
@@ -222,6 +242,76 @@ enum OpEmit {
     EMIT_N
 };
 
+/* EVEX.L'L of a row. LIG: a scalar, whose length does not count. 256: not 128. */
+enum EvexLength { VL_LIG, VL_ANY, VL_128, VL_256, VL_512 };
+
+/*
+ * What the memory operand is to the vector (SDM vol. 2, 2.7.5): with the element's size it gives
+ * the N that an 8-bit displacement is multiplied by. FV and HV have embedded broadcast.
+ */
+enum EvexTuple {
+    TT_NONE,
+    TT_FV,  /* the vector, or one element for all */
+    TT_HV,  /* half of it, or one element for all */
+    TT_FVM, /* all of it, or a half, a quarter, an eighth */
+    TT_HVM,
+    TT_QVM,
+    TT_OVM,
+    TT_DUP,  /* MOVDDUP: half of 128 bits, else all */
+    TT_M128, /* 16 bytes */
+    TT_T1S,  /* 1, 2, 4, 8 elements (size 0: of the operand's size) */
+    TT_T2,
+    TT_T4,
+    TT_T8,
+};
+
+enum EvexFlag {
+    EV_ER = 1 << 0,    /* EVEX.b with a register operand: rounding in L'L, no exceptions */
+    EV_SAE = 1 << 1,   /* EVEX.b with a register operand: no exceptions */
+    EV_B = 1 << 2,     /* EVEX.b with a register operand has no meaning, and is allowed */
+    EV_NOK = 1 << 3,   /* no mask register */
+    EV_FLAGS = 1 << 4, /* writes EFLAGS */
+    EV_PACK = 1 << 5,  /* memory has the elements of the mask one after the other */
+    EV_BCST = 1 << 6,  /* the memory operand serves all elements */
+    EV_MXCSR = 1 << 8, /* MXCSR.DAZ counts, though nothing is raised */
+    EV_VSIB = 1 << 7,  /* vector of addresses; a mask register must be given */
+};
+
+/* The manual's exception classes (SDM vol. 2, 2.8): EVEX_CLASS(name, attributes of the row, the
+ * mask keeps elements from being accessed). */
+#define EVEX_CLASSES(EVEX_CLASS)       \
+    EVEX_CLASS(E1, A_ALIGN16, true)    \
+    EVEX_CLASS(E1NF, A_ALIGN16, false) \
+    EVEX_CLASS(E2, A_FP, true)         \
+    EVEX_CLASS(E3, A_FP, true)         \
+    EVEX_CLASS(E3NF, A_FP, false)      \
+    EVEX_CLASS(E4, 0, true)            \
+    EVEX_CLASS(E4NF, 0, false)         \
+    EVEX_CLASS(E5, 0, true)            \
+    EVEX_CLASS(E5NF, 0, false)         \
+    EVEX_CLASS(E6, 0, true)            \
+    EVEX_CLASS(E6NF, 0, false)         \
+    EVEX_CLASS(E7NM, 0, false)         \
+    EVEX_CLASS(E7NM128, 0, false)      \
+    EVEX_CLASS(E9NF, 0, false)         \
+    EVEX_CLASS(E10, 0, true)           \
+    EVEX_CLASS(E11, A_FP, true)        \
+    EVEX_CLASS(E12, 0, true)
+enum EvexClass {
+#define EVEX_CLASS(name, attr, suppress) EC_##name,
+    EVEX_CLASSES(EVEX_CLASS)
+#undef EVEX_CLASS
+        EC_N
+};
+
+typedef struct EvexRow {
+    uint8_t vl, tuple; /* enum EvexLength, EvexTuple */
+    uint8_t element;   /* bytes of an element of the memory operand, as the mask counts them */
+    uint8_t cls;       /* enum EvexClass */
+    uint16_t flags;    /* EvexFlag */
+    bool suppress;     /* from the class */
+} EvexRow;
+
 typedef struct OpRow {
     uint8_t map, opcode, pfx;
     uint16_t modrm; /* X_ filter */
@@ -232,7 +322,13 @@ typedef struct OpRow {
     uint32_t fl_written, fl_read, fl_undef; /* FL_ bits; undefined ones are also in written */
     uint32_t attr;
     uint16_t feature; /* enum CpuFeature, or FEAT_N: always there */
+    EvexRow evex;
 } OpRow;
+
+static inline bool is_evex_map(unsigned map)
+{
+    return map >= MAP_EVEX0F;
+}
 
 /*
  * ops.def rows:
@@ -244,6 +340,14 @@ typedef struct OpRow {
  * X_N(4), operand Ev is O_Ev, exec add_EG is `const ExecSet exec_add_EG`, emit HELPER is
  * EMIT_HELPER, feature POPCNT is FEAT_POPCNT. Left empty: modrm (any), operands (none). N as the
  * feature means always. Flags and attributes are written in full; none is 0.
+ *
+ *   EVEX(map, opcode, pfx, modrm, "mnemonic", op1, op2, op3, op4, exec, w, length, tuple, element,
+ *        class, flags, feature)
+ *
+ * is the same for instructions with an EVEX prefix: w is W0, W1 or WIG, length one of EvexLength,
+ * tuple one of EvexTuple, class one of EVEX_CLASSES, without what is pasted on. That vvvv must not
+ * be used follows from the operands, and whether EVEX.z is allowed. Lengths below 512 bits need
+ * AVX512VL too.
  *
  * Of several rows of one opcode the first that fits prefix, ModRM, mode and features wins. A row
  * with a Z operand covers opcode..opcode+7. The operands alone decide what bytes follow the opcode

@@ -6,28 +6,30 @@
 
 /*
  * Room for every form there is: some 1100 rows with a register and a memory form, of which about
- * 130 take an immediate; twice that for VEX.L. Pages are only backed once used.
+ * 130 take an immediate; twice that for VEX.L. EVEX: 570 rows, of which 100 take one, with 3
+ * lengths, or 4 roundings, with and without mask, zeroing, broadcast. Pages are only backed once
+ * used.
  */
-enum { CODE_SIZE = 32 << 20 };
+enum { CODE_SIZE = 32 << 20, CODE_SIZE_WIDE = 256 << 20 };
 
 bool vec_init(Tcg *t, GError **err)
 {
     VecCtx *c = aligned_alloc(64, sizeof(VecCtx));
     memset(c, 0, sizeof(*c));
     c->mxcsr_host = __builtin_ia32_stmxcsr();
-    c->code_size = CODE_SIZE;
+    c->code_size = t->features[FEAT_AVX512F] ? CODE_SIZE_WIDE : CODE_SIZE;
 
     /* Never writable and executable at once: two views of one memfd. */
     int fd = memfd_create("tandem-thunks", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0)
+    if (fd < 0 || ftruncate(fd, (off_t)c->code_size) < 0)
         goto fail;
-    c->code_rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    c->code_rw = mmap(NULL, c->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (c->code_rw == MAP_FAILED)
         goto fail;
-    c->code_rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    c->code_rx = mmap(NULL, c->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     if (c->code_rx == MAP_FAILED) {
         int e = errno;
-        munmap(c->code_rw, CODE_SIZE);
+        munmap(c->code_rw, c->code_size);
         errno = e;
         goto fail;
     }
@@ -67,7 +69,9 @@ static uint64_t thunk_key(const Insn *i)
             imm &= 15;
     return i->row | imm << 16 | (uint64_t) !!(i->flags & IF_MEM) << 24 |
            (uint64_t) !!i->rexw << 25 | (uint64_t)i->vexl << 26 |
-           (uint64_t) !!(i->flags & IF_CODE64) << 27;
+           (uint64_t) !!(i->flags & IF_CODE64) << 28 |
+           (uint64_t)(i->evex & (EVEX_Z | EVEX_LL | EVEX_B)) << 32 |
+           (uint64_t) !!(i->evex & EVEX_AAA) << 32;
 }
 
 static VecFn *emit(VecCtx *c, const Insn *i, const VecThunk *th, bool fast)
@@ -82,7 +86,9 @@ bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
     const OpRow *row = &op_rows[i->row];
     if (row->exec == &exec_vgather)
         vgather_prepare(i, bytes);
-    if (row->exec != &exec_vec && row->exec != &exec_vec_str)
+    if (row->exec == &exec_egather || row->exec == &exec_escatter)
+        egather_prepare(i, bytes);
+    if (row->exec != &exec_vec && row->exec != &exec_vec_str && row->exec != &exec_evex)
         return true; /* a handler in C */
     VecCtx *c = t->vec;
     uint64_t key = thunk_key(i);
@@ -92,6 +98,7 @@ bool vec_prepare(Tcg *t, Insn *i, const uint8_t *bytes)
             return false;
         th = g_new0(VecThunk, 1);
         th->key = key;
+        th->wide = t->features[FEAT_AVX512F];
         vec_describe(i, th);
         if (t->amd && row->feature == FEAT_SHA_NI)
             th->attr &= ~(uint32_t)A_ALIGN16; /* AMD's take any address */
@@ -135,7 +142,8 @@ Fault x87_pending(CpuState *s, Tcg *t)
 Fault vec_check_slow(CpuState *s, Tcg *t, uint32_t attr)
 {
     if (attr & A_AVX) {
-        if (!(s->cr4 & CR4_OSXSAVE) || (s->xcr0 & 6) != 6)
+        uint64_t need = attr & A_AVX512 ? 0xe6 : 6;
+        if (!(s->cr4 & CR4_OSXSAVE) || (s->xcr0 & need) != need)
             return raise_ud(t);
     } else if ((s->cr0 & CR0_EM) || ((attr & A_SSE) && !(s->cr4 & CR4_OSFXSR))) {
         return raise_ud(t);

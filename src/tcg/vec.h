@@ -44,12 +44,12 @@ typedef struct VecCtx {
     size_t code_used, code_size;
 } VecCtx;
 
-/* reg, rm (or memory), vvvv, context, is4, XMM0: slots in CpuState. */
+/* reg, rm (or memory), vvvv, context, is4 (EVEX: the mask), XMM0: slots in CpuState. */
 typedef void VecFn(void *reg, void *rm, void *vvvv, VecCtx *c, void *is4, void *xmm0);
 
 enum VecMem { VM_NONE, VM_READ, VM_WRITE };
 enum VecDest { VD_NONE, VD_REG, VD_RM, VD_VVVV };
-enum VecClass { VC_NONE, VC_VEC, VC_MMX, VC_GPR };
+enum VecClass { VC_NONE, VC_VEC, VC_MMX, VC_GPR, VC_MASK };
 
 typedef struct VecThunk {
     uint64_t key;
@@ -60,12 +60,13 @@ typedef struct VecThunk {
     uint8_t dest;       /* enum VecDest: which operand is written, when not memory */
     uint8_t dest_class; /* enum VecClass */
     uint8_t out_size;   /* bytes to commit from VecCtx.out; 0: the thunk has stored its result */
-    bool flags_out, is_string, xmm0_out, is_vex;
-    uint8_t reg_shift, rm_shift; /* slot = base + number << shift */
-    uint32_t reg_base, rm_base;  /* offsets in CpuState */
+    bool flags_out, is_string, xmm0_out, is_vex, is_evex;
+    bool wide;                               /* vector registers are ZMM to the guest */
+    uint8_t reg_shift, rm_shift, vvvv_shift; /* slot = base + number << shift */
+    uint32_t reg_base, rm_base, vvvv_base;   /* offsets in CpuState */
 } VecThunk;
 
-/* What the row's operands make of this instruction, without its code. */
+/* What the row's operands make of this instruction, without its code. th->wide is given. */
 void vec_describe(const Insn *i, VecThunk *th);
 /* Writes the code of th->fn, or (fast) of th->fast, at most VEC_THUNK_MAX bytes; returns its
  * length.
@@ -78,11 +79,12 @@ ExecFn *vec_handler(const Insn *i, const VecThunk *th);
 /* Bytes of an operand (enum Operand) of a vector row. */
 unsigned vec_operand_bytes(const Insn *i, unsigned op);
 
-extern const ExecSet exec_vec, exec_vec_str, exec_vgather;
+extern const ExecSet exec_vec, exec_vec_str, exec_vgather, exec_evex, exec_egather, exec_escatter;
 
 /* VSIB: decode() has read it as an ordinary SIB byte. Puts the vector index register and the scale
  * right, or makes the instruction #UD. */
 void vgather_prepare(Insn *i, const uint8_t *bytes);
+void egather_prepare(Insn *i, const uint8_t *bytes);
 
 /* ---- checks before a vector or x87 instruction (SDM vol. 3, 2.5 and 14) ---- */
 /* A pending unmasked x87 exception: #MF, or what CR0.NE = 0 makes of it. */
@@ -90,6 +92,12 @@ Fault x87_pending(CpuState *s, Tcg *t);
 typedef struct VecSlots { /* where a thunk finds its operands */
     void *reg, *rm, *vvvv, *is4, *xmm0;
 } VecSlots;
+/* Runs th on its operands: stores the result, or (*waits) leaves it in VecCtx.out for vec_commit(),
+ * when the thunk was one that must not store it before its memory operand is written. */
+Fault vec_run(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th, const VecSlots *p,
+              bool *waits);
+void vec_commit(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th, const VecSlots *p,
+                bool waits);
 /* Runs the thunk with VecCtx.mxcsr_in, whatever it leaves unmasked. Returns 0, or the MXCSR of the
  * exception that ended it, with nothing stored. */
 uint32_t vec_trap_run(VecCtx *c, const VecThunk *th, const VecSlots *p);
@@ -127,6 +135,21 @@ static inline Fault vec_ea(CpuState *s, Tcg *t, const Insn *i, uint32_t attr, un
             return raise_gp0(t);
     }
     return f;
+}
+
+/* Of one element that is accessed by itself: off is not cut to the address size. */
+static inline Fault vec_offset_lin(CpuState *s, Tcg *t, const Insn *i, uint64_t off, unsigned size,
+                                   enum Access a, gva_t *lin)
+{
+    Fault f = seg_lin(s, t, i->seg, off, size, a, lin);
+    if (f && i->seg == SEG_NONE && i->dseg == SS)
+        t->exc.vector = VEC_SS;
+    return f;
+}
+static inline Fault vec_element_lin(CpuState *s, Tcg *t, const Insn *i, uint64_t off, unsigned size,
+                                    enum Access a, gva_t *lin)
+{
+    return vec_offset_lin(s, t, i, off & size_mask(i->asize), size, a, lin);
 }
 
 #endif

@@ -35,7 +35,7 @@ static bool same(const DiffCase *a, const DiffCase *b)
 
 START_TEST(same_number_same_case)
 {
-    unsigned n, differ = 0;
+    unsigned n, made = 0, differ = 0;
     g_autofree uint16_t *rows = all_rows(&n);
     for (uint64_t k = 0; k < 3000; k++) {
         DiffCase *a = make(7, k * 11, rows, n);
@@ -44,12 +44,14 @@ START_TEST(same_number_same_case)
         ck_assert(!a == !b);
         if (a)
             ck_assert_msg(same(a, b), "case %u is not the same twice", (unsigned)k * 11);
+        made += a && other; /* the host may lack what the others need */
         differ += a && other && !same(a, other);
         g_free(a);
         g_free(b);
         g_free(other);
     }
-    ck_assert_uint_gt(differ, 2900);
+    ck_assert_uint_gt(made, 1500);
+    ck_assert_uint_gt(differ, made - made / 30);
 }
 END_TEST
 

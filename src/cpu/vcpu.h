@@ -44,6 +44,7 @@ typedef enum ExitKind {
     EXIT_SHUTDOWN,       /* triple fault */
     EXIT_DEBUG,          /* single step or breakpoint asked for by the host */
     EXIT_INTERNAL_ERROR, /* the engine cannot execute the instruction at RIP: text in Exit.msg */
+    EXIT_GUARDED,        /* KVM: the instruction at RIP stores to a page of VmCommon.guard */
     EXIT_FAIL_ENTRY,     /* KVM refused the state: Exit.code is the hardware reason */
     EXIT_EXCEPTION,      /* RunLimit.stop_at_exception: Exit.exc was raised and not delivered */
     EXIT_STOP,           /* RunLimit.stops: Exit.stop and Exit.code say which */
@@ -156,7 +157,18 @@ typedef struct VmCommon {
     void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
     void *tcg;              /* struct TcgVm of the tcg room: shared page flags */
     void *policies;         /* struct Policies of the switch room, or NULL */
-    void *tap;              /* of who has put a bus of his own before the machine's; else NULL */
+    /*
+     * Set while some vCPUs are in KVM and others in a software engine: then guard_page() has KVM's
+     * stores to a page come out, and release_page() ends that unless has_code() says otherwise.
+     * Software engines call these, for pages they decode code from; KVM calls the other two.
+     * code_written(): by is not in a software engine. All NULL in machines without the other side.
+     */
+    _Atomic bool guard;
+    void (*guard_page)(struct VmCommon *, gpa_t page);
+    void (*release_page)(struct VmCommon *, gpa_t gpa);
+    bool (*has_code)(struct VmCommon *, gpa_t gpa);
+    void (*code_written)(Vcpu *by, gpa_t gpa, unsigned len);
+    void *tap; /* of who has put a bus of his own before the machine's; else NULL */
 } VmCommon;
 
 enum EngineId { ENGINE_KVM, ENGINE_INTERP, ENGINE_JIT, ENGINE_N };

@@ -58,4 +58,7 @@ bool kvm_exit_find(const char *name, unsigned *reason);
 bool kvm_dirty_log(VmCommon *, bool on, GError **err);
 bool kvm_dirty_fetch(VmCommon *, gpa_t slot_gpa, uint64_t *bitmap, GError **err);
 
+/* v is about to run in KVM, or in another engine. On v's thread, outside run(). */
+void kvm_guard_engine(Vcpu *v, bool in_kvm);
+
 #endif

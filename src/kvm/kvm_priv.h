@@ -129,6 +129,8 @@ bool kvm_msr_in_kernel(const MsrRow *);
 typedef struct KvmSlot {
     RamSlot ram; /* size 0: free */
     uint32_t flags;
+    uint8_t *alias;    /* KVM's own mapping of it; NULL: ram.host */
+    uint64_t *guarded; /* a bit for each page that is read-only there */
 } KvmSlot;
 
 typedef struct KvmVm {
@@ -141,6 +143,9 @@ typedef struct KvmVm {
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
     bool msrs_known;
+    bool guards; /* slots have a mapping of KVM's own: see guard.c */
+    GMutex guard_lock;
+    uint64_t in_kvm; /* vCPUs by number, that run here or did last */
     bool sysenter32; /* KVM keeps 32 bits of SYSENTER_ESP and EIP, as for AMD's processors */
 } KvmVm;
 
@@ -160,6 +165,7 @@ typedef struct KvmVcpu {
     _Atomic bool in_run;
     pthread_t thread;  /* valid while in_run */
     bool incomplete;   /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
+    bool guard_retry;  /* kvm_guard_fault(): nothing is guarded any more */
     bool stepping;     /* KVM_GUESTDBG_SINGLESTEP is on */
     unsigned n_breaks; /* KVM_GUESTDBG_USE_HW_BP is on with these, when not stepping */
     gva_t breaks[STOPS_MAX_KVM];
@@ -199,6 +205,15 @@ bool kvm_slots_sync(VmCommon *, GError **err);
 /* Makes KVM forget page tables it has made for itself from the guest's: taking any slot away does.
  * For KvmHost.shadow_tables. Any vCPU's thread. */
 bool kvm_drop_shadow_tables(KvmVm *, GError **err);
+
+/* guard.c. A slot's own mapping; set and cleared with the slot. */
+void kvm_alias_map(KvmVm *, KvmSlot *);
+void kvm_alias_unmap(KvmSlot *);
+void kvm_guard_init(VmCommon *);
+/* KVM_RUN failed with EFAULT: is it that? Then guard_retry says whether to enter again. */
+bool kvm_guard_fault(Vcpu *);
+/* A store that KVM took for a device's. False: it is one. */
+bool kvm_guard_store(Vcpu *, gpa_t, const void *data, unsigned len);
 
 bool kvm_vm_init(VmCommon *, GError **err);
 void kvm_vm_free(VmCommon *);

@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <string.h>
 
-static bool set_region(KvmVm *kvm, unsigned id, const RamSlot *ram, uint32_t flags, GError **err)
+static bool set_region(KvmVm *kvm, unsigned id, const RamSlot *ram, const uint8_t *alias,
+                       uint32_t flags, GError **err)
 {
     struct kvm_userspace_memory_region r = {
         .slot = id,
         .flags = flags,
         .guest_phys_addr = ram->gpa,
         .memory_size = ram->size,
-        .userspace_addr = (uintptr_t)ram->host,
+        .userspace_addr = (uintptr_t)(alias ? alias : ram->host),
     };
     if (ioctl(kvm->fd, KVM_SET_USER_MEMORY_REGION, &r) == 0)
         return true;
@@ -25,9 +26,10 @@ static bool set_region(KvmVm *kvm, unsigned id, const RamSlot *ram, uint32_t fla
 static bool drop(KvmVm *kvm, unsigned id, GError **err)
 {
     RamSlot none = {.gpa = kvm->slot[id].ram.gpa};
-    if (!set_region(kvm, id, &none, 0, err))
+    if (!set_region(kvm, id, &none, NULL, 0, err))
         return false;
-    kvm->slot[id] = (KvmSlot){0};
+    kvm_alias_unmap(&kvm->slot[id]);
+    kvm->slot[id] = (KvmSlot){.ram.size = 0};
     return true;
 }
 
@@ -77,9 +79,18 @@ bool kvm_slots_sync(VmCommon *vm, GError **err)
         for (unsigned n = 0; id < 0 && n < MEMMAP_MAX; n++)
             if (!kvm->slot[n].ram.size)
                 id = (int)n;
-        if (!set_region(kvm, (unsigned)id, ram, flags, err))
+        KvmSlot *s = &kvm->slot[id], new = {.ram = *ram};
+        if (!s->ram.size)
+            kvm_alias_map(kvm, &new);
+        else
+            new = *s;
+        if (!set_region(kvm, (unsigned)id, ram, new.alias, flags, err)) {
+            if (!s->ram.size)
+                kvm_alias_unmap(&new);
             return false;
-        kvm->slot[id] = (KvmSlot){.ram = *ram, .flags = flags};
+        }
+        new.flags = flags;
+        *s = new;
     }
     return true;
 }
@@ -94,8 +105,8 @@ bool kvm_drop_shadow_tables(KvmVm *kvm, GError **err)
     const RamSlot none = {.gpa = SPARE_GPA};
 
     g_mutex_lock(&kvm->lock);
-    bool ok = set_region(kvm, MEMMAP_MAX, &spare, KVM_MEM_READONLY, err) &&
-              set_region(kvm, MEMMAP_MAX, &none, 0, err);
+    bool ok = set_region(kvm, MEMMAP_MAX, &spare, NULL, KVM_MEM_READONLY, err) &&
+              set_region(kvm, MEMMAP_MAX, &none, NULL, 0, err);
     g_mutex_unlock(&kvm->lock);
     return ok;
 }

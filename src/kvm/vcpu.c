@@ -73,6 +73,8 @@ static void mmio_exit(Vcpu *v, struct kvm_run *run)
     const VcpuBus *bus = v->vm->bus;
     unsigned len = MIN_OF(run->mmio.len, (uint32_t)sizeof(run->mmio.data)), done = 0;
 
+    if (run->mmio.is_write && kvm_guard_store(v, run->mmio.phys_addr, run->mmio.data, len))
+        return;
     /* An access that straddles a page comes in odd pieces; the bus takes powers of two. */
     while (done < len) {
         unsigned n = len - done >= 8 ? 8 : len - done >= 4 ? 4 : len - done >= 2 ? 2 : 1;
@@ -390,6 +392,11 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
         if (r < 0) {
             if (errno == EINTR || errno == EAGAIN)
                 continue;
+            if (errno == EFAULT && kvm_guard_fault(v)) {
+                if (kv->guard_retry)
+                    continue;
+                return (Exit){.kind = EXIT_GUARDED, .msg = "a store to guarded code"};
+            }
             return system_error("KVM_RUN");
         }
         if (log_on(LOG_KVM))

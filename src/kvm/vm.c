@@ -266,10 +266,12 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     KvmVm *kvm = g_new0(KvmVm, 1);
     kvm->host = h;
     g_mutex_init(&kvm->lock);
+    g_mutex_init(&kvm->guard_lock);
     do {
         kvm->fd = ioctl(h->dev, KVM_CREATE_VM, 0);
     } while (kvm->fd < 0 && errno == EINTR);
     vm->kvm = kvm;
+    kvm_guard_init(vm);
     if (kvm->fd < 0)
         kvm_error(err, "KVM_CREATE_VM");
     else if (set_up(kvm, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
@@ -287,9 +289,14 @@ void kvm_vm_free(VmCommon *vm)
         return;
     if (kvm->fd >= 0)
         close(kvm->fd);
+    for (unsigned id = 0; id < MEMMAP_MAX; id++)
+        kvm_alias_unmap(&kvm->slot[id]);
     g_mutex_clear(&kvm->lock);
+    g_mutex_clear(&kvm->guard_lock);
     g_free(kvm);
     vm->kvm = NULL;
+    vm->guard_page = NULL;
+    vm->release_page = NULL;
 }
 
 /* ---- vCPUs ---- */

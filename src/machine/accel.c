@@ -159,10 +159,11 @@ static bool adaptive(const Machine *m)
 void accel_vcpu_started(Machine *m, Vcpu *v)
 {
     KvmSpeed kvm;
-    if (!m->engine[ENGINE_KVM] || m->cfg.no_rescue || !kvm_speed(&kvm))
+    if (!m->engine[ENGINE_KVM] || !kvm_speed(&kvm))
         return;
     RescuePolicy p = {
         .engine = m->engine[best_software(m)],
+        .stores_only = m->cfg.no_rescue,
         .confirm_shutdown = kvm.n_wrong,
     };
     vcpu_rescue_set(v, &p);

@@ -594,9 +594,10 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
                     m->vm.n_vcpus - 1);
         return false;
     }
-    /* All or none: while vCPUs of one machine run in different engines their memory accesses are
-     * not tracked across, so the others wait at a boundary until every one has moved. */
-    vcpus_pause(&m->vm);
+    /* All or none, at one moment: the others wait at a boundary until every one has moved. One by
+     * itself moves while the others run (kvm/guard.c). */
+    if (cpu < 0)
+        vcpus_pause(&m->vm);
     GError *failed = NULL;
     unsigned first = cpu < 0 ? 0 : (unsigned)cpu,
              last = cpu < 0 ? m->vm.n_vcpus - 1 : (unsigned)cpu;
@@ -613,7 +614,8 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
             }
         }
     }
-    vcpus_resume(&m->vm);
+    if (cpu < 0)
+        vcpus_resume(&m->vm);
     if (failed)
         g_propagate_error(err, failed);
     return !failed;

@@ -42,20 +42,20 @@ static void hot_row(GString *out, const RescueHot *h)
 static void describe(GString *out, unsigned cpu, Copy *c)
 {
     RescueStats *s = &c->s;
-    if (!c->there || !c->policy.engine) {
+    if (!c->there || !c->policy.engine || c->policy.stores_only) {
         g_string_append_printf(out,
                                "cpu %u: in %s; no rescue (there is no KVM in this machine, or "
                                "-accel kvm,rescue=off)\n",
                                cpu, c->engine);
         return;
     }
-    g_string_append_printf(out,
-                           "cpu %u: in %s%s; for KVM %s ran %" G_GUINT64_FORMAT
-                           " instructions; refused entries %" G_GUINT64_FORMAT
-                           ", other errors %" G_GUINT64_FORMAT
-                           ", shutdowns that were none %" G_GUINT64_FORMAT "\n",
-                           cpu, c->engine, s->away ? " for a while" : "", c->policy.engine->name,
-                           s->insns, s->entries, s->errors, s->shutdowns);
+    g_string_append_printf(
+        out,
+        "cpu %u: in %s%s; for KVM %s ran %" G_GUINT64_FORMAT " instructions, %" G_GUINT64_FORMAT
+        " of them stores to another vCPU's code; refused entries %" G_GUINT64_FORMAT
+        ", other errors %" G_GUINT64_FORMAT ", shutdowns that were none %" G_GUINT64_FORMAT "\n",
+        cpu, c->engine, s->away ? " for a while" : "", c->policy.engine->name, s->insns, s->stores,
+        s->entries, s->errors, s->shutdowns);
     if (s->stays)
         g_string_append_printf(out,
                                "  stayed there %" G_GUINT64_FORMAT

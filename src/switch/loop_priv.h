@@ -49,7 +49,8 @@ typedef struct VcpuLoop {
     bool quit;
 
     /* The vCPU's own thread alone: */
-    bool drained; /* nothing is half done since the last run() */
+    bool drained;             /* nothing is half done since the last run() */
+    const Engine *counted_as; /* what kvm_guard_engine() was told last */
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */

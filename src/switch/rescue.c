@@ -173,6 +173,8 @@ bool rescue_take(VcpuLoop *l, const Exit *e)
         return false;
     if (e->kind == EXIT_SHUTDOWN && !r->policy.confirm_shutdown)
         return false;
+    if (r->policy.stores_only && e->kind != EXIT_GUARDED)
+        return false;
     r->exit = *e;
     r->pending = true;
     return true;
@@ -236,9 +238,12 @@ static void leave(VcpuLoop *l)
     } else if (e.kind == EXIT_INTERNAL_ERROR && !e.insn_len) {
         r->stats.errors++;
         stay(l, why);
-    } else if (e.kind == EXIT_INTERNAL_ERROR) {
+    } else if (e.kind == EXIT_INTERNAL_ERROR || e.kind == EXIT_GUARDED) {
         r->stats.insns++;
-        note_hot(&r->stats, &v->st, &e);
+        if (e.kind == EXIT_GUARDED)
+            r->stats.stores++;
+        else
+            note_hot(&r->stats, &v->st, &e);
         if (too_many(r)) {
             g_snprintf(why, sizeof(why), "%u instructions in %u ms that %s cannot execute",
                        r->in_window, (unsigned)(r->policy.window_ns / NS_PER_MS), home->name);

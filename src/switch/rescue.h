@@ -13,6 +13,7 @@
 
 typedef struct RescuePolicy {
     const Engine *engine; /* a software engine; NULL: no rescue, errors go to LoopHooks.error */
+    bool stores_only;     /* of a mixed machine (EXIT_GUARDED); all else is an error */
     /* For a KVM that is known to do things wrong: a shutdown counts only if the software engine,
      * given the same instruction, comes to it as well. */
     bool confirm_shutdown;
@@ -32,6 +33,7 @@ typedef struct RescueHot {
 
 typedef struct RescueStats {
     uint64_t insns;     /* run in KVM's place, one by one */
+    uint64_t stores;    /* of those: stores to what another vCPU has decoded */
     uint64_t errors;    /* internal errors of another kind */
     uint64_t entries;   /* KVM_EXIT_FAIL_ENTRY, and states refused before it came to that */
     uint64_t shutdowns; /* that the software engine did not confirm */

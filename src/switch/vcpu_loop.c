@@ -13,6 +13,7 @@
 #include "switch/vcpu_loop.h"
 
 #include "base/log.h"
+#include "kvm/kvm.h"
 #include "switch/loop_priv.h"
 
 static _Thread_local Vcpu *current;
@@ -200,6 +201,10 @@ static void run_engine(VcpuLoop *l)
             loop_report_gerror(l, "", err);
         return;
     }
+    if (v->vm->n_vcpus > 1 && l->counted_as != v->engine) {
+        kvm_guard_engine(v, !v->engine->is_software);
+        l->counted_as = v->engine;
+    }
     l->drained = false;
     const RunLimit *limit = rescue_limit(l), *policy = limit->max_insns ? NULL : policy_limit(l);
     Exit e = v->engine->run(v, policy ? policy : limit);
@@ -227,6 +232,7 @@ static void run_engine(VcpuLoop *l)
             l->hooks.debug(v, &e);
         break;
     case EXIT_INTERNAL_ERROR:
+    case EXIT_GUARDED:
     case EXIT_FAIL_ENTRY:
         if (!rescue_take(l, &e))
             loop_report(l, &e);

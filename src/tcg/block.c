@@ -10,9 +10,13 @@ static TcgVm *shared(const Tcg *t)
 {
     return t->v->vm->tcg;
 }
+static _Atomic uint64_t *page_flags(const VmCommon *vm, gpa_t gpa)
+{
+    return &((TcgVm *)vm->tcg)->code[gpa >> PAGE_BITS & (CODE_FLAGS_PAGES - 1)];
+}
 static _Atomic uint64_t *code_flags(const Tcg *t, gpa_t gpa)
 {
-    return &shared(t)->code[gpa >> PAGE_BITS & (CODE_FLAGS_PAGES - 1)];
+    return page_flags(t->v->vm, gpa);
 }
 static uint64_t own_bit(const Tcg *t)
 {
@@ -153,13 +157,16 @@ static void drop_write_tags(Tcg *t, const uint8_t *host)
  */
 static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
 {
-    if (atomic_load_explicit(code_flags(t, page), memory_order_relaxed) & own_bit(t))
-        return;
-    uint64_t before = atomic_fetch_or(code_flags(t, page), own_bit(t));
+    VmCommon *vm = t->v->vm;
+    uint64_t before = atomic_load_explicit(code_flags(t, page), memory_order_relaxed);
+    if (!(before & own_bit(t)))
+        before = atomic_fetch_or(code_flags(t, page), own_bit(t));
+    /* Whoever sets it from here on looks at the flags. */
+    if (unlikely(vm->guard))
+        vm->guard_page(vm, page);
     if (before)
         return;
     drop_write_tags(t, host);
-    VmCommon *vm = t->v->vm;
     for (unsigned k = 0; k < vm->n_vcpus; k++) {
         Vcpu *o = vm->vcpu[k];
         Tcg *ot = o ? o->engine_data[ENGINE_INTERP] : NULL;
@@ -173,6 +180,18 @@ static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
 bool blocks_page_has_code(const Tcg *t, gpa_t gpa)
 {
     return shared(t) && atomic_load_explicit(code_flags(t, gpa), memory_order_relaxed) != 0;
+}
+
+bool blocks_any(VmCommon *vm, gpa_t gpa)
+{
+    return atomic_load(page_flags(vm, gpa)) != 0;
+}
+
+/* Nobody has decoded code there any more: KVM may store again without a word. */
+static void release(VmCommon *vm, gpa_t gpa)
+{
+    if (unlikely(vm->guard) && !blocks_any(vm, gpa))
+        vm->release_page(vm, gpa);
 }
 
 static void kill_block(Tcg *t, Block *b)
@@ -311,14 +330,28 @@ void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len)
             atomic_fetch_and(code_flags(t, gpa), ~own_bit(t));
     }
     flags &= ~own_bit(t);
-    if (!flags)
+    if (!flags) {
+        release(t->v->vm, gpa);
         return;
+    }
     /* The others check their blocks, and set their flags again when they find them good. */
     flags &= atomic_fetch_and(code_flags(t, gpa), own_bit(t));
     VmCommon *vm = t->v->vm;
     for (unsigned k = 0; k < vm->n_vcpus; k++)
         if (vm->vcpu[k] && flags & BIT(vm->vcpu[k]->id & 63) && vm->vcpu[k] != t->v)
             vcpu_request(vm->vcpu[k], VREQ_TLB_FLUSH);
+    release(vm, gpa);
+}
+
+void blocks_written(Vcpu *by, gpa_t gpa, unsigned len G_GNUC_UNUSED)
+{
+    VmCommon *vm = by->vm;
+    atomic_thread_fence(memory_order_seq_cst); /* the write, then the flags */
+    uint64_t flags = atomic_exchange(page_flags(vm, gpa), 0);
+    for (unsigned k = 0; k < vm->n_vcpus; k++)
+        if (vm->vcpu[k] && flags & BIT(vm->vcpu[k]->id & 63))
+            vcpu_request(vm->vcpu[k], VREQ_TLB_FLUSH);
+    release(vm, gpa);
 }
 
 /* ---- fetching ---- */

@@ -135,6 +135,10 @@ bool stops_state_due(const CpuState *s, const Tcg *t, gva_t lin, Exit *x);
 /* The instruction at lin is run now. */
 void stops_passed(Tcg *t, gva_t lin);
 
+/* VmCommon.has_code and code_written. */
+bool blocks_any(VmCommon *, gpa_t);
+void blocks_written(Vcpu *by, gpa_t, unsigned len);
+
 /* Was the page of code at lin, found in this map_gen, a global one? */
 bool blocks_page_is_global(const Tcg *t, gva_t lin);
 

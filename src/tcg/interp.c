@@ -561,6 +561,8 @@ static bool interp_vm_init(VmCommon *vm, GError **err)
         return false;
     }
     vm->tcg = shared;
+    vm->has_code = blocks_any;
+    vm->code_written = blocks_written;
     return true;
 }
 
@@ -568,6 +570,8 @@ static void interp_vm_free(VmCommon *vm)
 {
     g_free(vm->tcg);
     vm->tcg = NULL;
+    vm->has_code = NULL;
+    vm->code_written = NULL;
 }
 
 static void interp_vcpu_free(Vcpu *v)

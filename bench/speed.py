@@ -80,7 +80,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         rom = image(tmp)
         with open(f"{tmp}/bochsrc", "w") as f:
-            f.write(BOCHSRC.format(image=rom, tmp=tmp, vga="/usr/share/vgabios/vgabios.bin"))
+            f.write(BOCHSRC.format(image=rom, tmp=tmp, vga="/usr/share/seabios/vgabios-stdvga.bin"))
         with open(f"{tmp}/rc", "w") as f:
             f.write("c\n")  # Debian's Bochs starts in its debugger
         engines = {

@@ -8,6 +8,7 @@
  */
 #include "diff/state.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -107,7 +108,7 @@ typedef struct CheckCount {
 } CheckCount;
 
 typedef struct Laxer { /* a state that no check refuses, and KVM does */
-    char *bent, *value, *why;
+    char *bent, *value, *why, *outline;
     uint64_t count, index;
 } Laxer;
 
@@ -125,6 +126,7 @@ static void laxer_free(void *p)
     g_free(l->bent);
     g_free(l->value);
     g_free(l->why);
+    g_free(l->outline);
     g_free(l);
 }
 
@@ -165,6 +167,40 @@ static void try_check(ChecksResult *res, StateHost *h, unsigned check, uint64_t 
     }
 }
 
+/* What VM entries look at besides the field that was bent: for a reader who wonders which it was.
+ */
+static void outline(const CpuState *s, char *out, size_t size)
+{
+    const Events *e = &s->ev;
+    bool pe = s->cr0 & CR0_PE, lma = s->efer & EFER_LMA;
+    g_autoptr(GString) g = g_string_new(!pe                              ? "real mode"
+                                        : s->rflags & FL_VM              ? "virtual-8086"
+                                        : lma && s->seg[CS].attr & SEG_L ? "64-bit"
+                                        : lma                            ? "compatibility"
+                                                                         : "protected mode");
+    g_string_append_printf(g, ", CPL %u, CR0 %#" PRIx64 ", CR4 %#" PRIx64 ", RFLAGS %#" PRIx64,
+                           s->cpl, s->cr0, s->cr4, s->rflags);
+    if (e->exception.pending || e->exception.injected)
+        g_string_append_printf(g, ", exception %u %s%s", e->exception.nr,
+                               e->exception.injected ? "injected" : "pending",
+                               e->exception.has_error ? " with an error code" : "");
+    if (e->interrupt.injected)
+        g_string_append_printf(g, ", %sinterrupt %u injected", e->interrupt.soft ? "soft " : "",
+                               e->interrupt.nr);
+    if (e->nmi.injected || e->nmi.pending || e->nmi.masked)
+        g_string_append_printf(g, ", NMI%s%s%s", e->nmi.injected ? " injected" : "",
+                               e->nmi.pending ? " pending" : "", e->nmi.masked ? " masked" : "");
+    if (e->smi.pending || e->smi.active)
+        g_string_append_printf(g, ", SMI%s%s", e->smi.pending ? " pending" : "",
+                               e->smi.active ? " active" : "");
+    if (e->shadow_sti || e->shadow_mov_ss)
+        g_string_append_printf(g, ", blocking by%s%s", e->shadow_sti ? " STI" : "",
+                               e->shadow_mov_ss ? " MOV SS" : "");
+    if (s->run_state)
+        g_string_append_printf(g, ", run state %u", s->run_state);
+    g_strlcpy(out, g->str, size);
+}
+
 static void add_laxer(ChecksResult *res, uint64_t index, const char *bent, const CpuState *s,
                       const Entry *e)
 {
@@ -180,7 +216,9 @@ static void add_laxer(ChecksResult *res, uint64_t index, const char *bent, const
     const VmstateField *f = vmstate_field(bent);
     if (f)
         vmstate_print(s, f, value, sizeof(value));
-    *l = (Laxer){g_strdup(bent), g_strdup(value), g_strdup(e->why), 1, index};
+    char around[240];
+    outline(s, around, sizeof(around));
+    *l = (Laxer){g_strdup(bent), g_strdup(value), g_strdup(e->why), g_strdup(around), 1, index};
     g_ptr_array_add(res->laxer, l);
 }
 
@@ -289,8 +327,8 @@ void state_checks_text(const ChecksResult *res, GString *out)
         g_string_append_printf(out,
                                "FINDING laxer: %" G_GUINT64_FORMAT
                                " states with %s bent pass our checks and are refused\n"
-                               "    state %" G_GUINT64_FORMAT ": %s: %s\n",
-                               l->count, l->bent, l->index, l->value, l->why);
+                               "    state %" G_GUINT64_FORMAT ": %s: %s\n    %s\n",
+                               l->count, l->bent, l->index, l->value, l->why, l->outline);
     }
 }
 

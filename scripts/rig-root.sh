@@ -1,0 +1,57 @@
+# What both rigs boot: an initramfs with busybox, the built tandem, its KVM unit tests and the test guests. Sourced, after lib.sh.
+
+# rig_initramfs WORK BUILD GUESTS FILES COMMAND...: makes WORK/rig.gz. FILES: an array's name, copied to /files.
+rig_initramfs() {
+    local work=$1 build_dir=$2 guests=$3 root=$1/root; local -n extra=$4; shift 4
+    local a t f lib programs=()
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,guests,tests,files,lib64,mods}
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    for a in $("$root/bin/busybox" --list); do [ "$a" = busybox ] || ln -s busybox "$root/bin/$a"; done
+    cp "$build_dir/tandem" "$root/tandem"
+    cp "$top/tests/rig/init" "$root/init"
+    for f in run storm insn vmx; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
+    cp "$top/tests/rig/processor.known" "$root/rig-known"
+    chmod +x "$root/init" "$root"/rig-*
+    cp "$guests/cloud-vmlinuz" "$guests/busybox.gz" "$root/guests/"
+    cp "$guests"/rig-mods/*.ko "$root/mods/"
+    programs=("$root/tandem")
+    for t in kvm kvm_run exec_kvm switch_engines contract; do
+        [ -x "$build_dir/tests/test_$t" ] || continue
+        cp "$build_dir/tests/test_$t" "$root/tests/"
+        programs+=("$root/tests/test_$t")
+    done
+    if [ -x "$build_dir/tests/stamp" ]; then
+        cp "$build_dir/tests/stamp" "$root/bin/stamp"
+        programs+=("$root/bin/stamp")
+    fi
+    for f in "${extra[@]}"; do cp "$f" "$root/files/"; done
+    # The shared libraries the programs need, at the paths the loader looks for them.
+    ldd "${programs[@]}" | awk '/=> \//{print $3} /^\t\/lib64/{print $1}' | sort -u | while read -r lib; do
+        mkdir -p "$root/$(dirname "$lib")"
+        cp -L "$lib" "$root/$lib"
+    done
+    printf '%q ' "$@" >"$root/rig-command"
+    (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/rig.gz"
+}
+
+# rig_wait PID LOG SECONDS: shows what the rig says as it comes, until the process ends or the time is up (124); else the
+# status that the rig's init left on its console, 1 where it left none.
+rig_wait() {
+    local pid=$1 log=$2 end=$((SECONDS + $3)) shower status
+    tail -n +1 -s 0.2 -f --pid="$pid" "$log" 2>/dev/null | tr -d '\r' | grep --line-buffered -a '^rig' &
+    shower=$!
+    # Bochs does not end by itself when the guest powers off; the status line is the rig's last.
+    while kill -0 "$pid" 2>/dev/null && [ $SECONDS -lt $end ] && ! grep -qa '^rig-status' "$log"; do sleep 0.3; done
+    sleep 1
+    status=$(tr -d '\r' <"$log" | sed -n 's/^rig-status: \([0-9]*\)$/\1/p' | tail -1)
+    if kill -0 "$pid" 2>/dev/null; then
+        kill "$pid"
+        wait "$pid" 2>/dev/null || true
+    fi
+    wait $shower 2>/dev/null || true
+    [ -z "$status" ] || return "$status"
+    say "the rig ended without a result (limit $3s); the last lines of its console:"
+    tail -25 "$log" >&2
+    [ $SECONDS -lt $end ] || return 124
+    return 1
+}

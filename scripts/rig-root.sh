@@ -12,7 +12,7 @@ rig_initramfs() {
     for f in run storm insn vmx; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
-    cp "$guests/cloud-vmlinuz" "$guests/busybox.gz" "$root/guests/"
+    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines contract; do

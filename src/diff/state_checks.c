@@ -130,43 +130,6 @@ static void laxer_free(void *p)
     g_free(l);
 }
 
-static void try_check(ChecksResult *res, StateHost *h, unsigned check, uint64_t *r)
-{
-    const CpuidTable *t = state_host_vm(h)->cpuid;
-    CheckCount *c = &res->check[check];
-    CpuState s;
-
-    if (!state_break(&s, check, r, t)) {
-        c->undrawn++;
-        return;
-    }
-    state_host_make_enterable(h, &s);
-    if (vmentry_failed_mask(&s, t) != BIT(check)) {
-        c->undrawn++;
-        return;
-    }
-    Entry e = state_host_enter(h, &s);
-    c->states++;
-    switch (e.kind) {
-    case ENTRY_DONE:
-        if (!c->entered++) {
-            char why[120] = "";
-            vmentry_failed_check(&s, t, why, sizeof(why));
-            g_snprintf(c->example, sizeof(c->example), "%s", why);
-        }
-        break;
-    case ENTRY_IOCTL:
-        c->by_ioctl++;
-        break;
-    case ENTRY_REFUSED:
-        c->by_entry++;
-        break;
-    case ENTRY_BROKEN:
-        c->broken++;
-        break;
-    }
-}
-
 /* What VM entries look at besides the field that was bent: for a reader who wonders which it was.
  */
 static void outline(const CpuState *s, char *out, size_t size)
@@ -199,6 +162,45 @@ static void outline(const CpuState *s, char *out, size_t size)
     if (s->run_state)
         g_string_append_printf(g, ", run state %u", s->run_state);
     g_strlcpy(out, g->str, size);
+}
+
+static void try_check(ChecksResult *res, StateHost *h, unsigned check, uint64_t *r)
+{
+    const CpuidTable *t = state_host_vm(h)->cpuid;
+    CheckCount *c = &res->check[check];
+    CpuState s;
+
+    if (!state_break(&s, check, r, t)) {
+        c->undrawn++;
+        return;
+    }
+    state_host_make_enterable(h, &s);
+    if (vmentry_failed_mask(&s, t) != BIT(check)) {
+        c->undrawn++;
+        return;
+    }
+    Entry e = state_host_enter(h, &s);
+    c->states++;
+    switch (e.kind) {
+    case ENTRY_DONE:
+        if (!c->entered++) {
+            char why[120] = "";
+            vmentry_failed_check(&s, t, why, sizeof(why));
+            char around[240];
+            outline(&s, around, sizeof(around));
+            g_snprintf(c->example, sizeof(c->example), "%s (%s)", why, around);
+        }
+        break;
+    case ENTRY_IOCTL:
+        c->by_ioctl++;
+        break;
+    case ENTRY_REFUSED:
+        c->by_entry++;
+        break;
+    case ENTRY_BROKEN:
+        c->broken++;
+        break;
+    }
 }
 
 static void add_laxer(ChecksResult *res, uint64_t index, const char *bent, const CpuState *s,

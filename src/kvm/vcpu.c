@@ -308,6 +308,38 @@ static Exit internal_error(Vcpu *v, KvmVcpu *kv)
     return e;
 }
 
+/*
+ * A VM entry that fails leaves the event it was to inject valid in the VMCS (SDM vol. 3, 26.8), KVM
+ * writes that field only for the next event, and KVM_SET_VCPU_EVENTS does not reach it: a state
+ * without any event would have the old one delivered. KVM clears it when it gives up an entry it
+ * has prepared, which it does for a signal. So: a KVM_RUN with a signal that is pending already,
+ * and unblocked in there alone.
+ */
+static void cancel_injection(KvmVcpu *kv)
+{
+    struct {
+        struct kvm_signal_mask head;
+        uint64_t set; /* the kernel's sigset_t: 64 signals */
+    } inside = {.head.len = sizeof(uint64_t)};
+    sigset_t kick, outside;
+    const struct timespec now = {0};
+
+    sigemptyset(&kick);
+    sigaddset(&kick, KICK_SIGNAL);
+    pthread_sigmask(SIG_BLOCK, &kick, &outside);
+    for (int sig = 1; sig <= 64; sig++)
+        if (sigismember(&outside, sig) == 1 && sig != KICK_SIGNAL)
+            inside.set |= BIT(sig - 1);
+    if (ioctl(kv->fd, KVM_SET_SIGNAL_MASK, &inside) == 0) {
+        set_immediate_exit(kv, 0);
+        pthread_kill(pthread_self(), KICK_SIGNAL);
+        ioctl(kv->fd, KVM_RUN, 0);
+        ioctl(kv->fd, KVM_SET_SIGNAL_MASK, NULL);
+        sigtimedwait(&kick, NULL, &now);
+    }
+    pthread_sigmask(SIG_SETMASK, &outside, NULL);
+}
+
 static Exit fail_entry(const struct kvm_run *run)
 {
     Exit e = {.kind = EXIT_FAIL_ENTRY, .code = run->fail_entry.hardware_entry_failure_reason};
@@ -358,6 +390,7 @@ static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
         return true;
     case KVM_EXIT_FAIL_ENTRY:
         *e = fail_entry(kv->run);
+        cancel_injection(kv);
         return true;
     case KVM_EXIT_INTERNAL_ERROR:
         *e = internal_error(v, kv);

@@ -36,6 +36,23 @@ static bool known_svm_present(const Ctx *c)
            in->limit == out->limit && in->selector == out->selector;
 }
 
+/* Both at once, as one segment may have both. */
+static bool known_vmx_segment(const Ctx *c)
+{
+    const Segment *in = (const Segment *)(const void *)((const char *)c->in + c->f->offset);
+    const Segment *out = (const Segment *)(const void *)((const char *)c->out + c->f->offset);
+    uint32_t want = in->attr & ~(uint32_t)0xfffe0f00;
+    if (!(want & SEG_P))
+        want |= SEG_UNUSABLE;
+    return on(c, "vmx") && (out->attr == want || out->attr == (want | 1)) &&
+           in->base == out->base && in->limit == out->limit && in->selector == out->selector;
+}
+
+static bool known_vmx_sysenter_cs(const Ctx *c)
+{
+    return on(c, "vmx") && c->out->msr.sysenter_cs == (uint32_t)c->in->msr.sysenter_cs;
+}
+
 static bool known_svm_shadow(const Ctx *c)
 {
     return on(c, "svm") && c->in->ev.shadow_sti && c->out->ev.shadow_mov_ss &&

@@ -156,6 +156,7 @@ typedef struct VmCommon {
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
     void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
     void *tcg;              /* struct TcgVm of the tcg room: shared page flags */
+    void *trace;            /* struct EngineTrace of the switch room, or NULL */
     void *policies;         /* struct Policies of the switch room, or NULL */
     /*
      * Set while some vCPUs are in KVM and others in a software engine: then guard_page() has KVM's

@@ -13,6 +13,7 @@
 #include "machine/loader.h"
 #include "machine/machine_priv.h"
 #include "switch/policy.h"
+#include "switch/trace.h"
 #include "switch/vcpu_loop.h"
 
 void machine_lock(Machine *m)
@@ -401,6 +402,14 @@ static bool load_symbols(Machine *m, GError **err)
     return true;
 }
 
+static bool open_trace(Machine *m, GError **err)
+{
+    if (!m->cfg.trace_engines)
+        return true;
+    m->vm.trace = engine_trace_open(m->cfg.trace_engines, m->cfg.name, m->symbols, err);
+    return m->vm.trace != NULL;
+}
+
 static const Engine *policy_engine(void *m, const char *name, GError **err)
 {
     return machine_engine(m, name, err);
@@ -492,7 +501,7 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     if (!pc_init(m, err))
         goto fail;
     memory_map_build(m);
-    if (!start_vcpus(m, err) || !reset_all(m, err) || !load_policies(m, err))
+    if (!open_trace(m, err) || !start_vcpus(m, err) || !reset_all(m, err) || !load_policies(m, err))
         goto fail;
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
@@ -542,6 +551,7 @@ void machine_free(Machine *m)
         g_source_unref(m->timer_source);
     }
     policies_free(m->policies);
+    engine_trace_close(m->vm.trace);
     pc_free(m);
     accel_free(m);
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)

@@ -37,6 +37,7 @@ typedef struct MachineConfig {
     CharDev *debugcon;
     const char *const *devices;  /* -device arguments, NULL-terminated; may be NULL */
     const char *const *policies; /* -switch arguments, NULL-terminated; may be NULL */
+    const char *trace_engines;   /* -trace-engines: a file; or NULL */
     const char *const *symbols;  /* -symbols arguments, NULL-terminated; may be NULL */
     bool no_reboot, no_shutdown, start_paused;
     bool has_monitor; /* somebody can act on a stopped machine: errors stop it, and do not end it */

@@ -238,6 +238,39 @@ static void describe_stats(MonCall *c, unsigned cpu, const StatsCopy *copy)
                                s->note[i].after);
 }
 
+static const char *reason_of(const char *rule)
+{
+    RuleInfo r;
+    for (unsigned i = 0; rule_info(i, &r); i++) {
+        if (!strcmp(r.name, rule))
+            return r.reason;
+    }
+    return "";
+}
+
+/* -v: why each rule is there, and the last switches one by one. */
+static void describe_more(MonCall *c, const SwitchStats *s)
+{
+    uint64_t now = (uint64_t)g_get_monotonic_time() * 1000;
+    char at[SYMBOL_TEXT];
+    for (unsigned i = 0; i < s->n_notes; i++) {
+        if (!i || strcmp(s->note[i].rule, s->note[i - 1].rule) != 0)
+            g_string_append_printf(c->out, "    %s: %s\n", s->note[i].rule,
+                                   reason_of(s->note[i].rule));
+    }
+    unsigned n = MIN_OF(s->n_records, (unsigned)SWITCH_RECORDS);
+    if (n)
+        g_string_append_printf(c->out, "  the last %u, the latest first:\n", n);
+    for (unsigned k = 1; k <= n; k++) {
+        const SwitchRecord *r = &s->record[(s->n_records - k) % SWITCH_RECORDS];
+        g_string_append_printf(
+            c->out, "    %10.3f ms ago  %s -> %s  %.1f us  %u fields  rip 0x" X64 "%s  (%s)\n",
+            (double)(now - MIN_OF(now, r->at_ns)) / 1e6, r->from->name, r->to->name,
+            (double)r->total_ns / 1000, r->fields, r->rip,
+            symbols_note(machine_symbols(c->m), r->rip, at), r->why);
+    }
+}
+
 static void describe_jit(Vcpu *v, void *opaque)
 {
     jit_describe(v, opaque);
@@ -258,6 +291,8 @@ void info_switch(MonCall *c)
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
         vcpu_run_on(vm->vcpu[i], copy_stats, copy);
         describe_stats(c, i, copy);
+        if (c->has[0])
+            describe_more(c, &copy->s);
         g_string_append(c->out, policies->str);
     }
 }

@@ -92,25 +92,55 @@ static void result_of(Vcpu *v, void *opaque)
     *r = (SwitchResult){v->engine, s ? s->last_total_ns : 0};
 }
 
+typedef struct DryRun {
+    const Engine *to;
+    GString *out;
+    GError *err;
+} DryRun;
+
+static void dry_run(Vcpu *v, void *opaque)
+{
+    DryRun *d = opaque;
+    vcpu_switch_dry_run(v, d->to, d->out, &d->err);
+}
+
+static void dry_runs(MonCall *c, const Engine *to, unsigned first, unsigned last)
+{
+    for (unsigned i = first; i <= last; i++) {
+        DryRun d = {to, c->out, NULL};
+        vcpu_run_on(machine_vm(c->m)->vcpu[i], dry_run, &d);
+        if (d.err)
+            error(c, d.err);
+    }
+}
+
+enum { SWITCH_DRY, SWITCH_ENGINE, SWITCH_CPU }; /* the row's arguments */
+
 void cmd_switch(MonCall *c)
 {
     GError *err = NULL;
     VmCommon *vm = machine_vm(c->m);
-    const Engine *to = machine_engine(c->m, c->word[0], &err);
-    if (to && c->has[1] && (c->number[1] < 0 || c->number[1] >= vm->n_vcpus)) {
+    const Engine *to = machine_engine(c->m, c->word[SWITCH_ENGINE], &err);
+    bool one = c->has[SWITCH_CPU];
+    int64_t cpu = c->number[SWITCH_CPU];
+    if (to && one && (cpu < 0 || cpu >= vm->n_vcpus)) {
         g_string_append_printf(c->out, "Error: no cpu %" G_GINT64_FORMAT "; there are 0 to %u\n",
-                               c->number[1], vm->n_vcpus - 1);
+                               cpu, vm->n_vcpus - 1);
         return;
     }
-    unsigned first = c->has[1] ? (unsigned)c->number[1] : 0;
-    unsigned last = c->has[1] ? first : vm->n_vcpus - 1;
+    unsigned first = one ? (unsigned)cpu : 0;
+    unsigned last = one ? first : vm->n_vcpus - 1;
     bool was_there[MACHINE_MAX_CPUS] = {false};
     SwitchResult r;
+    if (to && c->has[SWITCH_DRY]) {
+        dry_runs(c, to, first, last);
+        return;
+    }
     for (unsigned i = first; to && i <= last; i++) {
         vcpu_run_on(vm->vcpu[i], result_of, &r);
         was_there[i] = r.in == to;
     }
-    if (!to || !machine_switch(c->m, to, c->has[1] ? (int)first : -1, &err)) {
+    if (!to || !machine_switch(c->m, to, one ? (int)first : -1, &err)) {
         error(c, err);
         return;
     }

@@ -182,6 +182,13 @@ static bool take_one(MonCall *c, unsigned i, const ArgSpec *s, char **rest, GStr
         c->number[i] = (int64_t)v;
         return true;
     }
+    case 'o': {
+        g_auto(GStrv) names = g_strsplit(s->name, "|", -1);
+        if (g_strv_contains((const char *const *)names, text))
+            return true;
+        g_string_append_printf(why, "there is no option %s; there is %s", text, s->name);
+        return false;
+    }
     case 'f':
         return monitor_format(text, &c->format, why);
     default:
@@ -196,7 +203,8 @@ static bool take_args(MonCall *c, const MonCommand *row, char *rest, GString *wh
     unsigned n = specs(row, s);
     for (unsigned i = 0; i < n; i++) {
         rest += strspn(rest, " \t");
-        if (!*rest || (s[i].type == 'f' && *rest != '/')) {
+        if (!*rest || (s[i].type == 'f' && *rest != '/') ||
+            (s[i].type == 'o' && (*rest != '-' || g_ascii_isdigit(rest[1])))) {
             if (s[i].optional)
                 continue;
             g_string_append_printf(why, "%s is missing", s[i].name);
@@ -301,11 +309,18 @@ void monitor_complete(const char *text, GPtrArray *words)
         arg--;
     }
     ArgSpec s[MON_ARGS];
-    if (!row || arg >= specs(row, s))
+    unsigned n_specs = row ? specs(row, s) : 0;
+    /* An option may be left out: the words behind it then come one place earlier. */
+    bool skips = n_specs && s[0].type == 'o';
+    for (unsigned i = 1; i < n; i++)
+        skips &= typed[i][0] != '-';
+    arg += skips;
+    if (arg >= n_specs)
         return;
     g_auto(GStrv) choices = g_strsplit(s[arg].name, "|", -1);
-    for (char **c = choices; choices[0] && choices[1] && *c; c++) {
-        if (g_ascii_islower(**c))
+    bool listed = choices[0] && (choices[1] || s[arg].type == 'o');
+    for (char **c = choices; listed && *c; c++) {
+        if (g_ascii_islower(**c) || **c == '-')
             offer(words, last, *c);
     }
 }

@@ -5,7 +5,7 @@
 #include <glib.h>
 #include "machine/machine.h"
 
-#define MON_ARGS 2
+#define MON_ARGS 3
 
 typedef struct MonFormat { /* of x and xp */
     char format;           /* x d u o c i */

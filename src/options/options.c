@@ -388,6 +388,11 @@ static bool opt_switch(Options *o, const OptionRow *row, const char *arg, GError
     return true;
 }
 
+static bool opt_trace_engines(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    return not_empty(&o->cfg.trace_engines, row, arg, err);
+}
+
 static bool opt_switches(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     o->switches_given = true;
@@ -533,6 +538,8 @@ static bool check(Options *o, GError **err)
         return bad(err, "-switches is for -demo; the monitor's switch command moves other guests");
     if (o->demo && o->policies->len > 1)
         return bad(err, "-switch is not for -demo, which switches by itself");
+    if (o->demo && c->trace_engines)
+        return bad(err, "-trace-engines is not for -demo");
     if (o->demo)
         return true;
     if (!c->kernel && (c->append || c->initrd))

@@ -20,6 +20,7 @@
 /* A policy that takes more than this share of a vCPU's time is pointed out, once. */
 #define COSTLY_WINDOW_NS 100000000ull
 #define COSTLY_PERCENT   40
+#define COSTLY_TIMES     20 /* less often than that it is the host that is slow */
 
 static PolicyCpu *of(const Policy *p, const Vcpu *v)
 {
@@ -65,7 +66,7 @@ static void watch_cost(const Policy *p, const Vcpu *v, uint64_t cost)
     uint64_t passed = now - c->window_start;
     if (passed < COSTLY_WINDOW_NS)
         return;
-    if (c->window_ns * 100 > passed * COSTLY_PERCENT) {
+    if (c->window_fired >= COSTLY_TIMES && c->window_ns * 100 > passed * COSTLY_PERCENT) {
         c->warned = true;
         warn_user("policy %u (%s): fired %" G_GUINT64_FORMAT " times in the last %u ms on cpu %d, "
                   "%.1f us each: %u%% of the vCPU's time goes into it",

@@ -11,6 +11,7 @@
 #include <time.h>
 #include "base/log.h"
 #include "switch/loop_priv.h"
+#include "switch/trace.h"
 #include "vmstate/checks.h"
 #include "vmstate/state.h"
 
@@ -255,14 +256,66 @@ void vcpu_residency(const Vcpu *v, uint64_t ns[ENGINE_N])
 void switch_started(VcpuLoop *l)
 {
     l->since_ns = switch_now_ns();
+    if (l->v->vm->trace)
+        engine_trace_begin(l->v->vm->trace, l->v);
 }
 
-static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+static const char *reason_text(const VcpuLoop *l, SwitchReason reason)
 {
     static const char *const why[] = {[SWITCH_USER] = "asked for",
                                       [SWITCH_TEST] = "test",
                                       [SWITCH_POLICY] = "policy",
                                       [SWITCH_RESCUE] = "rescue"};
+    const char *policy = l && reason == SWITCH_POLICY ? policy_firing(l) : NULL;
+    return policy ? policy : why[reason];
+}
+
+static void remember(SwitchStats *s, const SwitchRecord *done, const char *why)
+{
+    SwitchRecord *r = &s->record[s->n_records++ % SWITCH_RECORDS];
+    *r = *done;
+    g_strlcpy(r->why, why, sizeof(r->why));
+}
+
+/* To whoever asked to be told: the log, the trace, `info switch -v`. */
+static void tell(Vcpu *v, const Engine *from, const Engine *to, SwitchReason reason, const Run *r,
+                 uint64_t start, unsigned fields, const GError *why_not)
+{
+    VcpuLoop *l = v->loop;
+    const char *why = reason_text(l, reason);
+    if (l && !why_not)
+        remember(&l->stats,
+                 &(SwitchRecord){.from = from,
+                                 .to = to,
+                                 .at_ns = start,
+                                 .total_ns = r->t - start,
+                                 .rip = v->st.rip,
+                                 .fields = fields},
+                 why);
+    if (unlikely(v->vm->trace != NULL))
+        engine_trace_switch(v->vm->trace, v,
+                            &(TracedSwitch){.from = from,
+                                            .to = to,
+                                            .start_ns = start,
+                                            .end_ns = r->t,
+                                            .step_ns = r->ns,
+                                            .fields = fields,
+                                            .why = why,
+                                            .error = why_not ? why_not->message : NULL});
+    if (!log_on(LOG_SWITCH))
+        return;
+    if (why_not)
+        log_line("cpu %d %s -> %s (%s): %s", v->id, from->name, to->name, why, why_not->message);
+    else
+        log_line("cpu %d %s -> %s (%s): drain %u export %u normalise %u check %u import %u "
+                 "commit %u ns, %u fields normalised",
+                 v->id, from->name, to->name, why, (unsigned)r->ns[0], (unsigned)r->ns[1],
+                 (unsigned)r->ns[2], (unsigned)r->ns[3], (unsigned)r->ns[4], (unsigned)r->ns[5],
+                 fields);
+}
+
+static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+{
     VcpuLoop *l = v->loop;
     RuleNotes notes = {l ? l->stats.note : NULL, l ? SWITCH_NOTES_MAX : 0, 0};
     const Engine *from = v->engine;
@@ -270,6 +323,7 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     CpuState old;
     GError *why_not = NULL;
     Run r = {.t = switch_now_ns()};
+    uint64_t start = r.t;
 
     bool ok = move(v, to, &r, &old, &imported, &notes, &why_not);
     if (ok) {
@@ -278,8 +332,6 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
         if (to->enter)
             to->enter(v);
         mark(&r);
-        if (l)
-            account(l, from, reason, r.t);
     } else {
         if (r.step == STEP_DRAIN)
             old = v->st;
@@ -291,17 +343,9 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
         l->stats.n_notes = MIN_OF(notes.n, SWITCH_NOTES_MAX);
         record(&l->stats, &r, to, ok, why_not);
     }
-    if (log_on(LOG_SWITCH)) {
-        if (ok)
-            log_line("cpu %d %s -> %s (%s): drain %u export %u normalise %u check %u import %u "
-                     "commit %u ns, %u fields normalised",
-                     v->id, from->name, to->name, why[reason], (unsigned)r.ns[0], (unsigned)r.ns[1],
-                     (unsigned)r.ns[2], (unsigned)r.ns[3], (unsigned)r.ns[4], (unsigned)r.ns[5],
-                     notes.n);
-        else
-            log_line("cpu %d %s -> %s (%s): %s", v->id, from->name, to->name, why[reason],
-                     why_not->message);
-    }
+    tell(v, from, to, reason, &r, start, notes.n, why_not);
+    if (ok && l)
+        account(l, from, reason, r.t);
     if (!ok)
         g_propagate_error(err, why_not);
     return ok;

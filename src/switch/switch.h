@@ -30,12 +30,24 @@ typedef struct LatencyHist {
 void latency_add(LatencyHist *, uint64_t ns);
 uint64_t latency_percentile(const LatencyHist *, double p); /* p in 0-100; 0 when empty */
 
+/* One switch that was done, for `info switch -v`. */
+typedef struct SwitchRecord {
+    const Engine *from, *to;
+    char why[48];
+    uint64_t at_ns, total_ns, rip; /* at_ns: CLOCK_MONOTONIC */
+    unsigned fields;               /* that rules changed */
+} SwitchRecord;
+#define SWITCH_RECORDS 16
+
 typedef struct SwitchStats {
     uint64_t to[ENGINE_N], failed;
     uint64_t resident_ns[ENGINE_N]; /* until the last switch */
     uint64_t last_rip;              /* where it happened */
     uint64_t last_ns[STEP_N], last_total_ns;
     LatencyHist step[STEP_N], total;
+    SwitchRecord
+        record[SWITCH_RECORDS]; /* a ring: the next one goes to n_records % SWITCH_RECORDS */
+    unsigned n_records;
     RuleNote note[SWITCH_NOTES_MAX];
     unsigned n_notes;
     char last_error[200];
@@ -50,6 +62,9 @@ bool vcpu_switch(Vcpu *, const Engine *to, SwitchReason, GError **);
 /* The same, also when v is in `to` already: every step is taken and timed. Without a second engine
  * this is how the path is exercised; the state is held against the VM-entry checks as well. */
 bool vcpu_switch_forced(Vcpu *, const Engine *to, SwitchReason, GError **);
+/* What a switch would change, and whether the checks would pass: as text. On v's thread; v is left
+ * as it was. False: its state could not be had. */
+bool vcpu_switch_dry_run(Vcpu *v, const Engine *to, GString *out, GError **);
 /* Statistics of v; written on v's thread, read through vcpu_run_on(). NULL before
  * vcpu_loop_start(). */
 const SwitchStats *vcpu_switch_stats(const Vcpu *);

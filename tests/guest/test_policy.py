@@ -2,14 +2,16 @@
 """Triggers: a small guest with names is moved at, in, every and when, and comes to the same result;
 a Debian kernel boots while policies move it; wrong policies are refused by name.
 
-usage: test_policy.py TANDEM GUESTS small|kvm|kernel|bad
+usage: test_policy.py TANDEM GUESTS small|explain|kvm|kernel|bad
 """
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from hmp import Monitor
 from tandem import Tandem
@@ -106,6 +108,47 @@ def small(tmp):
         t.expect(r"policy 1 \(every=1insn\): fired \d+ times in the last \d+ ms on cpu 0, [\d.]+ us each: \d+% of")
 
 
+def explain(tmp):
+    """info switch -v, dry runs, state differences; and the trace, whole while it runs and after a kill."""
+    guest = build(tmp)
+    args = ["-accel", "interp", "-kernel", guest, "-append", "99999999", "-display", "none", "-serial", "stdio",
+            "-smp", "2", "-monitor", f"unix:{tmp}/mon,server,nowait", "-trace-engines", f"{tmp}/t.json",
+            "-switch", "at=tick,to=jit,for=200insn,cpu=0"]
+    with Tandem(BINARY, args, 60) as t:
+        mon = Monitor(f"{tmp}/mon")
+        while fired(mon("info switch"), 1) < 100:
+            time.sleep(0.05)
+        mon("info switch -v", r"the last 16, the latest first:\n(.* ms ago  (jit -> interp|interp -> jit)  .*\n){16}")
+        with open(f"{tmp}/t.json") as f:
+            json.load(f)
+        mon("switch --dry-run jit 1", "cpu 1: interp -> jit")
+        mon("switch --dry-run", "is missing")
+        mon("info cpus", "CPU #1.*engine=interp")
+        mon(f"savestate {tmp}/s")
+        assert "R13" in mon(f"statediff {tmp}/s cpu0", r"regs +RIP|fields differ")
+        mon("stop")
+        mon(f"savestate {tmp}/s 0")
+        mon(f"statediff {tmp}/s cpu0", "no field differs")
+        out = mon(f"statediff --json {tmp}/s cpu1", "differences")
+        diff = json.loads(out[out.index("\n"):])
+        assert diff["b"] == "cpu1" and any(d["field"] == "RIP" and d["group"] == "regs" for d in diff["differences"])
+        mon(f"statediff {tmp}/t.json cpu0", "is not a state that savestate has written")
+        mon("cont")
+        t.proc.kill()
+        t.proc.wait()
+    with open(f"{tmp}/t.json") as f:
+        events = json.load(f)
+    assert {e["name"] for e in events if e["ph"] == "B"} == {"interp", "jit"}
+    switches = [e for e in events if e["ph"] == "X"]
+    assert len(switches) > 16 and all(e["tid"] == 0 for e in switches), len(switches)
+    assert any(e["args"]["symbol"] == "tick" and e["args"]["why"].startswith("at=tick") for e in switches)
+    last = {}
+    for e in events:  # in order on each track
+        if "ts" in e:
+            assert e["ts"] >= last.get(e["tid"], 0)
+            last[e["tid"]] = e["ts"]
+
+
 def kvm(tmp):
     guest = build(tmp)
     p = subprocess.run([BINARY, "-accel", "kvm", "-kernel", f"{tmp}/none", "-display", "none"], capture_output=True, text=True)
@@ -158,10 +201,11 @@ def bad(tmp):
         assert p.returncode == 1 and f"policy '{policy}': " in p.stderr and says in p.stderr, (policy, p)
     for args, says in ((["-switch"], "argument is missing"), (["-switch", "help"], "region=FROM"),
                        (["-demo", "-switch", "every=1ms"], "-switch is not for -demo"),
+                       (["-kernel", guest, "-trace-engines", "/nowhere/t"], "-trace-engines /nowhere/t: No such"),
                        (["-kernel", guest, "-symbols", f"{tmp}/nothing"], "there is no such file")):
         p = subprocess.run([BINARY, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
         assert says in p.stderr + p.stdout, (args, p)
 
 
 with tempfile.TemporaryDirectory() as TMP:
-    {"small": small, "kvm": kvm, "kernel": kernel, "bad": bad}[CASE](TMP)
+    {"small": small, "explain": explain, "kvm": kvm, "kernel": kernel, "bad": bad}[CASE](TMP)

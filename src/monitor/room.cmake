@@ -1,0 +1,1 @@
+target_link_libraries(monitor PUBLIC PkgConfig::JSON) # statediff

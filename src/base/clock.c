@@ -165,6 +165,11 @@ uint64_t clock_tsc(const Clock *c)
     return c->host_khz == c->guest_khz ? tsc : mul_div(tsc, c->guest_khz, c->host_khz);
 }
 
+bool clock_tsc_is_host(const Clock *c)
+{
+    return c->host_khz == c->guest_khz;
+}
+
 uint64_t clock_tsc_khz(const Clock *c)
 {
     return c->guest_khz;

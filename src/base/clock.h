@@ -33,6 +33,7 @@ uint64_t clock_host_tsc_khz(void);
 /* Guest TSC before the vCPU's offset. */
 uint64_t clock_tsc(const Clock *);
 uint64_t clock_tsc_khz(const Clock *);
+bool clock_tsc_is_host(const Clock *); /* it is the host's as it is */
 /* ns on this clock at which the (offset-less) guest TSC reaches `tsc`; now if it is in the past. */
 uint64_t clock_ns_at_tsc(const Clock *, uint64_t tsc);
 

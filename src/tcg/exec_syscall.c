@@ -7,20 +7,6 @@
 #include "tcg/exec.h"
 #include "tcg/sys.h"
 
-enum { FLAT_CODE = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G };
-enum { FLAT_DATA = SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED | SEG_G | SEG_DB };
-
-/* CS and SS as these instructions load them: no descriptor is read. */
-static void flat_segments(CpuState *s, uint64_t cs, uint64_t ss, unsigned cpl, bool code64)
-{
-    uint32_t dpl = cpl << SEG_DPL_SHIFT;
-    s->seg[CS] = (Segment){.limit = 0xffffffff,
-                           .attr = FLAT_CODE | dpl | (code64 ? SEG_L : SEG_DB),
-                           .selector = (uint16_t)((cs & 0xfffc) | cpl)};
-    s->seg[SS] = (Segment){
-        .limit = 0xffffffff, .attr = FLAT_DATA | dpl, .selector = (uint16_t)((ss & 0xfffc) | cpl)};
-}
-
 DEF_EXEC(syscall)
 {
     uint64_t next = insn_next_rip(s, t, i), cs = s->msr.star >> 32 & 0xffff;
@@ -52,7 +38,7 @@ DEF_EXEC(sysret)
     /* AMD's processors go where RCX says and fault there, with privilege 3. */
     if (t->cpl || (to64 && !t->amd && !canonical(s, rip)))
         return raise_gp0(t);
-    flags = t->code64 ? s->gpr[R11] & 0x3c7fd7 : flags | FL_IF;
+    flags = t->code64 ? s->gpr[R11] & SYSRET_FLAGS : flags | FL_IF;
     flat_segments(s, to64 ? base + 16 : base, base + 8, 3, to64);
     s->rip = to64 ? rip : (uint32_t)rip;
     flags_set(s, t, flags);

@@ -234,7 +234,7 @@ static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
         return next;
     t->inhibit = false;
     s->ev.shadow_sti = s->ev.shadow_mov_ss = false;
-    s->rflags &= ~(uint64_t)FL_RF;
+    rf_done(s);
     t->trap_dr6 = 0;
     t->one_iter = tf || (s->dr7 & DR7_ENABLED) || t->step;
 
@@ -381,6 +381,7 @@ static __attribute__((noinline)) Next requests(CpuState *s, Tcg *t, uint32_t req
 /* The first instructions of a block, as many as are left. */
 __attribute__((noinline)) Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x)
 {
+    rf_done(s);
     enter_block(s, t, b);
     const Insn *i = b->insn;
     for (; t->insns_left; i++, t->insns_left--) {
@@ -397,6 +398,7 @@ static __attribute__((noinline)) Next run_one(CpuState *s, Tcg *t, const Block *
 {
     if (t->insns_left < b->n)
         return run_some(s, t, b, x);
+    rf_done(s);
     enter_block(s, t, b);
     t->at = b->insn;
     Fault f = b->insn->go(s, t, b->insn);
@@ -421,6 +423,7 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
     uint64_t left = t->insns_left;
     /* IF stays as it is inside a chain; without it a waiting vector is no reason to stop. */
     uint32_t heed = s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
+    rf_done(s);
     for (;;) {
         if (unlikely(left < b->n)) {
             if (left) {

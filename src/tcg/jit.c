@@ -102,12 +102,14 @@ Jit *jit_new(Tcg *t, GError **err)
     for (unsigned k = 0; k < JJUMP_MODES; k++)
         jump_clear(&j->hot->jump[k], 0);
     j->hot->no_if = ~(uint64_t)FL_IF;
+    j->hot->no_ac = ~(uint64_t)FL_AC;
     j->hot->arith = FL_ARITH;
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
     Code c = {.p = j->code_rw, .end = j->code_rw + 8192, .run = j->run};
     jit_make_stubs(j, &c);
+    jit_make_gates(j, &c);
     g_assert(!c.overflow);
     j->used = j->used_fixed = (size_t)(c.p - j->code_rw + 63) & ~(size_t)63;
     if (perf_on)

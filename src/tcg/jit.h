@@ -68,9 +68,9 @@ typedef struct JitHot {
     uint64_t vec_was[2];        /* the same before C was called */
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
-    uint64_t no_if, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
-    uint64_t run[JIT_RUNS];          /* host addresses of runs of accesses: jit_scan.c */
-    uint16_t cc;                     /* flags while C code runs */
+    uint64_t no_if, no_ac, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
+    uint64_t run[JIT_RUNS];                 /* host addresses of runs of accesses: jit_scan.c */
+    uint16_t cc;                            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
     _Alignas(64) uint8_t fx[512]; /* FXSAVE image of what was in them */
@@ -113,6 +113,8 @@ typedef struct JitCode {
     struct Block *block;
 } JitCode;
 
+enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };
+
 #define JLIST_GLOBAL (1u << 31) /* of a global page */
 
 typedef struct Jit {
@@ -125,7 +127,7 @@ typedef struct Jit {
     size_t code_bytes, used, used_fixed;
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_helper, *s_access, *s_vec;
+    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES];
     /* the last exit */
     Fault fault;
     bool ends_run; /* with `exit`, out of run() */
@@ -247,6 +249,15 @@ void jit_emit_lookup(Trans *, enum ColdKind);
 struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
 
 void jit_make_stubs(Jit *, Code *);
+/* Flags to and from JitHot.cc, by rax. */
+void jit_flags_out(Code *, const Jit *);
+void jit_flags_in(Code *, const Jit *);
+/* jit_sys.c: after jit_make_stubs() */
+void jit_make_gates(Jit *, Code *);
+bool jit_emit_sys(Trans *, const Insn *);
+/* jit_gate.c: the code that runs next, or NULL */
+const uint8_t *jit_gate_syscall(Tcg *, const Block *, unsigned k);
+const uint8_t *jit_gate_sysret(Tcg *, const Block *, unsigned k);
 /* At this offset in the Vcpu that CpuState is in. */
 static inline HostMem jit_vcpu(size_t offset)
 {

@@ -716,12 +716,13 @@ static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 bool jit_emit_insn(Trans *x, const Insn *i)
 {
     static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
-        [EMIT_COPY] = emit_copy, [EMIT_TEST] = emit_test,    [EMIT_CL] = emit_cl,
-        [EMIT_IMM] = emit_imm,   [EMIT_LEA] = emit_lea_insn, [EMIT_MUL] = emit_mul,
-        [EMIT_DIV] = emit_div,   [EMIT_CONV] = emit_conv,    [EMIT_CMPXCHG] = emit_cmpxchg,
-        [EMIT_PUSH] = emit_push, [EMIT_POP] = emit_pop,      [EMIT_LEAVE] = emit_leave,
-        [EMIT_NOP] = emit_nop,   [EMIT_X87] = emit_x87,      [EMIT_CLI] = emit_cli,
-        [EMIT_STI] = emit_sti,   [EMIT_PUSHF] = emit_pushf,  [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_COPY] = emit_copy,         [EMIT_TEST] = emit_test,    [EMIT_CL] = emit_cl,
+        [EMIT_IMM] = emit_imm,           [EMIT_LEA] = emit_lea_insn, [EMIT_MUL] = emit_mul,
+        [EMIT_DIV] = emit_div,           [EMIT_CONV] = emit_conv,    [EMIT_CMPXCHG] = emit_cmpxchg,
+        [EMIT_PUSH] = emit_push,         [EMIT_POP] = emit_pop,      [EMIT_LEAVE] = emit_leave,
+        [EMIT_NOP] = emit_nop,           [EMIT_X87] = emit_x87,      [EMIT_CLI] = emit_cli,
+        [EMIT_STI] = emit_sti,           [EMIT_SYS] = jit_emit_sys,  [EMIT_PUSHF] = emit_pushf,
+        [EMIT_BRANCH] = jit_emit_branch,
     };
     bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
     return emit && i->opsize && emit(x, i);

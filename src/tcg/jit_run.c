@@ -71,6 +71,7 @@ static int go_on_at_rip(Jit *j)
     const Block *b = next_block(s, t);
     if (!b || !b->jit)
         return RESUME;
+    rf_done(s);
     jit_jump_fill(j, t->decode_mode, s->rip, b);
     j->hot->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
     j->hot->tmp = (uintptr_t)b->jit->entry;
@@ -299,6 +300,7 @@ enum JitExit jit_run(Jit *j, Block *b)
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     JitHot *h = j->hot;
+    rf_done(s);
     h->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
     h->cc = t->cc;
     set_gs(j);
@@ -318,6 +320,7 @@ enum JitExit jit_run(Jit *j, Block *b)
 /* One block by the interpreter. */
 static Fault interpret(CpuState *s, Tcg *t, const Block *b)
 {
+    rf_done(s);
     t->blk = b;
     t->blk_rip = s->gpr[GPR_IP] = s->rip;
     t->at = b->insn;

@@ -15,7 +15,7 @@ static void registers(Code *c, bool load)
 }
 
 /* LAHF, SETO: into JitHot.cc. Changes rax. */
-static void flags_out(Code *c, const Jit *j)
+void jit_flags_out(Code *c, const Jit *j)
 {
     RAW(c, "\x9f\x0f\x90\xc0"); /* lahf; seto al */
     HostMem cc = jit_hot(j, offsetof(JitHot, cc));
@@ -24,7 +24,7 @@ static void flags_out(Code *c, const Jit *j)
         &(Enc){.map = MAP_1B, .opcode = 0x89, .p66 = true, .modrm = true, .reg = H_AX, .mem = &cc});
 }
 
-static void flags_in(Code *c, const Jit *j)
+void jit_flags_in(Code *c, const Jit *j)
 {
     HostMem cc = jit_hot(j, offsetof(JitHot, cc));
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_AX, .mem = &cc});
@@ -114,7 +114,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
 {
     const uint8_t *at = here(c);
     emit_store(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr)));
-    flags_out(c, j);
+    jit_flags_out(c, j);
     registers(c, false);
     emit_mov(c, true, H_DI, H_DX);
     emit_mov(c, false, H_SI, H_CX);
@@ -130,7 +130,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     RAW(c, "\x48\x8d\x14\x80");               /* lea rdx, [rax + rax*4] */
     RAW(c, "\x48\x01\x14\x24");               /* add [rsp], rdx */
     vectors_in(c, j);
-    flags_in(c, j);
+    jit_flags_in(c, j);
     registers(c, true);
     emit_load(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr))); /* for who tries again */
     RAW(c, "\xc3");
@@ -146,7 +146,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     code8(c, JX_HELPER);
     RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
     patch_rel32(go_to, c->run, here(c));
-    flags_in(c, j);
+    jit_flags_in(c, j);
     registers(c, true);
     HostMem to = jit_hot(j, offsetof(JitHot, tmp));
     encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &to});
@@ -161,13 +161,13 @@ void jit_make_stubs(Jit *j, Code *c)
                                                                            sub rsp, 8 */
     emit_mov(c, true, H_CX, H_DI);
     emit_mov(c, true, H_DX, H_CX);
-    flags_in(c, j);
+    jit_flags_in(c, j);
     registers(c, true);
     RAW(c, "\xff\xe2"); /* jmp rdx */
 
     /* exit: edx is the enum JitExit; all in registers still */
     j->s_exit = here(c);
-    flags_out(c, j);
+    jit_flags_out(c, j);
     registers(c, false);
     x87_out(c, j);
     vectors_out(c, j);

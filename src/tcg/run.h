@@ -15,11 +15,18 @@ typedef enum Next {
 Next leave_block(CpuState *s, Tcg *t, const Insn *i, Fault f, Exit *x);
 #define DR7_ENABLED 0xffull /* L0 to G3 */
 
-/* Must the next instruction be run by itself? */
+/* Must the next instruction be run by itself? RF is about breakpoints: without any it just goes
+ * when an instruction begins (rf_done()). */
 static inline bool be_careful(const CpuState *s, const Tcg *t)
 {
-    return (s->rflags & (FL_TF | FL_RF)) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step ||
-           t->careful || t->step_over;
+    return (s->rflags & FL_TF) || (s->dr7 & DR7_ENABLED) || t->inhibit || t->step || t->careful ||
+           t->step_over;
+}
+
+/* The instruction at RIP is run now for certain. */
+static inline void rf_done(CpuState *s)
+{
+    s->rflags &= ~(uint64_t)FL_RF;
 }
 
 /* The block at s->rip if it is known and nothing but near branches led here; else NULL. */

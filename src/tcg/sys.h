@@ -116,6 +116,22 @@ Fault load_data(CpuState *s, Tcg *t, unsigned seg, uint16_t sel, uint8_t vector)
 /* ES, DS, FS, GS that the (outer) privilege may not hold become null. */
 void drop_inner_segments(CpuState *s, unsigned cpl);
 
+/* ---- SYSCALL, SYSRET, SYSENTER, SYSEXIT ---- */
+enum { FLAT_CODE = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G };
+enum { FLAT_DATA = SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED | SEG_G | SEG_DB };
+
+/* CS and SS as SYSCALL and its like load them: no descriptor is read. */
+static inline void flat_segments(CpuState *s, uint64_t cs, uint64_t ss, unsigned cpl, bool code64)
+{
+    uint32_t dpl = cpl << SEG_DPL_SHIFT;
+    s->seg[CS] = (Segment){.limit = 0xffffffff,
+                           .attr = FLAT_CODE | dpl | (code64 ? SEG_L : SEG_DB),
+                           .selector = (uint16_t)((cs & 0xfffc) | cpl)};
+    s->seg[SS] = (Segment){
+        .limit = 0xffffffff, .attr = FLAT_DATA | dpl, .selector = (uint16_t)((ss & 0xfffc) | cpl)};
+}
+#define SYSRET_FLAGS 0x3c7fd7 /* of R11 */
+
 /* ---- a stack other than, or not yet, the current one ---- */
 typedef struct Stack {
     Segment ss;

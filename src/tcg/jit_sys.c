@@ -1,0 +1,231 @@
+/*
+ * Emitters of system instructions, and the stubs of those that change privilege. See jit.h.
+ *
+ * What is short is written out: SWAPGS, RDTSC, fences, STAC and CLAC, reading control registers.
+ * SYSCALL and SYSRET call jit_gate.c, which needs few registers saved; a plain helper saves all of
+ * them, the vector registers among them.
+ */
+#include "tcg/jit.h"
+#include "tcg/sys.h"
+
+extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,
+    exec_mov_from_cr, exec_syscall, exec_sysret;
+
+static void raw(Code *c, const char *bytes, unsigned n)
+{
+    code_bytes(c, bytes, n);
+}
+#define RAW(c, s) raw(c, s, sizeof(s) - 1)
+
+static HostMem state(size_t offset)
+{
+    return gs_mem((int32_t)offset);
+}
+
+/* 64-bit code of CPL 0, as far as the block's mode tells. */
+static bool kernel64(const Trans *x)
+{
+    return (x->mode & DM_CODE64) && !(x->mode & DM_CPL3);
+}
+
+static bool emit_swapgs(Trans *x)
+{
+    Code *c = &x->c;
+    HostMem base = state(offsetof(CpuState, seg) + GS * sizeof(Segment) + offsetof(Segment, base));
+    HostMem other = state(offsetof(CpuState, msr.kernel_gs_base));
+    if (!kernel64(x))
+        return false;
+    emit_load(c, H_AX, base);
+    emit_load(c, H_CX, other);
+    emit_store(c, H_AX, other);
+    emit_store(c, H_CX, base);
+    return true;
+}
+
+/* rorx to, from, 32 */
+static void swap_halves(Code *c, unsigned reg)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F3A,
+                     .opcode = 0xf0,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .reg = (uint8_t)reg,
+                     .rm = (uint8_t)reg,
+                     .imm_size = 1,
+                     .imm = 32});
+}
+
+/* Where the guest's TSC is the host's and an offset. CR4.TSD is for CPL 3 only. */
+static bool emit_rdtsc(Trans *x, bool with_aux)
+{
+    Code *c = &x->c;
+    const VmCommon *vm = x->t->v->vm;
+    if (!kernel64(x) || !vm->clock || !clock_tsc_is_host(vm->clock) ||
+        (vm->bus && vm->bus->clock_tsc))
+        return false;
+    RAW(c, "\x0f\x31"); /* rdtsc */
+    x->dx_run = -1;
+    swap_halves(c, H_DX);
+    emit_load(c, H_CX, state(offsetof(CpuState, tsc_offset)));
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = 0});
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
+    emit_mov(c, false, H_CX, H_AX);
+    jit_put(x, RAX, H_CX);
+    swap_halves(c, H_AX);
+    emit_mov(c, false, H_AX, H_AX);
+    jit_put(x, RDX, H_AX);
+    if (with_aux) {
+        emit_load32(c, H_AX, state(offsetof(CpuState, msr.tsc_aux)));
+        jit_put(x, RCX, H_AX);
+    }
+    return true;
+}
+
+static bool emit_fence(Trans *x, const Insn *i)
+{
+    if (op_rows[i->row].attr & A_END) /* SERIALIZE */
+        return false;
+    RAW(&x->c, "\x0f\xae");
+    code8(&x->c, 0xc0u | (op_rows[i->row].modrm & 7u) << 3);
+    return true;
+}
+
+/* EFLAGS.AC at CPL 0, and what hangs on it: the mode of accesses and of the blocks that follow. */
+static bool emit_ac(Trans *x, bool on)
+{
+    Code *c = &x->c;
+    HostMem rflags = state(offsetof(CpuState, rflags)),
+            no_ac = jit_hot(x->j, offsetof(JitHot, no_ac));
+    if (!kernel64(x))
+        return false;
+    x->mode = on ? x->mode | DM_AC : x->mode & ~(unsigned)DM_AC;
+    emit_load(c, H_CX, rflags);
+    for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP: without AC */
+        encode(c, &(Enc){.map = MAP_VEX0F38,
+                         .opcode = 0xf5,
+                         .pfx = (uint8_t)pfx,
+                         .w = true,
+                         .modrm = true,
+                         .vvvv = H_CX,
+                         .reg = H_CX,
+                         .mem = &no_ac});
+    if (on)
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_AC});
+    emit_store(c, H_CX, rflags);
+    emit_load(c, H_CX, jit_hot(x->j, offsetof(JitHot, t)));
+    HostMem mmu = {.base = H_CX, .index = H_NONE, .disp = (int32_t)offsetof(Tcg, mmu_mode)};
+    HostMem mode = {.base = H_CX, .index = H_NONE, .disp = (int32_t)offsetof(Tcg, decode_mode)};
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0xc6,
+                     .modrm = true,
+                     .mem = &mmu,
+                     .imm_size = 1,
+                     .imm = on ? MMU_KERNEL_AC : MMU_KERNEL});
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0xc7,
+                     .modrm = true,
+                     .mem = &mode,
+                     .imm_size = 4,
+                     .imm = x->mode});
+    return true;
+}
+
+static bool emit_mov_from_cr(Trans *x, const Insn *i)
+{
+    static const uint16_t at[] = {offsetof(CpuState, cr0), 0, offsetof(CpuState, cr2),
+                                  offsetof(CpuState, cr3), offsetof(CpuState, cr4)};
+    if (!kernel64(x) || i->reg >= ARRAY_LEN(at) || !at[i->reg])
+        return false;
+    emit_load(&x->c, H_CX, state(at[i->reg]));
+    jit_put(x, i->rm, H_CX);
+    return true;
+}
+
+/* Leaves the block: by the gate's stub, or by exec's outcome. */
+static bool emit_gate(Trans *x, enum JitGate gate)
+{
+    Code *c = &x->c;
+    if (!(x->mode & DM_CODE64))
+        return false;
+    emit_imm64(c, H_DX, (uintptr_t)x->b);
+    emit_imm32(c, H_CX, x->k);
+    emit_call(c, x->j->s_gate[gate]);
+    emit_jmp(c, x->j->s_exit); /* nothing comes back here */
+    x->ended = true;
+    return true;
+}
+
+bool jit_emit_sys(Trans *x, const Insn *i)
+{
+    const ExecSet *exec = op_rows[i->row].exec;
+    bool done = false;
+    if (exec == &exec_swapgs)
+        done = emit_swapgs(x);
+    else if (exec == &exec_rdtsc || exec == &exec_rdtscp)
+        done = emit_rdtsc(x, exec == &exec_rdtscp);
+    else if (exec == &exec_fence)
+        done = emit_fence(x, i);
+    else if (exec == &exec_stac || exec == &exec_clac)
+        done = emit_ac(x, exec == &exec_stac);
+    else if (exec == &exec_mov_from_cr)
+        done = emit_mov_from_cr(x, i);
+    else if (exec == &exec_syscall)
+        done = emit_gate(x, GATE_SYSCALL);
+    else if (exec == &exec_sysret)
+        done = emit_gate(x, GATE_SYSRET);
+    /* Another privilege, or SMAP the other way, sees another memory. */
+    for (unsigned k = 0; done && k < x->n_runs; k++)
+        x->run[k].ready = false;
+    return done;
+}
+
+/* Guest registers in host registers that a C function may change. */
+static void caller_saved(Code *c, bool load)
+{
+    static const uint8_t saved[] = {H_SI, H_DI, H_R8, H_R9, H_R10, H_R11};
+    for (unsigned r = 0; r < 16; r++)
+        if (memchr(saved, jit_host[r], sizeof(saved)))
+            emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r], jit_gpr(r));
+}
+
+/*
+ * A gate: rdx is the block, ecx the instruction's number, as for a helper. `fn` answers with code
+ * that takes RIP in rax, or with NULL: then it is the helper's, with all as it was.
+ */
+static const uint8_t *gate_stub(Jit *j, Code *c,
+                                const uint8_t *(*fn)(Tcg *, const Block *, unsigned))
+{
+    const uint8_t *at = here(c);
+    HostMem code = jit_hot(j, offsetof(JitHot, tmp)), k = jit_hot(j, offsetof(JitHot, tmp2));
+    jit_flags_out(c, j);
+    caller_saved(c, false);
+    emit_store(c, H_DX, code);
+    emit_store(c, H_CX, k);
+    emit_load(c, H_DI, jit_hot(j, offsetof(JitHot, t)));
+    emit_mov(c, true, H_SI, H_DX);
+    emit_mov(c, false, H_DX, H_CX);
+    emit_imm64(c, H_AX, (uintptr_t)fn);
+    RAW(c, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08"); /* sub rsp, 8; call rax; add rsp, 8 */
+    RAW(c, "\x48\x85\xc0");                             /* test rax, rax */
+    uint8_t *none = emit_jcc(c, 4, here(c));
+    RAW(c, "\x48\x83\xc4\x08"); /* the return address goes */
+    emit_store(c, H_AX, code);
+    jit_flags_in(c, j);
+    caller_saved(c, true);
+    emit_load(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr)));
+    encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &code});
+    patch_rel32(none, c->run, here(c));
+    jit_flags_in(c, j);
+    caller_saved(c, true);
+    emit_load(c, H_DX, code);
+    emit_load(c, H_CX, k);
+    emit_jmp(c, j->s_helper);
+    return at;
+}
+
+void jit_make_gates(Jit *j, Code *c)
+{
+    j->s_gate[GATE_SYSCALL] = gate_stub(j, c, jit_gate_syscall);
+    j->s_gate[GATE_SYSRET] = gate_stub(j, c, jit_gate_sysret);
+}

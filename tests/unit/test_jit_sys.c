@@ -1,0 +1,131 @@
+/* System instructions in translated code: to the kernel and back many times, against the
+ * interpreter. */
+#include "base/clock.h"
+#include "tcg/jit.h"
+#include "tcg_guest.h"
+
+#define G_USER   (G_CODE + 0x10000)
+#define G_KERNEL (G_CODE + 0x20000)
+
+static void setup(void)
+{
+    guest_setup();
+    GError *err = NULL;
+    ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
+    guest.vm.clock = clock_new();
+}
+static void teardown(void)
+{
+    engine_jit.vcpu_free(&guest.v);
+    clock_free(guest.vm.clock);
+    guest_teardown();
+}
+
+/* 1: mov eax, ecx; syscall; add rdi, rcx; add rdi, r11; add rdi, rax; mov ecx, ebx;
+ * dec ebx; jnz 1b; then a system call with RAX = -1, which halts. */
+static const uint8_t user[] = {
+    0x89, 0xc8, 0x0f, 0x05, 0x48, 0x01, 0xcf, 0x4c, 0x01, 0xdf, 0x48, 0x01, 0xc7, 0x89,
+    0xd9, 0xff, 0xcb, 0x75, 0xed, 0x48, 0xc7, 0xc0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x05,
+};
+/* swapgs; stac; lfence; cmp rax, -1; je 1f; mov rdx, cr2; add rdx, gs:[0]; xor rax, rdx; clac;
+ * mfence; swapgs; sysretq; 1: hlt */
+static const uint8_t kernel[] = {
+    0x0f, 0x01, 0xf8, 0x0f, 0x01, 0xcb, 0x0f, 0xae, 0xe8, 0x48, 0x83, 0xf8, 0xff, 0x74, 0x1e, 0x0f,
+    0x20, 0xd2, 0x65, 0x48, 0x03, 0x14, 0x25, 0x00, 0x00, 0x00, 0x00, 0x48, 0x31, 0xd0, 0x0f, 0x01,
+    0xca, 0x0f, 0xae, 0xf0, 0x0f, 0x01, 0xf8, 0x48, 0x0f, 0x07, 0x90, 0x90, 0x90, 0xf4,
+};
+
+static void begin(uint64_t rflags, uint64_t fmask)
+{
+    CpuState *s = &guest.v.st;
+    guest_long_mode();
+    memcpy(gp(G_USER), user, sizeof(user));
+    memcpy(gp(G_KERNEL), kernel, sizeof(kernel));
+    put64(G_DATA, 0x1234);
+    put64(G_DATA + 0x1000, 0x777);
+    s->cr2 = 0x5555aaaa;
+    s->cr0 |= CR0_AM;
+    s->msr.star = 0x1bull << 48 | 0x8ull << 32;
+    s->msr.lstar = G_KERNEL;
+    s->msr.fmask = fmask;
+    guest_segment(CS, 0xa0fb, 0x2b);
+    guest_segment(SS, 0xc0f3, 0x23);
+    s->seg[GS].base = G_DATA + 0x1000;
+    s->msr.kernel_gs_base = G_DATA;
+    s->rip = G_USER;
+    s->rflags = FL_FIXED | rflags;
+    s->cpl = 3;
+    memset(s->gpr, 0, 16 * sizeof(s->gpr[0]));
+    s->gpr[RSP] = G_STACK;
+    s->gpr[RBX] = 300;
+    engine_interp.enter(&guest.v);
+}
+
+static const struct {
+    uint64_t rflags, fmask;
+} flags[] = {
+    {FL_IF, 0x47700}, {FL_IF | FL_CF | FL_OF, FL_IF},      {FL_IF | FL_AC, FL_AC},
+    {FL_AC, 0},       {FL_DF | FL_ID, 0x47700 | FL_ARITH},
+};
+
+START_TEST(to_and_fro)
+{
+    CpuState want;
+    begin(flags[_i].rflags, flags[_i].fmask);
+    ck_assert_int_eq(engine_interp.run(&guest.v, NULL).kind, EXIT_HLT);
+    want = guest.v.st;
+    ck_assert_uint_eq(want.gpr[RAX], ~0ull);
+    ck_assert_uint_eq(want.gpr[RBX], 0);
+    begin(flags[_i].rflags, flags[_i].fmask);
+    ck_assert_int_eq(engine_jit.run(&guest.v, NULL).kind, EXIT_HLT);
+    for (unsigned r = 0; r < 16; r++)
+        ck_assert_msg(guest.v.st.gpr[r] == want.gpr[r], "register %u", r);
+    ck_assert_uint_eq(guest.v.st.rip, want.rip);
+    ck_assert_uint_eq(guest.v.st.rflags, want.rflags);
+    ck_assert_uint_eq(guest.v.st.cpl, 0);
+    ck_assert_mem_eq(guest.v.st.seg, want.seg, sizeof(want.seg));
+    ck_assert_uint_eq(guest.v.st.msr.kernel_gs_base, want.msr.kernel_gs_base);
+    /* The plain cases did not go by handlers. */
+    const Tcg *t = guest.v.engine_data[ENGINE_INTERP];
+    uint32_t helped = 0;
+    for (unsigned k = 0; k < op_rows_n; k++)
+        if (op_rows[k].map == MAP_0F && (op_rows[k].opcode == 0x05 || op_rows[k].opcode == 0x07))
+            helped += t->jit->row_helpers[k];
+    ck_assert_uint_gt(t->jit->blocks, 0);
+    if (!((flags[_i].rflags) & FL_AC))
+        ck_assert_uint_lt(helped, 30);
+}
+END_TEST
+
+/* RDTSC at both privileges is the clock's. */
+START_TEST(time_goes_on)
+{
+    /* 1: rdtsc; shl rdx, 32; or rax, rdx; cmp rax, rsi; jb 2f; mov rsi, rax; dec ecx; jnz 1b; hlt
+     * 2: ud2 */
+    static const uint8_t loop[] = {0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09,
+                                   0xd0, 0x48, 0x39, 0xf0, 0x72, 0x08, 0x48, 0x89,
+                                   0xc6, 0xff, 0xc9, 0x75, 0xeb, 0xf4, 0x0f, 0x0b};
+    CpuState *s = &guest.v.st;
+    memcpy(gp(G_CODE), loop, sizeof(loop));
+    s->tsc_offset = 1ull << 40;
+    s->gpr[RCX] = 1000;
+    s->gpr[RSI] = vcpu_tsc(&guest.v);
+    ck_assert_int_eq(engine_jit.run(&guest.v, NULL).kind, EXIT_HLT);
+    ck_assert_uint_le(s->gpr[RSI], vcpu_tsc(&guest.v));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("jit_sys");
+    TCase *c = tcase_create("jit_sys");
+    SRunner *r = srunner_create(s);
+    tcase_add_checked_fixture(c, setup, teardown);
+    tcase_add_loop_test(c, to_and_fro, 0, (int)ARRAY_LEN(flags));
+    tcase_add_test(c, time_goes_on);
+    suite_add_tcase(s, c);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}

@@ -227,7 +227,8 @@ static unsigned bytes_in_page(const Block *b, const CodePage *p, unsigned *off)
     }
     unsigned first = (unsigned)MIN_OF((uint64_t)b->size, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
     *off = which_page(b, p->gpa) ? 0 : b->gpa & ~PAGE_MASK;
-    return which_page(b, p->gpa) ? b->size - first : first;
+    /* What was looked at in the second page may have turned out not to belong to it. */
+    return which_page(b, p->gpa) ? MAX_OF(b->size - first, 1u) : first;
 }
 
 static void mark_grains(CodePage *p, unsigned off, unsigned len, bool used)

@@ -115,6 +115,38 @@ START_TEST(page_that_follows_itself)
 }
 END_TEST
 
+/* At a page's end, bytes that need a look at the next page and then none of it. */
+START_TEST(no_byte_in_the_second_page)
+{
+    static const struct {
+        uint8_t n, bytes[8];
+    } end[] = {
+        {1, {0xc5}},       {2, {0xc4, 0xe2}},       {3, {0xc4, 0xe2, 0x79}}, {1, {0x62}},
+        {2, {0x0f, 0x38}}, {3, {0x66, 0x0f, 0x3a}}, {2, {0xf0, 0x0f}},       {2, {0x62, 0xf1}},
+    };
+    gpa_t page = G_CODE + 0x6000;
+    for (unsigned k = 0; k < ARRAY_LEN(end); k++) {
+        for (unsigned next = 0; next < 256; next += 5) {
+            memset(gp(page), (int)next, 16);
+            memcpy(gp(page - end[k].n), end[k].bytes, end[k].n);
+            guest.v.st.rip = page - end[k].n;
+            guest.v.st.run_state = RUN_RUNNING;
+            guest.v.st.ev.triple_fault = false;
+            RunLimit limit = {.max_insns = 1, .stop_at_exception = true};
+            engines[_i]->run(&guest.v, &limit);
+            engine_interp.enter(&guest.v);
+        }
+    }
+    const BlockCache *c = tcg()->blocks;
+    for (unsigned k = 0; k < PAGE_HASH_SIZE; k++)
+        for (const CodePage *p = c->page[k]; p; p = p->next)
+            ck_assert_uint_le(p->longest, PAGE_SIZE);
+    for (unsigned k = 0; k < BLOCK_HASH_SIZE; k++)
+        for (const Block *b = c->hash[k]; b; b = b->hash_next)
+            ck_assert_uint_le(b->n, BLOCK_MAX_INSNS);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("code_pages");
@@ -124,6 +156,7 @@ int main(void)
     tcase_add_loop_test(c, data_beside_code, 0, 2);
     tcase_add_loop_test(c, code_each_time, 0, 2);
     tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
+    tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);

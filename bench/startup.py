@@ -3,13 +3,15 @@
 
     bench/startup.py [--tandem build/release/tandem] [--rounds 20]
 
-Tandem and QEMU, each with its software engines and with KVM, take turns; medians in milliseconds, to the byte and to
-the end of the process, and ratios (above 1: Tandem is faster). What cannot run here is left out by name.
-Then memory: what the process holds beyond the guest's RAM when a Linux guest of 128 MiB has come up and is idle.
+Tandem and QEMU, each with its software engines and with KVM, take turns; medians in milliseconds, to the byte, to the
+end of the process, and of CPU time (which a busy host leaves as it is), and ratios (above 1: Tandem is faster). What cannot run here is left out by name.
+Then memory: what the process holds beyond the guest's RAM when a Linux guest of 128 MiB has come up, and when it has
+been idle for ten seconds.
 """
 import argparse
 import os
 import re
+import resource
 import select
 import shutil
 import statistics
@@ -25,15 +27,19 @@ CODE = bytes([0xB0, ord("S"), 0xE6, 0xE9, 0xE6, 0xF4, 0xF4])
 
 
 def once(command):
-    """Milliseconds to the byte and to the end, or None if the byte did not come."""
+    """Milliseconds to the byte, to the end, and of CPU; or None if the byte did not come."""
     begun = time.monotonic()
     proc = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         if not select.select([proc.stdout], [], [], 20)[0] or os.read(proc.stdout.fileno(), 1) != b"S":
             return None
         byte = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         proc.wait(20)
-        return (byte - begun) * 1e3, (time.monotonic() - begun) * 1e3
+        end = time.monotonic()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return (byte - begun) * 1e3, (end - begun) * 1e3, cpu * 1e3
     except subprocess.TimeoutExpired:
         return None
     finally:
@@ -62,6 +68,7 @@ def memory(tandem, tmp):
         return
     try:
         initramfs(build(tmp), f"{tmp}/programs.cpio")
+        print(f"{'MB beyond RAM':16}{'when up':>12}{'idle':>10}   a Linux guest of 128 MiB")
         for name, command in {"tandem interp": [tandem, "-accel", "interp", "-nodefaults"],
                               "tandem jit": [tandem, "-accel", "jit", "-nodefaults"],
                               "qemu tcg": ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults"]}.items():
@@ -70,7 +77,10 @@ def memory(tandem, tmp):
                 continue
             session = Session(machine(command, f"{tmp}/programs.cpio", 128))
             session.start(120)
-            print(f"memory beyond guest RAM, idle Linux guest of 128 MiB: {name:14}{beyond_ram(session.proc.pid, 128 << 20):8.1f} MB")
+            up = beyond_ram(session.proc.pid, 128 << 20)
+            time.sleep(10)
+            idle = beyond_ram(session.proc.pid, 128 << 20)
+            print(f"{name:16}{up:12.1f}{idle:10.1f}")
             session.close()
     except Failed as e:
         print(f"left out: memory of an idle guest; {e}")
@@ -106,11 +116,11 @@ def main():
                 took = once(command)
                 if took:
                     times[name].append(took)
-        print(f"{'milliseconds':16}{'first byte':>12}{'end':>10}{'runs':>6}")
+        print(f"{'milliseconds':16}{'first byte':>12}{'end':>10}{'CPU':>10}{'runs':>6}")
         median = {}
         for name, all_times in times.items():
-            median[name] = [statistics.median(t[i] for t in all_times) for i in range(2)]
-            print(f"{name:16}{median[name][0]:12.1f}{median[name][1]:10.1f}{len(all_times):6}")
+            median[name] = [statistics.median(t[i] for t in all_times) for i in range(3)]
+            print(f"{name:16}{median[name][0]:12.1f}{median[name][1]:10.1f}{median[name][2]:10.1f}{len(all_times):6}")
         for ours, theirs in (("tandem interp", "qemu tcg"), ("tandem jit", "qemu tcg"), ("tandem kvm", "qemu kvm")):
             if ours in median and theirs in median:
                 print(f"{ours} starts {median[theirs][0] / median[ours][0]:.2f} times as fast as {theirs}, "

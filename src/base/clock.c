@@ -69,29 +69,44 @@ static uint64_t kernel_khz(void)
     return khz;
 }
 
+typedef struct Pair {
+    uint64_t tsc, ns;
+} Pair;
+
 /* Host TSC and ns read together: the pair, of a few, whose reading was least disturbed. */
-static void read_pair(uint64_t *tsc, uint64_t *ns)
+static Pair read_pair(void)
 {
     uint64_t best = UINT64_MAX;
-    for (int i = 0; i < 16; i++) {
+    Pair p = {0, 0};
+    for (int i = 0; i < 64; i++) {
         uint64_t c0 = __rdtsc(), t = host_ns(), c1 = __rdtsc();
         if (c1 - c0 < best) {
             best = c1 - c0;
-            *tsc = c0 + (c1 - c0) / 2;
-            *ns = t;
+            p = (Pair){c0 + (c1 - c0) / 2, t};
         }
     }
+    return p;
 }
 
-/* Against CLOCK_MONOTONIC over 20 ms: only where CPUID and the kernel are silent. */
+/* When the program began. */
+static Pair first;
+static __attribute__((constructor)) void read_first(void)
+{
+    first = read_pair();
+}
+
+/*
+ * Against CLOCK_MONOTONIC since the program began, but at least 2 ms: only where CPUID and the
+ * kernel are silent. CLOCK_MONOTONIC is made of the TSC itself, so what is lost is the resolution
+ * of a pair, some 1 ns: half a millionth.
+ */
 static uint64_t measure_khz(void)
 {
-    uint64_t t0, c0, t1, c1;
-    read_pair(&c0, &t0);
+    Pair p;
     do {
-        read_pair(&c1, &t1);
-    } while (t1 - t0 < 20000000);
-    return (uint64_t)((unsigned __int128)(c1 - c0) * 1000000 / (t1 - t0));
+        p = read_pair();
+    } while (p.ns - first.ns < 2000000);
+    return (uint64_t)((unsigned __int128)(p.tsc - first.tsc) * 1000000 / (p.ns - first.ns));
 }
 
 uint64_t clock_host_tsc_khz(void)

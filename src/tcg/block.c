@@ -1,6 +1,7 @@
 /* Making, finding and killing blocks: see block.h. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include "base/log.h"
 #include "tcg/blocklog.h"
 
@@ -48,11 +49,13 @@ static Fault exec_changed(CpuState *s G_GNUC_UNUSED, Tcg *t G_GNUC_UNUSED,
 bool blocks_init(Tcg *t, GError **err)
 {
     BlockCache *c = g_try_new0(BlockCache, 1);
-    uint8_t *arena = aligned_alloc(64, BLOCK_ARENA);
+    uint8_t *arena = mmap(NULL, BLOCK_ARENA, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     Block *single = aligned_alloc(64, (sizeof(Block) + sizeof(Insn) + 16 + 63) & ~(size_t)63);
-    if (!c || !arena || !single) {
+    if (!c || arena == MAP_FAILED || !single) {
         g_free(c);
-        free(arena);
+        if (arena != MAP_FAILED)
+            munmap(arena, BLOCK_ARENA);
         free(single);
         g_set_error(err, TANDEM_ERROR, ERR_FAILED,
                     "no memory for the software engine's block cache (%u MiB)", BLOCK_ARENA >> 20);
@@ -80,7 +83,7 @@ void blocks_free(Tcg *t)
     if (!t->blocks)
         return;
     clear_own_flags(t);
-    free(t->blocks->arena);
+    munmap(t->blocks->arena, BLOCK_ARENA);
     free(t->blocks->single);
     g_free(t->blocks);
     t->blocks = NULL;
@@ -97,6 +100,13 @@ static void flush_all(Tcg *t)
     c->used = 0;
     c->flushes++;
     tlb_forget_code(t);
+}
+
+void blocks_drop_all(Tcg *t)
+{
+    t->blk = NULL;
+    flush_all(t);
+    madvise(t->blocks->arena, BLOCK_ARENA, MADV_DONTNEED);
 }
 
 static void *arena_alloc(BlockCache *c, size_t size)

@@ -106,6 +106,9 @@ typedef struct BlockCache {
 bool blocks_init(Tcg *t, GError **err);
 void blocks_free(Tcg *t);
 
+/* Every block goes, and its memory back to the host. Between runs only. */
+void blocks_drop_all(Tcg *t);
+
 /* The block at s->rip (lin is its linear address), or NULL and *fault: FAULT_EXC (fetch fault) or
  * FAULT_UNSUPPORTED. */
 Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);

@@ -8,8 +8,10 @@
  * While it runs, arithmetic flags are in t->cc and RIP is known at block ends only; both are put
  * back into CpuState on the way out.
  */
+#include <sys/mman.h>
 #include "base/log.h"
 #include "tcg/blocklog.h"
+#include "tcg/idle.h"
 #include "tcg/run.h"
 #include "tcg/sys.h"
 
@@ -527,6 +529,8 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     t->log_blocks = blocklog_enters();
     if (translate)
         jit_chaining(t->jit, !t->limited && !log_on(LOG_NOCHAIN));
+    if (!t->limited)
+        idle_run_begins(t);
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
         x = (Exit){.kind = EXIT_KICK};
@@ -535,6 +539,8 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     vec_release(t);
     if (t->inhibit && !s->ev.shadow_mov_ss)
         s->ev.shadow_sti = true;
+    if (!t->limited)
+        idle_run_ends(t);
     v->insns += most - t->insns_left;
     s->rflags = flags_get(s, t) | FL_FIXED;
     s->gpr[GPR_IP] = 0;
@@ -588,7 +594,7 @@ static void interp_vcpu_free(Vcpu *v)
     if (t->vec)
         vec_free(t);
     v->engine_data[ENGINE_INTERP] = v->engine_data[ENGINE_JIT] = NULL;
-    free(t);
+    munmap(t, sizeof(Tcg));
 }
 
 static bool interp_vcpu_init(Vcpu *v, GError **err)
@@ -598,12 +604,12 @@ static bool interp_vcpu_init(Vcpu *v, GError **err)
                     "the software engine serves 64 vCPUs, not vCPU %d", v->id);
         return false;
     }
-    Tcg *t = aligned_alloc(64, (sizeof(Tcg) + 63) & ~(size_t)63);
-    if (!t) {
+    /* Zero and untouched: most of it, the TLBs of other PCIDs, is never used. */
+    Tcg *t = mmap(NULL, sizeof(Tcg), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (t == MAP_FAILED) {
         g_set_error(err, TANDEM_ERROR, ERR_FAILED, "no memory for the software engine");
         return false;
     }
-    memset(t, 0, sizeof(*t));
     t->v = v;
     t->bank = &t->banks[0];
     t->bank->valid = true;

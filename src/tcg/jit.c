@@ -148,7 +148,7 @@ void jit_jumps_flush(Jit *j, bool all)
 {
     uint32_t kept = 0;
     if (j->jump_n > JTLB_LIST) {
-        memset(j->hot->jump, 0, sizeof(j->hot->jump));
+        jit_zero(j->hot->jump, sizeof(j->hot->jump));
         for (unsigned k = 0; k < JJUMP_MODES; k++)
             jump_clear(&j->hot->jump[k], 0);
     } else {
@@ -291,6 +291,31 @@ void jit_flush(Jit *j)
     j->used = j->used_fixed;
     j->pending = NULL;
     j->flushes++;
+    jit_jumps_flush(j, true);
+}
+
+void jit_zero(void *p, size_t bytes)
+{
+    uint8_t *start = p, *end = start + bytes;
+    uint8_t *first = (uint8_t *)(((uintptr_t)start + ~PAGE_MASK) & PAGE_MASK);
+    uint8_t *last = (uint8_t *)((uintptr_t)end & PAGE_MASK);
+    if (last <= first || madvise(first, (size_t)(last - first), MADV_DONTNEED) != 0)
+        first = last = end;
+    memset(start, 0, (size_t)(first - start));
+    memset(last, 0, (size_t)(end - last));
+}
+
+void jit_give_back(Jit *j)
+{
+    size_t kept = (j->used_fixed + ~PAGE_MASK) & PAGE_MASK;
+    jit_flush(j);
+    /* Where this kernel cannot, the pages stay: they are written over. */
+    (void)madvise(j->code_rw + kept, j->code_bytes - kept, MADV_REMOVE);
+    g_free(j->map);
+    j->map = NULL;
+    j->map_room = 0;
+    j->tlb_n = j->jump_n = JTLB_LIST + 1;
+    jit_tlb_flush(j, true);
     jit_jumps_flush(j, true);
 }
 

@@ -171,6 +171,10 @@ enum JitExit jit_run(Jit *, Block *b);
 void jit_block_dead(Jit *, Block *b);
 /* All code goes: the blocks themselves are dropped. */
 void jit_flush(Jit *);
+/* The same, and memory goes back to the host: of code, and of tables that were full once. */
+void jit_give_back(Jit *);
+/* Zeroes a table of the translator's: whole pages by giving them back. */
+void jit_zero(void *p, size_t bytes);
 /* No jump may go on unseen: blocks must prove themselves at their next lookup. */
 void jit_unlink_all(Jit *);
 /* Whether blocks may hand over to each other. Without, each run is of one block, and can be

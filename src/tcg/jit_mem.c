@@ -214,7 +214,7 @@ void jit_tlb_flush(Jit *j, bool all)
 {
     uint32_t kept = 0;
     if (j->tlb_n > JTLB_LIST) {
-        memset(j->hot->tlb, 0, sizeof(j->hot->tlb));
+        jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
         jit_tlb_init(j);
         all = true;
     } else {

@@ -68,6 +68,11 @@ struct Block;
 struct BlockCache;
 struct VecCtx;
 
+/* How busy the vCPU is, in ticks of the host's TSC: idle.c. */
+typedef struct IdleWatch {
+    uint64_t window, begun, busy;
+} IdleWatch;
+
 struct Tcg {
     uint16_t cc;      /* arithmetic flags, LAHF/SETO form */
     uint8_t mmu_mode; /* enum MmuMode of explicit accesses: from CPL, AC, CR4.SMAP */
@@ -115,6 +120,7 @@ struct Tcg {
     bool step_over;  /* one instruction by itself: it may lie below a stop */
     uint16_t stop_at[STOPS_MAX + 1]; /* offsets in a page at which blocks are cut, and stop */
     unsigned n_stop_at;
+    IdleWatch idle;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */

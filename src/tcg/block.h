@@ -53,6 +53,7 @@ struct Block {
     uint32_t runs;       /* by the interpreter, until it is translated */
     bool no_jit;         /* it stays with the interpreter */
     bool no_runs;        /* translated without runs: they miss too often */
+    uint64_t no_slot;    /* instructions, as bits, whose slots miss too often: jit_slot.c */
     uint16_t run_misses;
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };

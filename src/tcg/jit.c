@@ -79,6 +79,7 @@ Jit *jit_new(Tcg *t, GError **err)
     Jit *j = g_new0(Jit, 1);
     j->t = t;
     j->ymm = __builtin_cpu_supports("avx");
+    j->near_jumps = __builtin_cpu_is("amd");
     j->hot_after = JIT_HOT;
     j->hot_bytes = sizeof(JitHot);
     j->code_bytes = t->v->vm->jit_code_bytes ? t->v->vm->jit_code_bytes : JIT_CODE_BYTES;
@@ -99,6 +100,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
     j->hot->x87_away = j->hot->x87_was = 1;
     jit_tlb_init(j);
+    jit_slots_init(j);
     for (unsigned k = 0; k < JJUMP_MODES; k++)
         jump_clear(&j->hot->jump[k], 0);
     j->hot->no_if = ~(uint64_t)FL_IF;
@@ -220,11 +222,12 @@ static void unlink_in(Jit *j, JitCode *code)
     code->in = NULL;
 }
 
-/* l leads nowhere any more: its block is gone. */
-static void unlink_out(JitLink *l)
+/* l leads nowhere any more: its block is gone. Its code may go on to the end. */
+static void unlink_out(Jit *j, JitLink *l)
 {
     if (!l->to)
         return;
+    patch_rel32(l->at, j->run, l->cold);
     for (JitLink **k = &l->to->jit->in; *k; k = &(*k)->next_in) {
         if (*k == l) {
             *k = l->next_in;
@@ -251,8 +254,8 @@ void jit_block_dead(Jit *j, Block *b)
         return;
     forget_jumps(j, b);
     unlink_in(j, b->jit);
-    unlink_out(&b->jit->link[0]);
-    unlink_out(&b->jit->link[1]);
+    unlink_out(j, &b->jit->link[0]);
+    unlink_out(j, &b->jit->link[1]);
     /* The code may be running: it stays until the next flush. */
     b->jit->block = NULL;
     b->jit = NULL;
@@ -289,6 +292,8 @@ void jit_flush(Jit *j)
     }
     j->map_n = 0;
     j->used = j->used_fixed;
+    jit_slots_flush(j);
+    j->slots = 0;
     j->pending = NULL;
     j->flushes++;
     jit_jumps_flush(j, true);
@@ -327,7 +332,11 @@ struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
         x->n_cold--;
     }
     struct Cold *cold = &x->cold[x->n_cold++];
-    *cold = (struct Cold){.from = from, .kind = (uint8_t)kind, .k = (uint16_t)x->k};
+    *cold = (struct Cold){.from = from,
+                          .kind = (uint8_t)kind,
+                          .k = (uint16_t)x->k,
+                          .ea = {.base = H_AX, .index = H_NONE},
+                          .slot = -1};
     return cold;
 }
 
@@ -363,6 +372,24 @@ static void leave(Trans *x, enum JitExit why, uint32_t rip_off)
     emit_jmp(c, x->j->s_exit);
 }
 
+/* Up to the jump behind the instruction, which C may have done. */
+static void access_missed(Trans *x, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    unsigned flags = cold->run ? JIT_RUN_FLAG : 0;
+    if (cold->ea.base != H_AX)
+        emit_lea(c, true, H_AX, cold->ea);
+    if (cold->slot >= 0) {
+        flags |= JIT_SLOT_FLAG;
+        emit_imm32(c, H_DX, (uint32_t)cold->slot * sizeof(JitSlot));
+        emit_call(c, x->j->s_fill[cold->mode][cold->write]);
+        emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
+    }
+    name_insn(x, cold->k | flags);
+    emit_call(c, x->j->s_access);
+    emit_jmp(c, cold->retry);
+}
+
 static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
 {
     Code *c = &x->c;
@@ -370,9 +397,12 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         patch_rel32(cold->from, c->run, here(c));
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
+        access_missed(x, cold);
+        emit_jmp(c, next[cold->k + 1]);
+        break;
     case COLD_VEC:
-        name_insn(x, cold->k | (cold->run ? JIT_RUN_FLAG : 0));
-        emit_call(c, cold->kind == COLD_VEC ? x->j->s_vec : x->j->s_access);
+        name_insn(x, cold->k);
+        emit_call(c, x->j->s_vec);
         emit_jmp(c, cold->retry);
         emit_jmp(c, next[cold->k + 1]);
         break;
@@ -406,7 +436,40 @@ static bool translatable(const Block *b)
     return (b->mode & DM_CODE64) || (b->mode & flat32) == flat32;
 }
 
-/* All of b; false when there is no room. */
+/* Makes an island: jumps to cold code, for the short jumps made so far. `over`: code runs into it.
+ */
+static void island(Trans *x, bool over)
+{
+    Code *c = &x->c;
+    if (!x->n_near)
+        return;
+    if (over) {
+        code8(c, 0xeb); /* jmp short */
+        code8(c, 5 * x->n_near);
+    }
+    for (unsigned n = 0; n < x->n_near; n++) {
+        const struct Near *near = &x->near[n];
+        ptrdiff_t rel = c->p - (near->rel8 + 1);
+        if (c->overflow || rel > INT8_MAX) {
+            x->out_of_reach = true;
+            return;
+        }
+        *near->rel8 = (uint8_t)rel;
+        x->cold[near->cold].from = emit_jmp(c, here(c));
+    }
+    x->n_near = 0;
+}
+
+/* Bytes that code for i takes, roughly. */
+static ptrdiff_t size_of(const Trans *x, const Insn *i)
+{
+    bool access = (i->flags & IF_MEM) || x->run_of[x->k] >= 0;
+    bool direct = op_rows[i->row].emit == EMIT_BRANCH && !access;
+    return direct ? 20 : access ? 85 : 30;
+}
+
+/* All of b; false when there is no room, or (out_of_reach is set then) an island is out of reach.
+ */
 static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
 {
     Code *c = &x->c;
@@ -425,21 +488,26 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     code->entry = here(c);
     for (x->k = 0; x->k < b->n; x->k++) {
         const Insn *i = &b->insn[x->k];
-        Trans before = {.c = *c,
-                        .n_cold = x->n_cold,
-                        .n_sites = x->n_sites,
-                        .vec = {x->vec[0], x->vec[1]},
-                        .x87 = x->x87};
+        if (x->n_near &&
+            c->p - x->near[0].rel8 + size_of(x, i) + 5 * (ptrdiff_t)(x->n_near + 2) > INT8_MAX)
+            island(x, true);
+        Code c_before = *c;
+        unsigned cold = x->n_cold, sites = x->n_sites, near = x->n_near;
+        uint8_t ax = x->ax;
+        bool sse = x->vec[0], avx = x->vec[1], fpu = x->x87;
         next[x->k] = here(c);
-        x->ended = false;
-        if (!jit_emit_insn(x, i)) {
-            *c = before.c;
-            x->n_cold = before.n_cold;
-            x->n_sites = before.n_sites;
-            x->vec[0] = before.vec[0];
-            x->vec[1] = before.vec[1];
-            x->x87 = before.x87;
+        x->ended = x->guarded = false;
+        x->ax = H_NONE;
+        if (!jit_emit_insn(x, i, ax)) {
+            *c = c_before;
+            x->n_cold = cold;
+            x->n_sites = sites;
+            x->n_near = near;
+            x->vec[0] = sse;
+            x->vec[1] = avx;
+            x->x87 = fpu;
             x->ended = false;
+            x->ax = H_NONE;
             by_helper(x, i);
         }
     }
@@ -449,6 +517,9 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     else
         next[b->n] = x->j->s_exit; /* nothing comes back behind a branch */
     x->tail = here(c);
+    island(x, false);
+    if (x->out_of_reach)
+        return false;
     for (unsigned k = 0; k < x->n_sites; k++) {
         uint32_t at = (uint32_t)(here(c) - code->start);
         code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
@@ -476,21 +547,30 @@ bool jit_translate(Jit *j, Block *b)
     const size_t most = 64 << 10;
     if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
         return false;
-    if (j->used + most > j->code_bytes)
+    if (j->used + most > j->code_bytes || j->slots + 2 * BLOCK_MAX_INSNS > JIT_SLOTS)
         jit_flush(j);
     JitCode *code = g_new0(JitCode, 1);
-    code->sites = g_new(JitSite, BLOCK_MAX_INSNS);
+    code->sites = g_new(JitSite, ARRAY_LEN(x->site));
     x->j = j;
     x->t = j->t;
     x->b = b;
     x->off = (unsigned)(b->gpa & ~PAGE_MASK);
-    x->mode = b->mode;
-    x->n_cold = x->n_sites = 0;
-    x->vec[0] = x->vec[1] = x->x87 = false;
-    x->dx_run = -1;
-    jit_scan(x);
-    x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};
-    if (!translate(x, code, next)) {
+    uint32_t slots = j->slots;
+    bool done = false;
+    for (unsigned again = 0; again < 2 && !done; again++) {
+        x->no_near = again;
+        x->out_of_reach = false;
+        j->slots = slots;
+        x->mode = b->mode;
+        x->n_cold = x->n_sites = x->n_near = 0;
+        x->vec[0] = x->vec[1] = x->x87 = false;
+        x->dx_run = -1;
+        x->ax = H_NONE;
+        jit_scan(x);
+        x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};
+        done = translate(x, code, next);
+    }
+    if (!done) {
         g_free(code->sites);
         g_free(code);
         return false;

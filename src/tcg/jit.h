@@ -3,32 +3,43 @@
  *
  * Guest and host are the same ISA, so most instructions go through as they are. What changes:
  *
- *   Registers   Twelve guest registers live in host registers from the first block to the last
- *               (jit_host[]); R9, R10, R11 and R15 stay in CpuState. RAX, RCX and RDX of the host
- * are free for the translator, RSP is the host's stack, GS points at CpuState. Flags       The
- * guest's arithmetic flags are the host's, all the time. Whatever the translator adds (address
- * checks, polls, look-ups) is made of instructions that change no flags: LEA, MOVZX, RORX, SHRX,
- * JRCXZ. So flags need no saving, and are right at any fault. Vectors     XMM/YMM registers are the
- * guest's while JitHot.vec_away is 0; MXCSR too. They are loaded when a block first needs them and
- * stored before any C code runs. Memory      A first-level TLB of 65,536 pages, below. Hits cost
- * seven instructions and no call. RIP         Code does not know where it runs: the linear address
- * of its page is in JitHot.ip_page. So code is keyed by physical address and survives remapping.
- *   Jumps       Inside a page from block to block directly; otherwise through JitHot's jump cache,
- * from linear address to code.
+ * - Registers: twelve guest registers live in host registers from the first block to the last
+ *   (jit_host[]); R12 to R15 in the host's stack frame (jit_gpr()). RAX, RCX and RDX of the
+ *   host are free for the translator, RSP is the host's stack, GS points at CpuState.
+ * - Flags: the guest's arithmetic flags are the host's, all the time. Whatever the translator adds
+ *   (address checks, polls, look-ups) is made of instructions that change no flags: LEA,
+ *   MOVZX, RORX, SHRX, MULX, JRCXZ, LOOP. So flags need no saving, and are right at any fault.
+ * - Vectors: XMM/YMM registers are the guest's while JitHot.vec_away is 0; MXCSR too. They
+ *   are loaded when a block first needs them and stored before any C code runs.
+ * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
+ *   with the page it met last.
+ * - RIP: code does not know where it runs: the linear address of its page is in JitHot.ip_page. So
+ *   code is keyed by physical address and survives remapping.
+ * - Jumps: inside a page from block to block directly; otherwise through JitHot's jump cache, from
+ *   linear address to code.
  *
- * Example. `mov rax, [rdi+8]` with RAX in r9 and RDI in rdi becomes
+ * Example. `mov rax, [rdi+8]` with RAX in r9 and RDI in rdi becomes, by the first-level TLB,
  *
  *     lea   rax, [rdi+8]
  *     rorx  rcx, rax, 12           ; page number
  *     movzx edx, cx                ; its low 16 bits: the index
  *     mov   rcx, gs:[rdx*8 + read] ; minus the page's address
  *     mov   rdx, gs:[rdx*8 + add]  ; host minus guest, plus 12
- *     lea   rcx, [rcx+rax+7]       ; offset of the last byte in that page, if it is that page
+ *     lea   rcx, [rcx+rax+4103]    ; offset of the last byte, plus 4096: if it is that page
  *     shrx  rcx, rcx, rdx          ; the low six bits of rdx are 12
- *     jrcxz hit
- *     jmp   miss                   ; out of line: jit_access(), then retry, or go on behind it
- *   hit:
+ *     loop  miss                   ; by an island in reach: jit_access(), then retry, or go on
  *     mov   r9, [rax+rdx-12]
+ *
+ * and by a slot, whose loads do not wait for the address,
+ *
+ *     mov   rdx, gs:[slot.neg]
+ *     lea   rdx, [rdx+rdi+8]       ; offset from 4089 bytes before the page
+ *     mulx  rcx, rcx, gs:[span+64] ; over 4089, the places that a page has for 8 bytes
+ *     mov   rdx, gs:[slot.add]
+ *     loop  miss                   ; by an island: the fill stub, then retry
+ *     mov   r9, [rdi+rdx-4]
+ *
+ * Where LOOP is slow (not AMD's processors) `lea rcx, [rcx-1]`, JRCXZ and a jump stand for it.
  *
  * Whatever has no emitter, and whatever is special (a miss, MMIO, a fault, a page crossing), runs
  * by the instruction's exec function (insn.h), with all registers put back into CpuState. So the
@@ -61,6 +72,24 @@ typedef struct JJump {
     const uint8_t *code[JJUMP_SIZE];
 } JJump;
 
+/*
+ * The page that one access of translated code met last: a copy of what the first-level TLB says, at
+ * a place of its own. So the check needs no look-up, and its loads do not wait for the address.
+ */
+typedef struct JitSlot {
+    uint64_t neg;   /* places for these bytes in a page, minus the page; or JIT_SLOT_NONE: empty */
+    uint64_t add;   /* as in JTlb */
+    uint64_t since; /* TSC when `left` was last filled up */
+    uint32_t left;  /* this many pages are put here without asking jit_slot_fill() */
+    uint16_t last;  /* bytes of the access, minus 1 */
+    bool write, listed;
+} JitSlot;
+#define JIT_RUN_SPAN 512 /* bytes that one check covers, at most */
+#define JIT_SLOTS    32768u
+/* Minus a page that no address is in: bit 63 alone is not canonical, so the host's access faults
+ * where the guest's does. */
+#define JIT_SLOT_NONE (1ull << 63)
+
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
     uint64_t ip_page;           /* RIP of the first byte of the page of the running block */
@@ -73,7 +102,10 @@ typedef struct JitHot {
     uint16_t cc;                            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
-    _Alignas(64) uint8_t fx[512]; /* FXSAVE image of what was in them */
+    _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
+    uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
+    uint64_t slot_at;                /* offset in slot[] of the one that missed */
+    JitSlot slot[JIT_SLOTS];
     JTlb tlb[MMU_MODES];
     JJump jump[JJUMP_MODES];
 } JitHot;
@@ -117,6 +149,8 @@ enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };
 
 #define JLIST_GLOBAL (1u << 31) /* of a global page */
 
+typedef struct Trans Trans;
+
 typedef struct Jit {
     Tcg *t;
     JitHot *hot;
@@ -127,7 +161,7 @@ typedef struct Jit {
     size_t code_bytes, used, used_fixed;
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES];
+    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES], *s_fill[MMU_MODES][2];
     /* the last exit */
     Fault fault;
     bool ends_run; /* with `exit`, out of run() */
@@ -136,20 +170,23 @@ typedef struct Jit {
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
-    uint32_t tlb_n, tlb_list[JTLB_LIST];        /* JLIST_GLOBAL, mode << 16 | index */
-    uint64_t tlb_big;                           /* gigabytes, hashed, with entries of large pages */
-    uint32_t jump_n, jump_list[JTLB_LIST];      /* JLIST_GLOBAL, slot << 16 | index */
-    uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
+    uint32_t tlb_n, tlb_list[JTLB_LIST]; /* JLIST_GLOBAL, mode << 16 | index */
+    uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
+    uint32_t slots, slot_n, slot_list[JIT_SLOTS]; /* in use; filled ones */
+    uint32_t jump_n, jump_list[JTLB_LIST];        /* JLIST_GLOBAL, slot << 16 | index */
+    uint8_t jump_mode[JJUMP_MODES], jump_modes;   /* decode modes of JitHot.jump */
     bool ymm, wrgsbase;
     bool x87;        /* x87 runs as itself: this host has XSAVE */
     bool x87_before; /* the x87 registers were the guest's when C was called */
     JitCode **map;   /* by address of code, ascending */
     unsigned map_n, map_room;
     unsigned links;     /* direct jumps that are linked now, at most */
+    bool near_jumps;    /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
+    bool kernel_slots;  /* the kernel's code has slots too: for tests */
     bool no_chain;      /* each block comes back: jit_chaining() */
     uint32_t hot_after; /* runs in the interpreter before a block is translated */
     /* for info jit */
-    uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers;
+    uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers, slots_given_up;
     uint32_t *row_helpers; /* by row: runs by helper */
 } Jit;
 
@@ -192,6 +229,16 @@ void jit_tlb_flush_page(Jit *, gva_t lin);
 void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
 void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
 
+/* ---- slots (jit_slot.c): a subset of the same ---- */
+void jit_slots_init(Jit *);
+/* A new one for an access, or -1: not here. */
+int jit_slot_new(Trans *, unsigned size, bool write);
+/* The slot at JitHot.slot_at gets the page of lin if the first-level TLB has it; b's instruction k
+ * loses its slot if that happens too often. */
+bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
+void jit_slots_flush(Jit *);
+void jit_slots_flush_page(Jit *, gva_t lin);
+
 /* ---- jump cache ---- */
 void jit_jumps_flush(Jit *, bool all);
 /* What leads into this page of code, or (big) into this gigabyte. */
@@ -201,7 +248,8 @@ void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 int jit_jump_slot(Jit *, unsigned mode);
 
 /* ---- between jit.c and the emitters ---- */
-typedef struct Trans {
+#define NEAR_MAX 8
+struct Trans {
     Jit *j;
     Tcg *t;
     Block *b;
@@ -211,12 +259,14 @@ typedef struct Trans {
     unsigned k;    /* its number */
     bool vec[2];   /* SSE, AVX registers are live here for sure */
     bool x87;      /* so are the x87 registers */
-    int dx_run;    /* the run whose host address is in rdx, or -1 */
+    int dx_run;    /* the run whose host address, or slot's `add`, is in rdx, or -1 */
+    uint8_t ax;    /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
+    bool guarded;  /* the access about to be written may meet an empty slot */
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {
-        int32_t lo, hi;
+        int32_t lo, hi, slot;
         uint16_t n;
-        bool write, ready; /* ready: the address is in JitHot.run[] */
+        bool write, ready; /* ready: the address is in JitHot.run[], or the slot has its page */
     } run[JIT_RUNS];
     unsigned n_runs;
     int16_t run_of[BLOCK_MAX_INSNS];
@@ -224,25 +274,37 @@ typedef struct Trans {
     const uint8_t *tail; /* after the last instruction: what is out of line */
     bool ended;          /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
+    struct Near {
+        uint8_t *rel8; /* as written */
+        uint16_t cold;
+    } near[NEAR_MAX]; /* short jumps to cold code that still need an island */
+    unsigned n_near;
+    bool no_near, out_of_reach;
     struct Cold {
         bool run;      /* ACCESS: of the first of a run */
+        bool write;    /* ACCESS */
         bool backward; /* LINK */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
+        HostMem ea;   /* ACCESS: the address, if not in rax */
+        int32_t slot; /* ACCESS: or -1 */
+        uint8_t mode; /* ACCESS: enum MmuMode */
         uint8_t kind; /* enum ColdKind */
         int8_t link;
         uint16_t k;
         uint32_t rip_off;
     } cold[4 * BLOCK_MAX_INSNS];
     unsigned n_cold;
-    JitSite site[BLOCK_MAX_INSNS];
-    unsigned site_k[BLOCK_MAX_INSNS], n_sites;
-} Trans;
-#define JIT_RUN_FLAG 0x10000u /* beside an instruction's number: the first of a run */
+    JitSite site[3 * BLOCK_MAX_INSNS];
+    unsigned site_k[3 * BLOCK_MAX_INSNS], n_sites;
+};
+/* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
+#define JIT_RUN_FLAG  0x10000u
+#define JIT_SLOT_FLAG 0x20000u
 enum ColdKind { COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
 
-/* Emits instruction i. False: by its exec function. */
-bool jit_emit_insn(Trans *, const Insn *i);
+/* Emits instruction i; ax: Trans.ax before it. False: by its exec function. */
+bool jit_emit_insn(Trans *, const Insn *i, unsigned ax);
 bool jit_emit_branch(Trans *, const Insn *i);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
@@ -275,10 +337,13 @@ static inline Jit *jit_of(const Vcpu *v)
     return t->jit;
 }
 
-static inline HostMem jit_gpr(unsigned r) /* a guest register's place in CpuState */
+/* Where a guest register is that has no host register: on the stack, where processors forward what
+ * was stored sooner than from anywhere else. */
+static inline HostMem jit_gpr(unsigned r)
 {
-    return gs_mem((int32_t)(offsetof(CpuState, gpr) + 8 * r));
+    return (HostMem){.base = H_SP, .index = H_NONE, .disp = 8 * ((int32_t)r - R12)};
 }
+#define JIT_FRAME 40 /* bytes of the stack: R12 to R15, and 8 that align it */
 static inline HostMem jit_hot(const Jit *j, size_t offset)
 {
     return gs_mem(j->hot_at + (int32_t)offset);
@@ -287,12 +352,18 @@ static inline HostMem jit_hot(const Jit *j, size_t offset)
 /* jit_scan.c */
 void jit_scan(Trans *);
 /* jit_mem.c: i's memory operand of `size` bytes, checked, at *m: uses rax, rcx and rdx, of which
- * rcx is free afterwards. False: not by an emitter. */
+ * rcx is free afterwards. jit_guard() comes right before the instruction that accesses it. False:
+ * not by an emitter. */
 bool jit_operand(Trans *, const Insn *i, unsigned size, bool write, HostMem *m);
 /* The same for [base + disp], a guest register of the mode's size; flat. */
 void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m);
+void jit_guard(Trans *);
+/* The host instruction that is about to be written may fault: exec does it instead then. */
+void jit_may_fault(Trans *);
 /* Guest linear address of i's operand in rax. False: not by an emitter. */
 bool jit_ea(Trans *, const Insn *i);
+/* The same in another host register, which nothing is changed in before the last instruction. */
+bool jit_ea_to(Trans *, const Insn *i, unsigned to);
 unsigned jit_mmu_mode(unsigned decode_mode);
 /* Guest register r into host register `to`. */
 void jit_get(Trans *, unsigned to, unsigned r);

@@ -147,6 +147,7 @@ static void push_return(Trans *x, const Insn *i)
     HostMem m;
     jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
     jit_rip(x, H_CX, x->off + i->end);
+    jit_guard(x);
     emit_rm(&x->c, 0x89, i->opsize == 8, H_CX, m);
     jit_move_rsp(x, -(int32_t)i->opsize);
 }
@@ -190,6 +191,7 @@ static bool indirect_target(Trans *x, const Insn *i)
     HostMem m;
     if (!jit_operand(x, i, i->opsize, false, &m))
         return false;
+    jit_guard(x);
     emit_rm(&x->c, 0x8b, w, H_AX, m);
     return true;
 }
@@ -224,6 +226,7 @@ static bool emit_ret(Trans *x, const Insn *i)
 {
     HostMem m;
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    jit_guard(x);
     emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
     jit_emit_lookup(x, COLD_HELPER);
     jit_move_rsp(x, (int32_t)(i->opsize + i->imm));

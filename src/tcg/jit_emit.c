@@ -112,13 +112,6 @@ static void need_vectors(Trans *x, const OpRow *r)
     x->vec[n] = true;
 }
 
-/* The host instruction that is about to be written may fault. */
-static void may_fault(Trans *x)
-{
-    x->site[x->n_sites].at = (uint32_t)(x->c.p - (x->j->code_rw + x->j->used));
-    x->site_k[x->n_sites++] = x->k;
-}
-
 /* Prefixes, opcode and size of i, without operands. */
 static Enc same_instruction(const Insn *i)
 {
@@ -146,8 +139,76 @@ static Enc same_instruction(const Insn *i)
     };
 }
 
-/* COPY, TEST, CL. cl: rcx is taken by the count. */
-static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
+/* Is the first operand written whole, whatever was in it? */
+static bool overwrites(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    if (i->opsize < 4)
+        return false;
+    if (r->map == MAP_1B) /* MOV, MOVSXD, IMUL by an immediate */
+        return r->opcode == 0x89 || r->opcode == 0x8b || r->opcode == 0x63 || r->opcode == 0x69 ||
+               r->opcode == 0x6b;
+    return r->map == MAP_0F && (r->opcode & 0xf6) == 0xb6 && !is_vector_row(r) &&
+           r->pfx != PFX_F3; /* MOVZX, MOVSX */
+}
+
+/* g, which lives in CpuState, is or will be in a copy. */
+static void in_copy(GprOp *g, unsigned copy)
+{
+    g->host = (uint8_t)copy;
+    g->scratch = true;
+}
+
+/*
+ * The general registers of an instruction without memory operand, of which some live in CpuState:
+ * reg and rm into copies, or rm into *slot (returns true). ax: the one whose value is in rax, and
+ * x->ax afterwards.
+ */
+static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_written,
+                       bool rm_copy, bool reg_written, unsigned ax, HostMem *slot)
+{
+    bool reg_away = reg->used && jit_host[reg->guest] == H_NONE, taken = false, in_slot = false;
+    bool rm_away = rm->used && jit_host[rm->guest] == H_NONE;
+    rm_copy = rm_away && (rm_copy || rm_written);
+    x->ax = (uint8_t)ax;
+    if (reg->used)
+        reg->host = jit_host[reg->guest];
+    if (rm->used)
+        rm->host = jit_host[rm->guest];
+    if (reg_away && rm_copy) { /* rm has rax */
+        if (rm->guest == reg->guest) {
+            in_copy(reg, H_AX);
+        } else if (reg->guest == ax) {
+            emit_mov(&x->c, true, H_CX, H_AX);
+            in_copy(reg, H_CX);
+        } else {
+            bring(x, reg, H_CX);
+        }
+    } else if (reg_away) {
+        bool whole = reg_written && overwrites(i);
+        taken = reg->guest != ax && !whole; /* rax has something else before the instruction */
+        if (taken)
+            bring(x, reg, H_AX);
+        in_copy(reg, H_AX);
+        x->ax = reg->guest;
+    }
+    if (rm_copy) {
+        bool reads = !(rm_written && overwrites(i)) || reg->host == H_AX;
+        if (rm->guest != ax && reads)
+            bring(x, rm, H_AX);
+        in_copy(rm, H_AX);
+        x->ax = rm->guest;
+    } else if (rm_away && rm->guest == ax && !taken) {
+        in_copy(rm, H_AX);
+    } else if (rm_away) {
+        *slot = jit_gpr(rm->guest);
+        in_slot = true;
+    }
+    return in_slot;
+}
+
+/* COPY, TEST, CL. cl: rcx is taken by the count. ax: see bring_both(). */
+static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax)
 {
     const OpRow *r = &op_rows[i->row];
     Enc e = same_instruction(i);
@@ -248,15 +309,29 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     }
     if (cl)
         jit_get(x, H_CX, RCX);
-    if (reg.used)
-        bring(x, &reg, cl ? H_DX : H_CX);
-    if (vvvv.used)
-        bring(x, &vvvv, H_DX);
-    if (is_mem) {
-        /* e.mem is set */
-    } else if (rm.used) {
+    if (!is_mem)
         rm_written =
-            (writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both;
+            rm.used &&
+            ((writes && (rm_first || !has_rm || r->op[0] == O_AL || r->op[0] == O_rAX)) || both);
+    bool simple =
+        !is_mem && !cl && !both && !vvvv.used && !reg.high && !rm.high && !is_vector_row(r);
+    if (simple) {
+        if (bring_both(x, i, &reg, &rm, rm_written, bit_test, writes && !rm_first && reg.used, ax,
+                       &mem))
+            e.mem = &mem;
+        e.rm = rm.host;
+    } else {
+        if (reg.used && is_mem && !reg.high && writes && !rm_first && overwrites(i) &&
+            jit_host[reg.guest] == H_NONE)
+            in_copy(&reg, H_CX);
+        else if (reg.used)
+            bring(x, &reg, cl ? H_DX : H_CX);
+        if (vvvv.used)
+            bring(x, &vvvv, H_DX);
+    }
+    if (is_mem || simple) {
+        /* e.mem, e.rm are set */
+    } else if (rm.used) {
         if (jit_host[rm.guest] == H_NONE && !rm_written && !bit_test && !rm.high) {
             mem = jit_gpr(rm.guest);
             e.mem = &mem;
@@ -303,7 +378,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     }
     bool faults = is_mem && (r->attr & A_ALIGN16);
     if (faults)
-        may_fault(x);
+        jit_may_fault(x);
+    else
+        jit_guard(x);
     encode(&x->c, &e);
     if (faults)
         x->dx_run = -1;   /* when exec has done it */
@@ -318,17 +395,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl)
     return true;
 }
 
-static bool emit_copy(Trans *x, const Insn *i)
-{
-    return emit_same(x, i, true, false);
-}
-static bool emit_test(Trans *x, const Insn *i)
-{
-    return emit_same(x, i, false, false);
-}
 static bool emit_cl(Trans *x, const Insn *i)
 {
-    return emit_same(x, i, true, true);
+    return emit_same(x, i, true, true, H_NONE);
 }
 
 static bool emit_imm(Trans *x, const Insn *i)
@@ -338,8 +407,10 @@ static bool emit_imm(Trans *x, const Insn *i)
     if (i->opsize >= 4) {
         unsigned to = jit_host[g.guest] == H_NONE ? H_AX : jit_host[g.guest];
         emit_imm64(&x->c, to, i->opsize == 4 ? (uint32_t)i->imm : (uint64_t)i->imm);
-        if (to == H_AX)
+        if (to == H_AX) {
             emit_store(&x->c, H_AX, jit_gpr(g.guest));
+            x->ax = g.guest;
+        }
         return true;
     }
     bring(x, &g, H_AX);
@@ -360,7 +431,10 @@ static bool emit_lea_insn(Trans *x, const Insn *i)
     Insn flat = *i; /* the segment plays no part */
     flat.flags |= IF_FLAT;
     flat.seg = SEG_NONE;
-    if (!jit_ea(x, &flat))
+    bool whole = i->opsize != 2 && jit_host[i->reg] != H_NONE;
+    if (i->opsize == 4 && i->asize == 8)
+        flat.asize = 4; /* the low half is all that counts */
+    if (!jit_ea_to(x, &flat, whole ? jit_host[i->reg] : H_AX))
         return false;
     if (i->opsize == 2) {
         GprOp g;
@@ -373,12 +447,9 @@ static bool emit_lea_insn(Trans *x, const Insn *i)
                              .reg = g.host,
                              .rm = H_AX});
         put_back(x, &g);
-    } else if (jit_host[i->reg] == H_NONE) {
-        if (i->opsize == 4)
-            emit_mov(&x->c, false, H_AX, H_AX);
+    } else if (!whole) {
         emit_store(&x->c, H_AX, jit_gpr(i->reg));
-    } else {
-        emit_mov(&x->c, i->opsize == 8, jit_host[i->reg], H_AX);
+        x->ax = i->reg;
     }
     return true;
 }
@@ -395,6 +466,7 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
         HostMem m;
         if (!jit_operand(x, i, i->opsize, false, &m))
             return false;
+        jit_guard(x);
         encode(&x->c, &(Enc){.map = MAP_1B,
                              .opcode = i->opsize == 1 ? 0x8a : 0x8b,
                              .p66 = i->opsize == 2,
@@ -419,7 +491,7 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
     jit_get(x, H_DX, RDX);
     x->dx_run = -1;
     if (divides)
-        may_fault(x);
+        jit_may_fault(x);
     encode(&x->c, &e);
     jit_put(x, RAX, H_AX);
     if (i->opsize > 1)
@@ -481,6 +553,7 @@ static bool emit_cmpxchg(Trans *x, const Insn *i)
     jit_get(x, H_AX, RAX);
     if (rm.used && rm.guest == RAX)
         return false;
+    jit_guard(x);
     encode(&x->c, &e);
     put_back(x, &rm);
     jit_put(x, RAX, H_AX);
@@ -510,6 +583,7 @@ static bool emit_push(Trans *x, const Insn *i)
         if (i->flags & IF_MEM) {
             if (!jit_operand(x, i, n, false, &m))
                 return false;
+            jit_guard(x);
             emit_rm(c, 0x8b, w, H_CX, m);
             emit_store(c, H_CX, tmp);
         } else {
@@ -521,6 +595,7 @@ static bool emit_push(Trans *x, const Insn *i)
     }
     jit_operand_at(x, RSP, -(int32_t)n, n, true, &m);
     if (imm) {
+        jit_guard(x);
         encode(c, &(Enc){.map = MAP_1B,
                          .opcode = 0xc7,
                          .w = w,
@@ -529,9 +604,11 @@ static bool emit_push(Trans *x, const Insn *i)
                          .imm = i->imm,
                          .imm_size = 4});
     } else if (from != H_NONE && jit_host[from] != H_NONE) {
+        jit_guard(x);
         emit_rm(c, 0x89, w, jit_host[from], m);
     } else {
         emit_load(c, H_CX, from == H_NONE ? tmp : jit_gpr(from));
+        jit_guard(x);
         emit_rm(c, 0x89, w, H_CX, m);
     }
     jit_move_rsp(x, -(int32_t)n);
@@ -546,6 +623,7 @@ static bool emit_pop(Trans *x, const Insn *i)
     bool w = i->opsize == 8;
     unsigned to = jit_host[i->reg] == H_NONE || i->reg == RSP ? H_CX : jit_host[i->reg];
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    jit_guard(x);
     emit_rm(&x->c, 0x8b, w, to, m);
     jit_move_rsp(x, i->opsize);
     if (to == H_CX)
@@ -560,9 +638,11 @@ static bool emit_leave(Trans *x, const Insn *i)
         return false;
     bool w = i->opsize == 8;
     jit_operand_at(x, RBP, 0, i->opsize, false, &m);
+    jit_guard(x);
+    emit_rm(&x->c, 0x8b, w, H_CX, m);
     emit_lea(&x->c, w, jit_host[RSP],
              (HostMem){.base = jit_host[RBP], .index = H_NONE, .disp = i->opsize});
-    emit_rm(&x->c, 0x8b, w, jit_host[RBP], m);
+    emit_mov(&x->c, w, jit_host[RBP], H_CX);
     return true;
 }
 
@@ -643,18 +723,19 @@ static bool emit_pushf(Trans *x, const Insn *i)
     emit_store(c, H_CX, tmp);
     jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
     emit_load(c, H_CX, tmp);
+    jit_guard(x);
     emit_rm(c, 0x89, i->opsize == 8, H_CX, m);
     jit_move_rsp(x, -(int32_t)i->opsize);
     return true;
 }
 
-/* What x87_pointers() does, in 64-bit mode; the operand's address is in rax. */
+/* What x87_pointers() does, in 64-bit mode. */
 static void emit_x87_pointers(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
     const VecCtx *v = x->t->vec;
     HostMem fop = gs_mem((int32_t)offsetof(CpuState, fpu.fop));
-    if (v->keeps_fdp && (i->flags & IF_MEM))
+    if (v->keeps_fdp && (i->flags & IF_MEM) && jit_ea(x, i))
         emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
     if (v->keeps_fip) {
         jit_rip(x, H_CX, x->off + i->end - i->len);
@@ -690,6 +771,7 @@ static bool emit_x87(Trans *x, const Insn *i)
         bool writes = r->exec != &exec_x87;
         if (!jit_operand(x, i, operand_size_of(i, r->op[0]), writes, &m))
             return false;
+        jit_guard(x);
         encode(c, &(Enc){.map = MAP_1B,
                          .opcode = r->opcode,
                          .modrm = true,
@@ -713,17 +795,20 @@ static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
     return true;
 }
 
-bool jit_emit_insn(Trans *x, const Insn *i)
+bool jit_emit_insn(Trans *x, const Insn *i, unsigned ax)
 {
     static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
-        [EMIT_COPY] = emit_copy,         [EMIT_TEST] = emit_test,    [EMIT_CL] = emit_cl,
-        [EMIT_IMM] = emit_imm,           [EMIT_LEA] = emit_lea_insn, [EMIT_MUL] = emit_mul,
-        [EMIT_DIV] = emit_div,           [EMIT_CONV] = emit_conv,    [EMIT_CMPXCHG] = emit_cmpxchg,
-        [EMIT_PUSH] = emit_push,         [EMIT_POP] = emit_pop,      [EMIT_LEAVE] = emit_leave,
-        [EMIT_NOP] = emit_nop,           [EMIT_X87] = emit_x87,      [EMIT_CLI] = emit_cli,
-        [EMIT_STI] = emit_sti,           [EMIT_SYS] = jit_emit_sys,  [EMIT_PUSHF] = emit_pushf,
-        [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_CL] = emit_cl,           [EMIT_IMM] = emit_imm,           [EMIT_LEA] = emit_lea_insn,
+        [EMIT_MUL] = emit_mul,         [EMIT_DIV] = emit_div,           [EMIT_CONV] = emit_conv,
+        [EMIT_CMPXCHG] = emit_cmpxchg, [EMIT_PUSH] = emit_push,         [EMIT_POP] = emit_pop,
+        [EMIT_LEAVE] = emit_leave,     [EMIT_NOP] = emit_nop,           [EMIT_X87] = emit_x87,
+        [EMIT_CLI] = emit_cli,         [EMIT_STI] = emit_sti,           [EMIT_SYS] = jit_emit_sys,
+        [EMIT_PUSHF] = emit_pushf,     [EMIT_BRANCH] = jit_emit_branch,
     };
-    bool (*emit)(Trans *, const Insn *) = emitters[op_rows[i->row].emit];
-    return emit && i->opsize && emit(x, i);
+    uint8_t kind = op_rows[i->row].emit;
+    if (!i->opsize)
+        return false;
+    if (kind == EMIT_COPY || kind == EMIT_TEST)
+        return emit_same(x, i, kind == EMIT_COPY, false, ax);
+    return emitters[kind] && emitters[kind](x, i);
 }

@@ -31,9 +31,11 @@ void jit_describe(const Vcpu *v, GString *out)
         v->id, j->blocks, j->map_n, j->used >> 10, j->code_bytes >> 10, j->flushes);
     for (unsigned e = 0; e < ARRAY_LEN(why); e++)
         g_string_append_printf(out, " %s %" PRIu64, why[e], j->exits[e]);
-    g_string_append_printf(
-        out, "\n  first-level TLB misses %" PRIu64 ", instructions by their handlers %" PRIu64,
-        j->accesses, j->helpers);
+    g_string_append_printf(out,
+                           "\n  first-level TLB misses %" PRIu64 ", slots %" PRIu32
+                           ", of which missed too often %" PRIu64
+                           "\n  instructions by their handlers %" PRIu64,
+                           j->accesses, j->slots, j->slots_given_up, j->helpers);
     g_autofree uint16_t *row = g_new(uint16_t, op_rows_n);
     for (unsigned r = 0; r < op_rows_n; r++)
         row[r] = (uint16_t)r;

@@ -2,9 +2,9 @@
 #include "tcg/jit.h"
 
 const uint8_t jit_host[16] = {
-    [RAX] = H_R9,  [RCX] = H_R10, [RDX] = H_R11, [RBX] = H_BX,   [RSP] = H_R15,  [RBP] = H_BP,
-    [RSI] = H_SI,  [RDI] = H_DI,  [R8] = H_R8,   [R9] = H_NONE,  [R10] = H_NONE, [R11] = H_NONE,
-    [R12] = H_R12, [R13] = H_R13, [R14] = H_R14, [R15] = H_NONE,
+    [RAX] = H_R9,   [RCX] = H_R10,  [RDX] = H_R11,  [RBX] = H_BX,   [RSP] = H_R15, [RBP] = H_BP,
+    [RSI] = H_SI,   [RDI] = H_DI,   [R8] = H_R8,    [R9] = H_R12,   [R10] = H_R13, [R11] = H_R14,
+    [R12] = H_NONE, [R13] = H_NONE, [R14] = H_NONE, [R15] = H_NONE,
 };
 
 unsigned jit_mmu_mode(unsigned decode_mode)
@@ -46,7 +46,7 @@ static unsigned address_register(Trans *x, unsigned r, unsigned copy)
     return copy;
 }
 
-bool jit_ea(Trans *x, const Insn *i)
+bool jit_ea_to(Trans *x, const Insn *i, unsigned to)
 {
     bool code64 = x->mode & DM_CODE64;
     bool fs_gs = code64 && (i->seg == FS || i->seg == GS);
@@ -54,67 +54,64 @@ bool jit_ea(Trans *x, const Insn *i)
         i->disp != (int32_t)i->disp)
         return false;
     bool wide = i->asize == 8;
+    HostMem m = {.base = H_NONE, .index = H_NONE, .scale = i->scale, .disp = (int32_t)i->disp};
+    unsigned at = fs_gs ? H_AX : to;
     if (i->base == GPR_IP) {
         /* disp counts from the block's first byte. */
         int64_t off = i->disp + x->off;
         if (off != (int32_t)off)
             return false;
         emit_load(&x->c, H_AX, jit_hot(x->j, offsetof(JitHot, ip_page)));
-        emit_lea(&x->c, wide, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = (int32_t)off});
+        m.base = H_AX;
+        m.disp = (int32_t)off;
     } else {
-        HostMem m = {.base = H_NONE, .index = H_NONE, .scale = i->scale, .disp = (int32_t)i->disp};
         if (i->base != GPR_ZERO)
             m.base = (uint8_t)address_register(x, i->base, H_AX);
         if (i->index != GPR_ZERO)
             m.index = (uint8_t)address_register(x, i->index, H_CX);
-        if (m.index == H_NONE && m.disp == 0 && m.base != H_NONE) {
-            if (m.base != H_AX || !wide)
-                emit_mov(&x->c, wide, H_AX, m.base);
-        } else {
-            emit_lea(&x->c, wide, H_AX, m);
-        }
+    }
+    if (m.index == H_NONE && m.disp == 0 && m.base != H_NONE) {
+        if (m.base != at || !wide)
+            emit_mov(&x->c, wide, at, m.base);
+    } else {
+        emit_lea(&x->c, wide, at, m);
     }
     if (fs_gs) {
         emit_load(&x->c, H_CX,
                   gs_mem((int32_t)(offsetof(CpuState, seg) + i->seg * sizeof(Segment) +
                                    offsetof(Segment, base))));
-        emit_lea(&x->c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
+        emit_lea(&x->c, true, to, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
     }
     return true;
 }
 
-#define HOST_MEM ((HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12})
-
-/* rax: linear address; after it HOST_MEM is the host's. rcx is free. */
-static void check(Trans *x, unsigned size, bool write, bool run)
+bool jit_ea(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    Jit *j = x->j;
-    size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
-    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
-    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
-    tag.index = add.index = H_DX;
-    tag.scale = add.scale = 3;
+    return jit_ea_to(x, i, H_AX);
+}
 
-    const uint8_t *retry = here(c);
-    encode(c, &(Enc){.map = MAP_VEX0F3A,
-                     .opcode = 0xf0,
-                     .pfx = PFX_F2,
-                     .w = true,
-                     .modrm = true,
-                     .reg = H_CX,
-                     .rm = H_AX,
-                     .imm_size = 1,
-                     .imm = PAGE_BITS}); /* rorx rcx, rax, 12 */
-    encode(c, &(Enc){.map = MAP_0F,
-                     .opcode = 0xb7,
-                     .modrm = true,
-                     .reg = H_DX,
-                     .rm = H_CX}); /* movzx edx, cx */
-    emit_load(c, H_CX, tag);
-    emit_load(c, H_DX, add);
-    emit_lea(c, true, H_CX,
-             (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = (int32_t)size - 1});
+void jit_may_fault(Trans *x)
+{
+    x->site[x->n_sites].at = (uint32_t)(x->c.p - (x->j->code_rw + x->j->used));
+    x->site_k[x->n_sites++] = x->k;
+}
+
+void jit_guard(Trans *x)
+{
+    if (x->guarded)
+        jit_may_fault(x);
+    x->guarded = false;
+}
+
+/* ea, [register + disp], with the host's address for the guest's, which rdx leads to. */
+static HostMem by_rdx(HostMem ea)
+{
+    return (HostMem){.base = ea.base, .index = H_DX, .scale = 0, .disp = ea.disp - 12};
+}
+
+/* rcx = rcx >> rdx */
+static void shift_right(Code *c)
+{
     encode(c, &(Enc){.map = MAP_VEX0F38,
                      .opcode = 0xf7,
                      .pfx = PFX_F2,
@@ -123,16 +120,132 @@ static void check(Trans *x, unsigned size, bool write, bool run)
                      .vvvv = H_DX,
                      .reg = H_CX,
                      .rm = H_CX}); /* shrx rcx, rcx, rdx */
-    code8(c, 0xe3);                /* jrcxz, over the jump */
-    code8(c, 5);
-    uint8_t *from = emit_jmp(c, here(c));
+}
+
+/* rcx is 1 if the first-level TLB lets `size` bytes from `base` on be accessed; rdx leads there. */
+static void tlb_check(Trans *x, unsigned base, unsigned size, bool write)
+{
+    Code *c = &x->c;
+    size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
+    HostMem tag = jit_hot(x->j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    HostMem add = jit_hot(x->j, tlb + offsetof(JTlb, add));
+    tag.index = add.index = H_DX;
+    tag.scale = add.scale = 3;
+    encode(c, &(Enc){.map = MAP_VEX0F3A,
+                     .opcode = 0xf0,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .reg = H_CX,
+                     .rm = (uint8_t)base,
+                     .imm_size = 1,
+                     .imm = PAGE_BITS}); /* rorx rcx, base, 12 */
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = 0xb7,
+                     .modrm = true,
+                     .reg = H_DX,
+                     .rm = H_CX}); /* movzx edx, cx */
+    emit_load(c, H_CX, tag);
+    emit_load(c, H_DX, add);
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX,
+                       .index = (uint8_t)base,
+                       .scale = 0,
+                       .disp = (int32_t)(PAGE_SIZE + size) - 1});
+    shift_right(c);
+}
+
+/*
+ * The same by a slot. The page is not chosen by the address here, so the first byte and the last
+ * must be looked at. Offsets count from as far below the page as there are places for `size` bytes
+ * in it; so rcx becomes 1 by a division by that number: a shift, or the high half of
+ * offset * span[size].
+ */
+static void slot_check(Trans *x, HostMem ea, unsigned size, int slot)
+{
+    Code *c = &x->c;
+    size_t at = offsetof(JitHot, slot) + (unsigned)slot * sizeof(JitSlot);
+    unsigned r = size == 1 ? H_CX : H_DX;
+    emit_load(c, r, jit_hot(x->j, at + offsetof(JitSlot, neg)));
+    emit_lea(c, true, r,
+             (HostMem){.base = (uint8_t)r, .index = ea.base, .scale = 0, .disp = ea.disp});
+    if (size > 1) {
+        HostMem span = jit_hot(x->j, offsetof(JitHot, span) + 8 * size);
+        encode(c, &(Enc){.map = MAP_VEX0F38,
+                         .opcode = 0xf6,
+                         .pfx = PFX_F2,
+                         .w = true,
+                         .modrm = true,
+                         .vvvv = H_CX,
+                         .reg = H_CX,
+                         .mem = &span}); /* mulx rcx, rcx, span[size] */
+    }
+    emit_load(c, H_DX, jit_hot(x->j, at + offsetof(JitSlot, add)));
+    if (size == 1)
+        shift_right(c);
+}
+
+/* Checks the linear addresses from ea on: [register + disp], in which rax is a scratch register.
+ * Uses rcx and rdx, of which rcx is free afterwards. slot: by that, or (-1) by the first-level TLB.
+ * Returns where the host has it. */
+static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, bool run)
+{
+    Code *c = &x->c;
+    if (slot < 0 && ea.disp) {
+        emit_lea(c, true, H_AX, ea);
+        ea = (HostMem){.base = H_AX, .index = H_NONE};
+    }
+    const uint8_t *retry = here(c);
+    if (slot >= 0)
+        slot_check(x, ea, size, slot);
+    else
+        tlb_check(x, ea.base, size, write);
+    uint8_t *from = NULL;
+    bool near = x->j->near_jumps && !x->no_near && x->n_near < NEAR_MAX;
+    if (near) {
+        code8(c, 0xe2); /* loop: jumps if rcx was not 1 */
+        x->near[x->n_near++] = (struct Near){.rel8 = c->p, .cold = (uint16_t)x->n_cold};
+        code8(c, 0);
+    } else {
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+        code8(c, 0xe3); /* jrcxz, over the jump */
+        code8(c, 5);
+        from = emit_jmp(c, here(c));
+    }
     struct Cold *cold = jit_cold(x, from, COLD_ACCESS);
     cold->retry = retry;
     cold->run = run;
+    cold->ea = ea;
+    cold->slot = slot;
+    cold->write = write;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+    x->guarded = slot >= 0;
     x->dx_run = -1;
+    return by_rdx(ea);
 }
 
-/* A member of a run. base + disp is its place, for the first one. */
+/* May [base + disp] be checked and accessed as it stands? */
+static bool in_place(const Trans *x, unsigned base, int64_t disp, unsigned asize)
+{
+    const int32_t most = INT32_MAX - (int32_t)PAGE_SIZE;
+    return base < GPR_N && jit_host[base] != H_NONE && asize == 8 && (x->mode & DM_CODE64) &&
+           disp >= -most && disp <= most;
+}
+
+/* [base + disp], in place or in rax. */
+static HostMem place(Trans *x, unsigned base, int32_t disp)
+{
+    bool code64 = x->mode & DM_CODE64;
+    if (in_place(x, base, disp, code64 ? 8 : 4))
+        return (HostMem){.base = jit_host[base], .index = H_NONE, .disp = disp};
+    unsigned from = address_register(x, base, H_AX);
+    if (from != H_AX || disp || !code64)
+        emit_lea(&x->c, code64, H_AX,
+                 (HostMem){.base = (uint8_t)from, .index = H_NONE, .disp = disp});
+    return (HostMem){.base = H_AX, .index = H_NONE};
+}
+
+/* A member of a run. base + disp is its place. */
 static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
 {
     Code *c = &x->c;
@@ -141,13 +254,28 @@ static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
     int32_t at = x->run_at[x->k];
     HostMem slot = jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)run);
     if (!u->ready) {
+        unsigned size = (unsigned)(u->hi - u->lo);
         u->ready = true;
-        unsigned from = address_register(x, base, H_AX);
-        emit_lea(c, x->mode & DM_CODE64, H_AX,
-                 (HostMem){.base = (uint8_t)from, .index = H_NONE, .disp = disp + u->lo - at});
-        check(x, (unsigned)(u->hi - u->lo), u->write, true);
-        emit_lea(c, true, H_DX, HOST_MEM);
+        u->slot = jit_slot_new(x, size, u->write);
+        HostMem ea = place(x, base, disp + u->lo - at);
+        ea = check(x, ea, size, u->write, u->slot, true);
+        x->dx_run = run;
+        if (u->slot >= 0) {
+            *m = ea;
+            m->disp += at - u->lo;
+            return;
+        }
+        emit_lea(c, true, H_DX, ea);
         emit_store(c, H_DX, slot);
+    } else if (u->slot >= 0) {
+        if (x->dx_run != run)
+            emit_load(c, H_DX,
+                      jit_hot(x->j, offsetof(JitHot, slot) + (unsigned)u->slot * sizeof(JitSlot) +
+                                        offsetof(JitSlot, add)));
+        x->dx_run = run;
+        x->guarded = true;
+        *m = by_rdx(place(x, base, disp));
+        return;
     } else if (x->dx_run != run) {
         emit_load(c, H_DX, slot);
     }
@@ -161,24 +289,21 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
         run_operand(x, i->base, (int32_t)i->disp, m);
         return true;
     }
-    if (!jit_ea(x, i))
+    HostMem ea = {.base = H_AX, .index = H_NONE};
+    if (i->seg == SEG_NONE && i->index == GPR_ZERO && in_place(x, i->base, i->disp, i->asize))
+        ea = place(x, i->base, (int32_t)i->disp);
+    else if (!jit_ea(x, i))
         return false;
-    check(x, size, write, false);
-    *m = HOST_MEM;
+    *m = check(x, ea, size, write, jit_slot_new(x, size, write), false);
     return true;
 }
 
 void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
 {
-    if (x->run_of[x->k] >= 0) {
+    if (x->run_of[x->k] >= 0)
         run_operand(x, base, disp, m);
-        return;
-    }
-    unsigned from = address_register(x, base, H_AX);
-    emit_lea(&x->c, x->mode & DM_CODE64, H_AX,
-             (HostMem){.base = (uint8_t)from, .index = H_NONE, .disp = disp});
-    check(x, size, write, false);
-    *m = HOST_MEM;
+    else
+        *m = check(x, place(x, base, disp), size, write, jit_slot_new(x, size, write), false);
 }
 
 /* ---- upkeep ---- */
@@ -197,6 +322,13 @@ static void jtlb_clear(JTlb *l, unsigned index)
     l->add[index] = none_tag(index) ? 12 : 0;
 }
 
+/* Of an entry that has one: no page if both tags match nothing. */
+static gva_t jtlb_page(const JTlb *l, unsigned index)
+{
+    gva_t read = 0 - l->read[index], write = 0 - l->write[index];
+    return ((read >> PAGE_BITS) & (JTLB_SIZE - 1)) == index ? read : write;
+}
+
 static unsigned jtlb_index(gva_t lin)
 {
     return (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
@@ -213,6 +345,7 @@ void jit_tlb_init(Jit *j)
 void jit_tlb_flush(Jit *j, bool all)
 {
     uint32_t kept = 0;
+    jit_slots_flush(j);
     if (j->tlb_n > JTLB_LIST) {
         jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
         jit_tlb_init(j);
@@ -237,13 +370,19 @@ void jit_tlb_flush_page(Jit *j, gva_t lin)
         jit_tlb_flush(j, true);
         return;
     }
-    for (unsigned m = 0; m < MMU_MODES; m++)
-        jtlb_clear(&j->hot->tlb[m], jtlb_index(lin));
+    unsigned x = jtlb_index(lin);
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        JTlb *l = &j->hot->tlb[m];
+        if (l->add[x] && j->slot_n) /* slots are of what is here, which may be another page */
+            jit_slots_flush_page(j, jtlb_page(l, x));
+        jtlb_clear(l, x);
+    }
 }
 
 /* Tags that would let this host page be written. */
 void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
+    jit_slots_flush(j);
     if (j->tlb_n > JTLB_LIST) {
         jit_tlb_flush(j, true);
         return;
@@ -275,6 +414,13 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
         j->tlb_big |= BIT(lin >> 30 & 63);
     /* An entry that is there already may be in the list as another's, global or not. */
     bool listed = l->read[x] == 0 - page || l->write[x] == 0 - page;
+    if (l->add[x] && j->slot_n) { /* slots are of what is here */
+        if (!listed)
+            jit_slots_flush_page(j, jtlb_page(l, x));
+        else if (l->add[x] != e->addend + PAGE_BITS || (l->read[x] == 0 - page && !r) ||
+                 (l->write[x] == 0 - page && !w))
+            jit_slots_flush_page(j, page);
+    }
     l->read[x] = r ? 0 - page : none;
     l->write[x] = w ? 0 - page : none;
     l->add[x] = e->addend + 12;

@@ -163,10 +163,17 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
-    bool run = k_and_run & JIT_RUN_FLAG;
-    const Insn *i = enter_insn(j, b, k_and_run & ~JIT_RUN_FLAG);
+    bool run = k_and_run & JIT_RUN_FLAG, slot = k_and_run & JIT_SLOT_FLAG;
+    unsigned k = k_and_run & (JIT_RUN_FLAG - 1);
+    const Insn *i = enter_insn(j, b, k);
     j->accesses++;
-    if (l1_filled(j, lin)) {
+    bool filled = slot && jit_slot_fill(j, b, k, t->mmu_mode, lin);
+    if (!filled) {
+        filled = l1_filled(j, lin);
+        if (filled && slot)
+            jit_slot_fill(j, b, k, t->mmu_mode, lin);
+    }
+    if (filled) {
         registers_again(j);
         return GO_ON;
     }

@@ -2,8 +2,8 @@
  * Looking over a block before it is translated: which memory accesses are near each other.
  *
  * A register's value is followed as "root + delta": PUSH, POP, ADD, SUB, LEA and MOV of whole
- * registers keep the root. Accesses that are off the same root, within RUN_SPAN bytes, and with no
- * helper between them, are a run: the first one checks the whole range and leaves the host's
+ * registers keep the root. Accesses that are off the same root, within JIT_RUN_SPAN bytes, and with
+ * no helper between them, are a run: the first one checks the whole range and leaves the host's
  * address in JitHot.run[]; the others use it.
  *
  *     push rbp          [root-8]    checks root-40 to root-1
@@ -17,8 +17,6 @@
  */
 #include "tcg/jit.h"
 #include "tcg/vec.h"
-
-#define RUN_SPAN 512
 
 static const struct {
     uint8_t cls, size;
@@ -256,7 +254,7 @@ void jit_scan(Trans *x)
             if (run >= 0) {
                 struct Run *u = &x->run[run];
                 int64_t lo = MIN_OF((int64_t)u->lo, off), hi = MAX_OF((int64_t)u->hi, off + size);
-                if (hi - lo <= RUN_SPAN) {
+                if (hi - lo <= JIT_RUN_SPAN) {
                     u->lo = (int32_t)lo;
                     u->hi = (int32_t)hi;
                     u->write |= write;

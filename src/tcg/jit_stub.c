@@ -7,11 +7,19 @@ static void raw(Code *c, const char *bytes, unsigned n)
 }
 #define RAW(c, s) raw(c, s, sizeof(s) - 1)
 
-static void registers(Code *c, bool load)
+/* `depth` bytes are on the stack below the frame. rax changes. */
+static void registers(Code *c, bool load, int depth)
 {
-    for (unsigned r = 0; r < 16; r++)
-        if (jit_host[r] != H_NONE)
-            emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r], jit_gpr(r));
+    for (unsigned r = 0; r < 16; r++) {
+        HostMem home = gs_mem((int32_t)(offsetof(CpuState, gpr) + 8 * r)), away = jit_gpr(r);
+        if (jit_host[r] != H_NONE) {
+            emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r], home);
+        } else {
+            away.disp += depth;
+            emit_load(c, H_AX, load ? home : away);
+            emit_store(c, H_AX, load ? away : home);
+        }
+    }
 }
 
 /* LAHF, SETO: into JitHot.cc. Changes rax. */
@@ -36,14 +44,14 @@ static HostMem vec_slot(unsigned k)
     return gs_mem((int32_t)(offsetof(CpuState, fpu.v) + k * sizeof(VecReg)));
 }
 
-static void vector_registers(Code *c, const Jit *j, bool load)
+static void vector_registers(Code *c, const Jit *j, bool load, bool wide)
 {
     for (unsigned k = 0; k < 16; k++) {
         HostMem m = vec_slot(k);
         encode(c, &(Enc){.map = j->ymm ? MAP_VEX0F : MAP_0F,
                          .opcode = load ? 0x10 : 0x11,
                          .pfx = PFX_NP,
-                         .l = j->ymm,
+                         .l = wide,
                          .modrm = true,
                          .reg = (uint8_t)k,
                          .mem = &m});
@@ -65,7 +73,7 @@ static void vectors_out(Code *c, const Jit *j)
     emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_was)));
     RAW(c, "\x48\x85\xc9"); /* test rcx, rcx */
     uint8_t *skip = emit_jcc(c, 5, here(c));
-    vector_registers(c, j, false);
+    vector_registers(c, j, false, j->ymm);
     mxcsr(c, 3);
     if (j->ymm)
         RAW(c, "\xc5\xf8\x77"); /* vzeroupper */
@@ -95,14 +103,42 @@ static void x87_out(Code *c, const Jit *j)
     patch_rel32(skip, c->run, here(c));
 }
 
-/* If C has said so: the guest's vector registers. */
+/* If C has said so: the guest's vector registers. Where nothing is in the upper halves of YMM they
+ * are loaded as XMM, so that the processor knows: else each SSE instruction waits for what its
+ * destination was before. */
 static void vectors_in(Code *c, const Jit *j)
 {
     emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away)));
     RAW(c, "\x48\x85\xc9");
-    uint8_t *skip = emit_jcc(c, 5, here(c));
-    vector_registers(c, j, true);
+    uint8_t *skip = emit_jcc(c, 5, here(c)), *narrow = NULL, *done = NULL;
+    if (j->ymm) { /* are all upper halves 0? */
+        for (unsigned k = 0; k < 16; k++) {
+            HostMem m = vec_slot(k);
+            m.disp += 16;
+            encode(c, &(Enc){.map = MAP_VEX0F,
+                             .opcode = k ? 0xeb : 0x6f, /* vpor xmm0, xmm0, m; vmovdqa xmm0, m */
+                             .pfx = PFX_66,
+                             .modrm = true,
+                             .mem = &m});
+        }
+        RAW(c, "\xc4\xe2\x79\x17\xc0"); /* vptest xmm0, xmm0 */
+        narrow = emit_jcc(c, 4, here(c));
+        vector_registers(c, j, true, true);
+        done = emit_jmp(c, here(c));
+        patch_rel32(narrow, c->run, here(c));
+    }
+    vector_registers(c, j, true, false);
+    if (done)
+        patch_rel32(done, c->run, here(c));
     patch_rel32(skip, c->run, here(c));
+}
+
+/* Out of enter(). */
+static void leave_frame(Code *c)
+{
+    RAW(c, "\x48\x83\xc4"); /* add rsp, JIT_FRAME */
+    code8(c, JIT_FRAME);
+    RAW(c, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3"); /* pop r15-r12, rbp, rbx; ret */
 }
 
 /*
@@ -115,7 +151,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     const uint8_t *at = here(c);
     emit_store(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr)));
     jit_flags_out(c, j);
-    registers(c, false);
+    registers(c, false, 8);
     emit_mov(c, true, H_DI, H_DX);
     emit_mov(c, false, H_SI, H_CX);
     x87_out(c, j);
@@ -131,7 +167,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     RAW(c, "\x48\x01\x14\x24");               /* add [rsp], rdx */
     vectors_in(c, j);
     jit_flags_in(c, j);
-    registers(c, true);
+    registers(c, true, 8);
     emit_load(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr))); /* for who tries again */
     RAW(c, "\xc3");
     patch_rel32(leave, c->run, here(c));
@@ -144,12 +180,67 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     code8(c, JX_RESUME - JX_HELPER);
     RAW(c, "\x83\xc0");
     code8(c, JX_HELPER);
-    RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
+    leave_frame(c);
     patch_rel32(go_to, c->run, here(c));
     jit_flags_in(c, j);
-    registers(c, true);
+    registers(c, true, 0);
     HostMem to = jit_hot(j, offsetof(JitHot, tmp));
     encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &to});
+    return at;
+}
+
+/* A member of the slot at offset rdx. */
+static HostMem slot_mem(const Jit *j, size_t member)
+{
+    HostMem m = jit_hot(j, offsetof(JitHot, slot) + member);
+    m.base = H_DX;
+    return m;
+}
+
+/*
+ * A slot has another page than the access: rax is its address, edx the slot's offset. If the
+ * first-level TLB has the page it is put there; if not, or if C is to look at this slot, the return
+ * is five bytes further. rcx and rdx change; flags do not.
+ */
+static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
+{
+    const uint8_t *at = here(c);
+    size_t tlb = offsetof(JitHot, tlb) + mode * sizeof(JTlb);
+    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
+    tag.index = add.index = H_DI;
+    tag.scale = add.scale = 3;
+    RAW(c, "\x56\x57");                 /* push rsi; push rdi */
+    RAW(c, "\xc4\xe3\xfb\xf0\xf8\x0c"); /* rorx rdi, rax, 12 */
+    RAW(c, "\x0f\xb7\xff");             /* movzx edi, di */
+    emit_load(c, H_SI, tag);
+    emit_load(c, H_DI, add);
+    HostMem last = slot_mem(j, offsetof(JitSlot, last));
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &last});
+    RAW(c, "\x48\x8d\x0c\x01");     /* lea rcx, [rcx + rax] */
+    RAW(c, "\x48\x8d\x0c\x31");     /* lea rcx, [rcx + rsi] */
+    RAW(c, "\xc4\xe2\xc3\xf7\xc9"); /* shrx rcx, rcx, rdi */
+    RAW(c, "\xe3\x05");             /* jrcxz, over the jump */
+    uint8_t *other = emit_jmp(c, here(c));
+    emit_load32(c, H_CX, slot_mem(j, offsetof(JitSlot, left)));
+    RAW(c, "\xe3");
+    uint8_t *none_left = c->p;
+    code8(c, 0);
+    RAW(c, "\x8d\x49\xff"); /* lea ecx, [rcx - 1] */
+    emit_rm(c, 0x89, false, H_CX, slot_mem(j, offsetof(JitSlot, left)));
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &last});
+    RAW(c, "\x48\xf7\xd1"); /* not rcx: minus `last`, minus 1 */
+    emit_lea(c, true, H_SI,
+             (HostMem){.base = H_SI, .index = H_CX, .scale = 0, .disp = (int32_t)PAGE_SIZE + 1});
+    emit_store(c, H_SI, slot_mem(j, offsetof(JitSlot, neg)));
+    emit_store(c, H_DI, slot_mem(j, offsetof(JitSlot, add)));
+    RAW(c, "\x5f\x5e\xc3"); /* pop rdi; pop rsi; ret */
+    *none_left = (uint8_t)(c->p - none_left - 1);
+    patch_rel32(other, c->run, here(c));
+    emit_store(c, H_DX, jit_hot(j, offsetof(JitHot, slot_at)));
+    RAW(c, "\x5f\x5e\x59");     /* pop rdi; pop rsi; pop rcx */
+    RAW(c, "\x48\x8d\x49\x05"); /* lea rcx, [rcx + 5] */
+    RAW(c, "\xff\xe1");         /* jmp rcx */
     return at;
 }
 
@@ -157,24 +248,28 @@ void jit_make_stubs(Jit *j, Code *c)
 {
     /* enter(code): callee-saved registers, then the guest's */
     j->enter = (int (*)(const uint8_t *))(uintptr_t)here(c);
-    RAW(c, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x48\x83\xec\x08"); /* push rbx, rbp, r12-r15;
-                                                                           sub rsp, 8 */
+    RAW(c, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx, rbp, r12-r15 */
+    RAW(c, "\x48\x83\xec");                             /* sub rsp, JIT_FRAME */
+    code8(c, JIT_FRAME);
     emit_mov(c, true, H_CX, H_DI);
     emit_mov(c, true, H_DX, H_CX);
     jit_flags_in(c, j);
-    registers(c, true);
+    registers(c, true, 0);
     RAW(c, "\xff\xe2"); /* jmp rdx */
 
     /* exit: edx is the enum JitExit; all in registers still */
     j->s_exit = here(c);
     jit_flags_out(c, j);
-    registers(c, false);
+    registers(c, false, 0);
     x87_out(c, j);
     vectors_out(c, j);
     emit_mov(c, false, H_AX, H_DX);
-    RAW(c, "\x48\x83\xc4\x08\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
+    leave_frame(c);
 
     j->s_helper = call_stub(j, c, offsetof(JitHot, fn_helper));
     j->s_access = call_stub(j, c, offsetof(JitHot, fn_access));
     j->s_vec = call_stub(j, c, offsetof(JitHot, fn_vec));
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        for (unsigned w = 0; w < 2; w++)
+            j->s_fill[m][w] = fill_stub(j, c, m, w);
 }

@@ -180,13 +180,14 @@ bool jit_emit_sys(Trans *x, const Insn *i)
     return done;
 }
 
-/* Guest registers in host registers that a C function may change. */
+/* Guest registers in host registers that a C function may change; and R11, which SYSCALL writes. */
 static void caller_saved(Code *c, bool load)
 {
     static const uint8_t saved[] = {H_SI, H_DI, H_R8, H_R9, H_R10, H_R11};
     for (unsigned r = 0; r < 16; r++)
-        if (memchr(saved, jit_host[r], sizeof(saved)))
-            emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r], jit_gpr(r));
+        if (r == R11 || memchr(saved, jit_host[r], sizeof(saved)))
+            emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r],
+                    gs_mem((int32_t)(offsetof(CpuState, gpr) + 8 * r)));
 }
 
 /*

@@ -489,6 +489,7 @@ START_TEST(random_blocks)
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
+    j->kernel_slots = true;
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;
         static uint8_t bytes[1024];
@@ -507,6 +508,64 @@ START_TEST(random_blocks)
 }
 END_TEST
 
+/* One access again and again, over the ends of pages whose memory is elsewhere: what it met last
+ * must not be taken for what it meets now. */
+START_TEST(over_page_ends)
+{
+    static const struct {
+        uint8_t map, opcode, pfx;
+        bool w, p66, run;
+    } ops[] = {
+        {MAP_1B, 0x02, PFX_NP, false, false, false}, {MAP_1B, 0x03, PFX_NP, false, true, false},
+        {MAP_1B, 0x03, PFX_NP, false, false, false}, {MAP_1B, 0x01, PFX_NP, true, false, false},
+        {MAP_1B, 0x03, PFX_NP, true, false, true},   {MAP_0F, 0x10, PFX_NP, false, false, false},
+        {MAP_0F, 0x11, PFX_NP, false, false, true}};
+    static const int8_t steps[] = {1, -1, 3, -5, 8, -8, 61, -67};
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    j->kernel_slots = true;
+    for (unsigned k = 0; k < ARRAY_LEN(ops) * ARRAY_LEN(steps); k++) {
+        static CpuState in;
+        static uint8_t bytes[256];
+        int step = steps[k % ARRAY_LEN(steps)];
+        unsigned op = k / ARRAY_LEN(steps);
+        seed = k + 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RSI] = step > 0 ? 0x1f00 : 0x2100; /* backwards: from a page into the one before */
+        in.gpr[RCX] = 0x220 / (unsigned)abs(step);
+        in.fpu.mxcsr = 0x1f80;
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        for (unsigned n = 0; n < (ops[op].run ? 3 : 1); n++) {
+            HostMem m = {.base = RSI, .index = H_NONE, .disp = (int32_t)(40 * n)};
+            encode(&c, &(Enc){.map = ops[op].map,
+                              .opcode = ops[op].opcode,
+                              .pfx = ops[op].pfx,
+                              .w = ops[op].w,
+                              .p66 = ops[op].p66,
+                              .modrm = true,
+                              .reg = RDX,
+                              .mem = &m});
+        }
+        emit_lea(&c, true, RSI, (HostMem){.base = RSI, .index = H_NONE, .disp = step});
+        code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+        code8(&c, (uint8_t)(bytes - (c.p + 1)));
+        code8(&c, 0xf4);
+        n_cuts = 0;
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    ck_assert_uint_gt(j->slots, 0);
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -516,6 +575,7 @@ int main(void)
     TCase *tc = tcase_create("jit");
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, random_blocks);
+    tcase_add_test(tc, over_page_ends);
     Suite *suite = suite_create("jit");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

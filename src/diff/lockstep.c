@@ -23,6 +23,7 @@ typedef struct Mode {
     /* What was asked for. */
     char *engines, *every, *max, *save, *load;
     gboolean explain;
+    int turn;
     const Engine *engine[SIDES];
     bool engines_given;
     LsOptions opt;
@@ -105,6 +106,8 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
          "Two of interp, jit and kvm (default: interp,kvm)", "LEADER,FOLLOWER"},
         {"every", 0, 0, G_OPTION_ARG_STRING, &mode->every,
          "Compare after each insn, block, or so many instructions (with KVM: insn)", "WHAT"},
+        {"turn", 0, 0, G_OPTION_ARG_INT, &mode->turn,
+         "With -smp: so many steps of a vCPU, then of the next (1)", "N"},
         {"max", 0, 0, G_OPTION_ARG_STRING, &mode->max,
          "End after so many instructions (2M: 2000000)", "N"},
         {"save", 0, 0, G_OPTION_ARG_FILENAME, &mode->save,
@@ -127,6 +130,9 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
     if (*argc > 1)
         return usage(err, "'%s': the guest's options come behind --", (*argv)[1]);
     mode->engines_given = mode->engines;
+    if (mode->turn < 1)
+        return usage(err, "--turn %d: 1 or more", mode->turn);
+    mode->opt.turn = (unsigned)mode->turn;
     return read_engines(mode, err) && read_count("--max", mode->max, &mode->opt.max, err) &&
            read_every(mode, err);
 }
@@ -136,15 +142,15 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
 static gboolean progress(gpointer opaque)
 {
     Mode *mode = opaque;
-    const Lockstep *ls = ls_live_state(mode->live);
+    uint64_t insns = ls_live_insns(mode->live);
     bool tty = isatty(STDERR_FILENO);
     mode->seconds++;
     ls_live_watch(mode->live);
     if (!tty && mode->seconds % QUIET_SECONDS)
         return G_SOURCE_CONTINUE;
     double s = (double)(g_get_monotonic_time() - mode->started) / 1e6;
-    fprintf(stderr, "%slockstep: %" PRIu64 " instructions, %.0f/s%s", tty ? "\r" : "", ls->insns,
-            (double)ls->insns / s, tty ? "  " : "\n");
+    fprintf(stderr, "%slockstep: %" PRIu64 " instructions, %.0f/s%s", tty ? "\r" : "", insns,
+            (double)insns / s, tty ? "  " : "\n");
     return G_SOURCE_CONTINUE;
 }
 
@@ -161,11 +167,11 @@ static bool prepare(Machine *m, void *opaque, GError **err)
 {
     Mode *mode = opaque;
     mode->m = m;
-    mode->live = ls_live_new(machine_vm(m)->vcpu[0], mode->engine[LEADER], mode->engine[FOLLOWER],
+    mode->live = ls_live_new(machine_vm(m), mode->engine[LEADER], mode->engine[FOLLOWER],
                              &mode->opt, on_done, mode, err);
     if (!mode->live)
         return false;
-    machine_watch_dma(m, ls_on_dma, ls_live_state(mode->live));
+    machine_watch_dma(m, ls_live_dma, mode->live);
     mode->started = g_get_monotonic_time();
     return true;
 }
@@ -191,9 +197,15 @@ static void diverged(Mode *mode, Lockstep *ls)
     g_autoptr(GString) narrow = g_string_new(NULL);
     mode->status = 1;
     ls_report(ls, text);
+    if (mode->live && ls_live_vcpus(mode->live) > 1)
+        printf("cpu %d:\n", ls->side[LEADER].v->id);
     fputs(text->str, stdout);
     if (mode->load)
         return;
+    if (mode->live && ls_live_vcpus(mode->live) > 1) {
+        puts("not saved: what the other vCPUs wrote would be missing when it is done again");
+        return;
+    }
     save(mode, ls, text->str);
     if (!ls->by_full && ls_soft(&ls->side[LEADER]) && ls_soft(&ls->side[FOLLOWER]))
         ls_narrow(ls, narrow);
@@ -210,19 +222,26 @@ static void conclude(Mode *mode, Lockstep *ls)
         ls_compare_all(ls);
         mode->result = ls->diverged ? LS_DIVERGED : LS_OK;
     }
-    ls_summary(ls, s, text);
+    uint64_t insns = mode->live ? ls_live_insns(mode->live) : ls->insns;
+    if (mode->live && ls_live_vcpus(mode->live) > 1)
+        for (unsigned i = 0; i < ls_live_vcpus(mode->live); i++) {
+            g_string_append_printf(text, "cpu %u:\n", i);
+            ls_summary(ls_live_vcpu(mode->live, i), s, text);
+        }
+    else
+        ls_summary(ls, s, text);
     fputs(text->str, stdout);
     if (mode->result == LS_DIVERGED) {
         diverged(mode, ls);
     } else if (mode->result == LS_ERROR) {
-        warn_user("lockstep: after %" PRIu64 " instructions: %s", ls->insns, ls->why);
+        warn_user("lockstep: after %" PRIu64 " instructions: %s", insns, ls->why);
         mode->status = 2;
     }
     printf("lockstep: %s after %" PRIu64 " instructions\n",
            mode->result == LS_DIVERGED ? "DIVERGENCE"
            : mode->result == LS_ERROR  ? "error"
                                        : "no divergence",
-           ls->insns);
+           insns);
     fflush(stdout);
 }
 
@@ -237,7 +256,7 @@ static bool finish(Machine *m, void *opaque)
 {
     Mode *mode = opaque;
     machine_watch_dma(m, NULL, NULL);
-    vcpu_run_on(machine_vm(m)->vcpu[0], conclude_work, mode);
+    vcpu_run_on(ls_live_state(mode->live)->side[LEADER].v, conclude_work, mode);
     ls_live_free(mode->live);
     mode->live = NULL;
     return !mode->ended;
@@ -266,10 +285,14 @@ static const char *accel(const Mode *mode)
     return mode->engine[FOLLOWER] == &engine_kvm ? "tcg" : "interp";
 }
 
-static bool check_machine(const Options *o, GError **err)
+static bool check_machine(const Mode *mode, const Options *o, GError **err)
 {
-    if (o->cfg.smp > 1)
-        return usage(err, "-smp %u: lockstep compares one vCPU; leave -smp out", o->cfg.smp);
+    bool soft = mode->engine[LEADER]->is_software && mode->engine[FOLLOWER]->is_software;
+    if (o->cfg.smp > 1 && !soft)
+        return usage(err,
+                     "-smp %u: with KVM lockstep compares one vCPU; interp and jit can take "
+                     "turns",
+                     o->cfg.smp);
     if (o->cfg.accel)
         return usage(err, "-accel %s: --engines says which engines there are", o->cfg.accel);
     if (o->monitor_given)
@@ -309,7 +332,7 @@ static int run_machine(Mode *mode, int argc, char *argv[], GError **err)
               (!o.log_file || log_to_file(o.log_file, err));
     if (ok && o.print) {
         fputs(o.print->str, stdout);
-    } else if (ok && check_machine(&o, err)) {
+    } else if (ok && check_machine(mode, &o, err)) {
         if (o.demo) {
             DemoOptions demo = {.accel = accel(mode),
                                 .rounds = DEMO_ROUNDS,
@@ -355,7 +378,7 @@ static int run_file(Mode *mode, GError **err)
 
 int diff_lockstep(int argc, char *argv[])
 {
-    Mode mode = {.result = LS_OK};
+    Mode mode = {.result = LS_OK, .turn = 1};
     GError *err = NULL;
     int split = 1;
     while (split < argc && strcmp(argv[split], "--") != 0)

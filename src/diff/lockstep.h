@@ -19,6 +19,11 @@
  *   lockstep_report.c   what is said about a divergence
  *   lockstep_file.c     the state file
  *
+ * With several vCPUs there is a Lockstep for each, and one Twin with as many vCPUs for all. They
+ * take turns, a few steps each (LsOptions.turn): while one steps, no other vCPU of either machine
+ * runs, so that both see the same order of everything. What another has written meanwhile cannot be
+ * done again from a file, so there is none.
+ *
  * Threads: everything but on_dma() and the progress counters runs on the leader's thread.
  */
 #ifndef TANDEM_DIFF_LOCKSTEP_H
@@ -57,17 +62,19 @@ typedef struct LsEvent {
 
 /* ---- a vCPU with its own RAM ---- */
 
+enum { LS_VCPUS = 64 };
+
 typedef struct Twin {
     VmCommon vm;
-    Vcpu *v, *vcpus[1];
+    Vcpu *v, *vcpus[LS_VCPUS]; /* v: the first */
     MemMap mem;
     CpuidTable cpuid;
     const Engine *engine; /* the only one it has */
-    bool vm_ready, vcpu_ready;
+    bool vm_ready, vcpu_ready[LS_VCPUS];
 } Twin;
 
-/* The same CPU and map as `like`, RAM zero until twin_copy_ram(). The calling thread is the vCPU's.
- */
+/* The same CPUs and map as `like`, RAM zero until twin_copy_ram(). The calling thread is the first
+ * vCPU's. */
 Twin *twin_new(const VmCommon *like, const Engine *, const VcpuBus *, void *tap, GError **);
 void twin_free(Twin *);
 /* The map becomes that of `like`; RAM of slots that are not as they were is copied. */
@@ -94,6 +101,7 @@ extern const LsRuleInfo ls_rules[LSR_N];
 typedef struct LsOptions {
     uint64_t every;      /* 0: a block; else instructions */
     uint64_t max;        /* instructions; 0: until the guest ends */
+    unsigned turn;       /* steps before another vCPU's turn */
     uint64_t full_every; /* steps between two comparisons of everything; 0: the default */
 } LsOptions;
 
@@ -128,8 +136,14 @@ enum LsResult {
     LS_ERROR,    /* ls->why */
 };
 
+/* VmCommon.tap of both machines: by Vcpu.id, who steps it. */
+typedef struct LsTap {
+    struct Lockstep *of[LS_VCPUS];
+} LsTap;
+
 typedef struct Lockstep {
     LsOptions opt;
+    LsTap *tap, own_tap; /* tap: NULL before ls_init(): its own */
     LsSide side[SIDES];
     Twin *twin[SIDES];   /* [LEADER]: in a replay only */
     const VcpuBus *real; /* the machine's; NULL in a replay */
@@ -173,6 +187,10 @@ typedef struct Lockstep {
 /* The follower, a Twin, is made here; the leader's side is filled in by the caller first. */
 bool ls_init(Lockstep *, const LsOptions *, GError **);
 void ls_clear(Lockstep *);
+static inline struct Lockstep *ls_of(const Vcpu *v)
+{
+    return ((const LsTap *)v->vm->tap)->of[v->id];
+}
 static inline bool ls_soft(const LsSide *s)
 {
     return s->engine->is_software;
@@ -218,8 +236,8 @@ extern const VcpuBus ls_bus;
 /* Events the side has passed by: DMA is applied; an access it did not make is a difference. */
 void ls_bus_end(Lockstep *, unsigned side);
 void ls_bus_begin(Lockstep *);
-/* MachineDmaFn */
-void ls_on_dma(void *lockstep, gpa_t gpa, uint64_t len);
+/* A device of the machine has written. */
+void ls_on_dma(Lockstep *, gpa_t gpa, uint64_t len);
 void ls_apply_pending_dma(Lockstep *);
 void ls_log_truncate(Lockstep *, unsigned n);
 void ls_event_print(const LsEvent *, char *buf, size_t size);
@@ -268,13 +286,20 @@ void ls_free_loaded(Lockstep *);
 
 /* ---- lockstep_live.c ---- */
 typedef struct LsLive LsLive;
-/* Puts itself between v's loop and its engine. The vCPU is paused; done() is called on its thread
- * when a divergence, an error or opt.max ends the run. */
-LsLive *ls_live_new(Vcpu *v, const Engine *leader, const Engine *follower, const LsOptions *,
+/* Puts itself between the loops of a machine's vCPUs and their engine. They are paused; done() is
+ * called on the thread of the one that a divergence, an error or opt.max stops. */
+LsLive *ls_live_new(VmCommon *vm, const Engine *leader, const Engine *follower, const LsOptions *,
                     void (*done)(void *opaque, enum LsResult), void *opaque, GError **);
-/* The vCPU is paused. Gives it its engine and bus back. */
+/* The vCPUs are paused. Gives them their engine and bus back. */
 void ls_live_free(LsLive *);
+/* Of the vCPU that ended the run, or of the first. */
 Lockstep *ls_live_state(LsLive *);
+/* MachineDmaFn; opaque: the LsLive. */
+void ls_live_dma(void *live, gpa_t gpa, uint64_t len);
+unsigned ls_live_vcpus(const LsLive *);
+Lockstep *ls_live_vcpu(LsLive *, unsigned i);
+/* Of all vCPUs together. */
+uint64_t ls_live_insns(LsLive *);
 /* Main thread, now and then: ends an instruction from which KVM does not come back. */
 void ls_live_watch(LsLive *);
 

@@ -112,7 +112,8 @@ static void apply_dma(Lockstep *ls, unsigned side, const LsEvent *e)
     if (ls->recording && side == LEADER)
         return; /* the device wrote it there */
     memmap_write(s->vm->mem, e->addr, e->data, e->value);
-    vcpu_request(s->v, VREQ_TLB_FLUSH);
+    for (unsigned i = 0; i < s->vm->n_vcpus; i++)
+        vcpu_request(s->vm->vcpu[i], VREQ_TLB_FLUSH);
 }
 
 /* The next event the side has to match, or NULL; what needs no matching is done on the way. */
@@ -186,7 +187,7 @@ static unsigned side_of(const Lockstep *ls, const Vcpu *v)
 
 static uint64_t bus_access(Vcpu *v, LsEvent e, bool *ok)
 {
-    Lockstep *ls = v->vm->tap;
+    Lockstep *ls = ls_of(v);
     unsigned side = side_of(ls, v);
     if (ls->running < 0) {
         if (!ls->real)
@@ -237,7 +238,7 @@ static int bus_irq_ack(Vcpu *v)
 /* Reading the APIC base has no effect, and engines do so for CPUID and while they move state. */
 static bool bus_msr_read(Vcpu *v, uint32_t msr, uint64_t *value)
 {
-    Lockstep *ls = v->vm->tap;
+    Lockstep *ls = ls_of(v);
     bool ok = false;
     if (ls->real && (msr == MSR_APIC_BASE || ls->running < 0))
         return ls->real->apic_msr_read(ls->side[LEADER].v, msr, value);
@@ -251,7 +252,7 @@ static bool bus_msr_read(Vcpu *v, uint32_t msr, uint64_t *value)
 
 static bool bus_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
 {
-    Lockstep *ls = v->vm->tap;
+    Lockstep *ls = ls_of(v);
     bool ok = false;
     bus_access(v, (LsEvent){.kind = LSE_MSR_WRITE, .addr = msr, .size = 8, .value = value}, &ok);
     if (ok && msr == MSR_APIC_BASE && !ls->real)
@@ -261,7 +262,7 @@ static bool bus_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
 
 static uint8_t bus_tpr_get(Vcpu *v)
 {
-    Lockstep *ls = v->vm->tap;
+    Lockstep *ls = ls_of(v);
     unsigned side = side_of(ls, v);
     if (ls->real && (ls->running < 0 || (ls->recording && side == ls->first)))
         return ls->real->tpr_get(ls->side[LEADER].v);
@@ -270,7 +271,7 @@ static uint8_t bus_tpr_get(Vcpu *v)
 
 static void bus_tpr_set(Vcpu *v, uint8_t cr8)
 {
-    Lockstep *ls = v->vm->tap;
+    Lockstep *ls = ls_of(v);
     LsSide *s = &ls->side[side_of(ls, v)];
     if (ls->running < 0 && s != &ls->side[LEADER])
         return; /* the follower's state comes in: the machine has it already */
@@ -329,9 +330,8 @@ static void add_dma(Lockstep *ls, const LsEvent *e)
     g_array_append_val(ls->log, *e);
 }
 
-void ls_on_dma(void *opaque, gpa_t gpa, uint64_t len)
+void ls_on_dma(Lockstep *ls, gpa_t gpa, uint64_t len)
 {
-    Lockstep *ls = opaque;
     LsEvent e;
     if (!dma_event(ls, &e, gpa, len))
         return;

@@ -371,10 +371,15 @@ static Lockstep *make(Reader *r, const Engine *const e[SIDES], const char *ram, 
     Lockstep *ls = aligned_alloc(64, (sizeof(Lockstep) + 63) / 64 * 64);
     memset(ls, 0, sizeof(*ls));
     LsOptions opt = {.every = r->every};
-    VmCommon like = {
-        .mem = &r->map, .cpuid = &r->cpuid, .clock = clock_new(), .tsc_offset_fixed = r->tsc_fixed};
+    ls->tap = &ls->own_tap;
+    ls->own_tap.of[0] = ls;
+    VmCommon like = {.mem = &r->map,
+                     .n_vcpus = 1,
+                     .cpuid = &r->cpuid,
+                     .clock = clock_new(),
+                     .tsc_offset_fixed = r->tsc_fixed};
     for (unsigned i = 0; i < SIDES; i++) {
-        Twin *t = twin_new(&like, e[i], &ls_bus, ls, err);
+        Twin *t = twin_new(&like, e[i], &ls_bus, ls->tap, err);
         if (!t)
             goto fail;
         ls->twin[i] = t;

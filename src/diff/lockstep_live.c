@@ -11,35 +11,105 @@
 #include "base/log.h"
 #include "switch/vcpu_loop.h"
 
-struct LsLive {
+/* One vCPU. */
+typedef struct LiveVcpu {
     Lockstep ls;
     Engine engine; /* the leader's, but for run() and import_state() */
-    bool resync, ended, was_halted;
-    uint64_t last_intr; /* Lockstep.insns then */
-    void (*done)(void *opaque, enum LsResult);
-    void *opaque;
+    struct LsLive *all;
+    bool resync, stopped, was_halted;
+    bool waits;             /* in live_run(): takes part in the turns */
+    uint64_t last_intr;     /* Lockstep.insns then */
     uint64_t watched_steps; /* main thread */
     unsigned watched_for;
+} LiveVcpu;
+
+struct LsLive {
+    LsTap tap;
+    LiveVcpu *one[LS_VCPUS];
+    VmCommon *vm;
+    unsigned n;
+    /* Whose turn it is; the rest is under its lock as well, while a vCPU has the turn. */
+    GMutex lock;
+    GCond turned;
+    unsigned turn;
+    bool ended;
+    LiveVcpu *culprit; /* who ended it */
+    void (*done)(void *opaque, enum LsResult);
+    void *opaque;
     GError *attach_error;
     const Engine *leader, *follower;
     LsOptions opt;
 };
 
-Lockstep *ls_live_state(LsLive *l)
+Lockstep *ls_live_state(LsLive *all)
 {
-    return &l->ls;
+    return all->culprit ? &all->culprit->ls : &all->one[0]->ls;
 }
 
-static LsLive *live_of(Vcpu *v)
+unsigned ls_live_vcpus(const LsLive *all)
 {
-    return (LsLive *)v->vm->tap; /* ls is its first member */
+    return all->n;
+}
+
+Lockstep *ls_live_vcpu(LsLive *all, unsigned i)
+{
+    return &all->one[i]->ls;
+}
+
+uint64_t ls_live_insns(LsLive *all)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < all->n; i++)
+        n += all->one[i]->ls.insns;
+    return n;
+}
+
+static LiveVcpu *live_of(Vcpu *v)
+{
+    return (LiveVcpu *)ls_of(v); /* ls is its first member */
+}
+
+/* ---- turns ---- */
+
+/* Lock held: to the next vCPU that waits, which may be the same. */
+static void pass_turn(LsLive *all)
+{
+    for (unsigned k = 1; k <= all->n; k++) {
+        unsigned i = (all->turn + k) % all->n;
+        if (all->one[i]->waits) {
+            all->turn = i;
+            break;
+        }
+    }
+    g_cond_broadcast(&all->turned);
+}
+
+static void take_turn(LsLive *all, Vcpu *v)
+{
+    unsigned me = (unsigned)v->id;
+    g_mutex_lock(&all->lock);
+    all->one[me]->waits = true;
+    if (!all->one[all->turn]->waits) /* whose turn it was has left */
+        all->turn = me;
+    while (all->turn != me)
+        g_cond_wait(&all->turned, &all->lock);
+    g_mutex_unlock(&all->lock);
+}
+
+/* stays: it will take a turn again at once. */
+static void end_turn(LsLive *all, Vcpu *v, bool stays)
+{
+    g_mutex_lock(&all->lock);
+    all->one[v->id]->waits = stays;
+    pass_turn(all);
+    g_mutex_unlock(&all->lock);
 }
 
 static bool live_import(Vcpu *v, unsigned groups, GError **err)
 {
-    LsLive *l = live_of(v);
+    LiveVcpu *l = live_of(v);
     l->resync = true;
-    return l->leader->import_state(v, groups, err);
+    return l->all->leader->import_state(v, groups, err);
 }
 
 static bool shadow(const CpuState *s)
@@ -53,7 +123,7 @@ static bool shadow(const CpuState *s)
  */
 enum { INTR_APART = 1000 };
 
-static bool too_soon(const LsLive *l)
+static bool too_soon(const LiveVcpu *l)
 {
     const Lockstep *ls = &l->ls;
     return !l->was_halted && ls->insns - l->last_intr < INTR_APART && l->last_intr &&
@@ -61,7 +131,7 @@ static bool too_soon(const LsLive *l)
 }
 
 /* What comes next; a vector is acknowledged here, as the engine would. */
-static enum LsStepKind next_kind(LsLive *l, uint32_t req, uint8_t *vector)
+static enum LsStepKind next_kind(LiveVcpu *l, uint32_t req, uint8_t *vector)
 {
     Lockstep *ls = &l->ls;
     Vcpu *v = ls->side[LEADER].v;
@@ -83,7 +153,20 @@ static enum LsStepKind next_kind(LsLive *l, uint32_t req, uint8_t *vector)
     return LSS_RUN;
 }
 
-static enum LsResult one_step(LsLive *l)
+/* DMA of other threads came to the first vCPU's; it is taken by whoever steps next. */
+static void pending_dma(LiveVcpu *l)
+{
+    Lockstep *first = &l->all->one[0]->ls;
+    if (&l->ls != first) {
+        g_mutex_lock(&first->dma_lock);
+        g_array_append_vals(l->ls.dma, first->dma->data, first->dma->len);
+        g_array_set_size(first->dma, 0);
+        g_mutex_unlock(&first->dma_lock);
+    }
+    ls_apply_pending_dma(&l->ls);
+}
+
+static enum LsResult one_step(LiveVcpu *l)
 {
     Lockstep *ls = &l->ls;
     LsSide *lead = &ls->side[LEADER];
@@ -103,7 +186,7 @@ static enum LsResult one_step(LsLive *l)
     enum LsStepKind kind = next_kind(l, req, &vector);
     unsigned at = ls->log->len;
     ls_begin_step(ls, kind, vector);
-    ls_apply_pending_dma(ls);
+    pending_dma(l);
     enum LsResult r = ls_step(ls, kind, vector);
     if (r != LS_KICK)
         l->was_halted = r == LS_HALTED;
@@ -112,31 +195,38 @@ static enum LsResult one_step(LsLive *l)
     return r;
 }
 
-static Exit end(LsLive *l, Vcpu *v, enum LsResult r)
+static Exit end(LiveVcpu *l, Vcpu *v, enum LsResult r)
 {
-    l->ended = true;
+    LsLive *all = l->all;
+    all->ended = true;
+    all->culprit = l;
     if (r == LS_OK && !l->ls.diverged) {
         ls_compare_all(&l->ls);
         r = l->ls.diverged ? LS_DIVERGED : LS_OK;
     }
-    l->done(l->opaque, r);
-    vcpu_pause(v); /* at the next boundary: nothing runs any more */
+    all->done(all->opaque, r);
     return (Exit){.kind = EXIT_KICK};
 }
 
 /* What the loop changed in the leader's state without an import: that it is awake again. */
-static void take_run_state(LsLive *l, Vcpu *v)
+static void take_run_state(LiveVcpu *l, Vcpu *v)
 {
     for (unsigned i = 0; i < SIDES; i++)
         l->ls.side[i].v->st.run_state = v->st.run_state;
 }
 
-static Exit live_run(Vcpu *v, const RunLimit *limit)
+/* It is v's turn. */
+static Exit steps(LiveVcpu *l, Vcpu *v, bool *again)
 {
-    LsLive *l = live_of(v);
+    LsLive *all = l->all;
     Lockstep *ls = &l->ls;
-    if (l->ended)
+    *again = false;
+    if (all->ended) {
+        if (!l->stopped)
+            vcpu_pause(v); /* at the next boundary: nothing runs any more */
+        l->stopped = true;
         return (Exit){.kind = EXIT_KICK};
+    }
     if (l->resync) {
         GError *err = NULL;
         l->resync = false;
@@ -147,7 +237,7 @@ static Exit live_run(Vcpu *v, const RunLimit *limit)
         }
     }
     take_run_state(l, v);
-    for (;;) {
+    for (unsigned n = 0; all->n == 1 || n < ls->opt.turn; n++) {
         enum LsResult r = one_step(l);
         switch (r) {
         case LS_OK:
@@ -162,79 +252,140 @@ static Exit live_run(Vcpu *v, const RunLimit *limit)
         case LS_ERROR:
             return end(l, v, r);
         }
-        if (ls->opt.max && ls->insns >= ls->opt.max)
+        if (ls->opt.max && ls_live_insns(all) >= ls->opt.max)
             return end(l, v, LS_OK);
+    }
+    *again = true;
+    return (Exit){.kind = EXIT_KICK};
+}
+
+static Exit live_run(Vcpu *v, const RunLimit *limit)
+{
+    LiveVcpu *l = live_of(v);
+    for (;;) {
+        bool again;
+        take_turn(l->all, v);
+        Exit e = steps(l, v, &again);
+        end_turn(l->all, v, again);
+        if (!again)
+            return e;
     }
 }
 
 static void attach(Vcpu *v, void *opaque)
 {
-    LsLive *l = opaque;
+    LsLive *all = opaque;
+    LiveVcpu *l = all->one[v->id];
     Lockstep *ls = &l->ls;
-    if (!vcpu_sync_state(v, &l->attach_error))
+    if (all->attach_error || !vcpu_sync_state(v, &all->attach_error))
         return;
-    ls->side[LEADER] = (LsSide){.v = v, .vm = v->vm, .engine = l->leader};
-    ls->side[FOLLOWER] = (LsSide){.engine = l->follower};
-    ls->real = v->vm->bus;
+    ls->side[LEADER] = (LsSide){.v = v, .vm = v->vm, .engine = all->leader};
+    ls->side[FOLLOWER] = (LsSide){.engine = all->follower};
+    if (v->id) { /* the first one's has vCPUs for all */
+        Twin *t = all->one[0]->ls.twin[FOLLOWER];
+        ls->twin[FOLLOWER] = t;
+        ls->side[FOLLOWER].v = t->vcpus[v->id];
+        ls->side[FOLLOWER].vm = &t->vm;
+        t->vcpus[v->id]->thread = pthread_self();
+    }
+    ls->real = v->id ? all->one[0]->ls.real : v->vm->bus;
     ls->recording = true;
-    if (!ls_init(ls, &l->opt, &l->attach_error))
+    ls->tap = &all->tap;
+    if (!ls_init(ls, &all->opt, &all->attach_error))
         return;
-    l->engine = *l->leader;
+    l->engine = *all->leader;
     l->engine.run = live_run;
     l->engine.import_state = live_import;
     v->vm->bus = &ls_bus;
-    v->vm->tap = ls;
+    v->vm->tap = ls->tap;
     v->engine = &l->engine;
     v->where = ST_CANONICAL; /* the loop imports, and with that it begins */
-    if (l->leader->enter)
-        l->leader->enter(v);
+    if (all->leader->enter)
+        all->leader->enter(v);
 }
 
 static void detach(Vcpu *v, void *opaque)
 {
-    LsLive *l = opaque;
+    LsLive *all = opaque;
+    LiveVcpu *l = all->one[v->id];
     if (l->ls.real) {
         v->vm->bus = l->ls.real;
         v->vm->tap = NULL;
-        v->engine = l->leader;
+        v->engine = all->leader;
     }
+    if (v->id)
+        l->ls.twin[FOLLOWER] = NULL; /* freed by the first, which is detached last */
     ls_clear(&l->ls);
 }
 
-LsLive *ls_live_new(Vcpu *v, const Engine *leader, const Engine *follower, const LsOptions *opt,
-                    void (*done)(void *opaque, enum LsResult), void *opaque, GError **err)
+static void free_all(LsLive *all)
 {
-    LsLive *l = aligned_alloc(64, (sizeof(LsLive) + 63) / 64 * 64);
-    memset(l, 0, sizeof(*l));
-    l->leader = leader;
-    l->follower = follower;
-    l->opt = *opt;
-    l->done = done;
-    l->opaque = opaque;
-    vcpu_run_on(v, attach, l);
-    if (!l->attach_error)
-        return l;
-    g_propagate_error(err, l->attach_error);
-    vcpu_run_on(v, detach, l);
-    free(l);
+    for (unsigned i = all->n; i-- > 0;) {
+        vcpu_run_on(all->vm->vcpu[i], detach, all);
+        free(all->one[i]);
+    }
+    g_mutex_clear(&all->lock);
+    g_cond_clear(&all->turned);
+    g_free(all);
+}
+
+LsLive *ls_live_new(VmCommon *vm, const Engine *leader, const Engine *follower,
+                    const LsOptions *opt, void (*done)(void *opaque, enum LsResult), void *opaque,
+                    GError **err)
+{
+    LsLive *all = g_new0(LsLive, 1);
+    all->vm = vm;
+    all->n = vm->n_vcpus;
+    all->leader = leader;
+    all->follower = follower;
+    all->opt = *opt;
+    all->done = done;
+    all->opaque = opaque;
+    g_mutex_init(&all->lock);
+    g_cond_init(&all->turned);
+    for (unsigned i = 0; i < all->n; i++) {
+        all->one[i] = aligned_alloc(64, (sizeof(LiveVcpu) + 63) / 64 * 64);
+        memset(all->one[i], 0, sizeof(LiveVcpu));
+        all->one[i]->all = all;
+        all->tap.of[i] = &all->one[i]->ls;
+    }
+    for (unsigned i = 0; i < all->n; i++)
+        vcpu_run_on(vm->vcpu[i], attach, all);
+    if (!all->attach_error)
+        return all;
+    g_propagate_error(err, all->attach_error);
+    free_all(all);
     return NULL;
 }
 
-void ls_live_free(LsLive *l)
+void ls_live_free(LsLive *all)
 {
-    vcpu_run_on(l->ls.side[LEADER].v, detach, l);
-    free(l);
+    free_all(all);
+}
+
+void ls_live_dma(void *live, gpa_t gpa, uint64_t len)
+{
+    LsLive *all = live;
+    /* On a vCPU's thread it has the turn. What comes from others is for whoever steps next. */
+    for (unsigned i = 0; i < all->n; i++)
+        if (pthread_equal(pthread_self(), all->vm->vcpu[i]->thread)) {
+            ls_on_dma(&all->one[i]->ls, gpa, len);
+            return;
+        }
+    ls_on_dma(&all->one[0]->ls, gpa, len);
 }
 
 enum { PATIENCE = 20 }; /* calls without a step in between */
 
-void ls_live_watch(LsLive *l)
+/* With KVM there is one vCPU. */
+void ls_live_watch(LsLive *all)
 {
+    LiveVcpu *l = all->one[0];
     Lockstep *ls = &l->ls;
     int running = __atomic_load_n(&ls->running, __ATOMIC_RELAXED);
-    uint64_t steps = atomic_load(&ls->steps);
-    if (running < 0 || ls_soft(&ls->side[running]) || steps != l->watched_steps) {
-        l->watched_steps = steps;
+    uint64_t done = atomic_load(&ls->steps);
+    if (running < 0 || ls_soft(&ls->side[running]) || done != l->watched_steps) {
+        l->watched_steps = done;
         l->watched_for = 0;
     } else if (++l->watched_for > PATIENCE) {
         Vcpu *v = ls->side[running].v;

@@ -312,6 +312,10 @@ bool ls_init(Lockstep *ls, const LsOptions *opt, GError **err)
     LsSide *l = &ls->side[LEADER], *f = &ls->side[FOLLOWER];
     ls->opt = *opt;
     ls->running = -1;
+    if (!ls->tap) {
+        ls->tap = &ls->own_tap;
+        ls->own_tap.of[0] = ls;
+    }
     ls->log = g_array_new(FALSE, TRUE, sizeof(LsEvent));
     ls->dma = g_array_new(FALSE, TRUE, sizeof(LsEvent));
     ls->differences = g_string_new(NULL);
@@ -326,7 +330,7 @@ bool ls_init(Lockstep *ls, const LsOptions *opt, GError **err)
     if ((!ls_soft(l) || !ls_soft(f)) && !kvm_steps_natively(&ls->kvm_native, err))
         return false;
     if (!f->v) {
-        Twin *t = twin_new(l->vm, f->engine, &ls_bus, ls, err);
+        Twin *t = twin_new(l->vm, f->engine, &ls_bus, ls->tap, err);
         if (!t)
             return false;
         ls->twin[FOLLOWER] = t;

@@ -94,7 +94,7 @@ bool twin_follow_map(Twin *t, const MemMap *like, GError **err)
         if (!kept[k])
             slot_free(&t->mem.slot[k]);
     t->mem = map;
-    return !t->vcpu_ready || !t->engine->map_changed || t->engine->map_changed(&t->vm, err);
+    return !t->vcpu_ready[0] || !t->engine->map_changed || t->engine->map_changed(&t->vm, err);
 }
 
 Twin *twin_new(const VmCommon *like, const Engine *e, const VcpuBus *bus, void *tap, GError **err)
@@ -102,30 +102,37 @@ Twin *twin_new(const VmCommon *like, const Engine *e, const VcpuBus *bus, void *
     Twin *t = g_new0(Twin, 1);
     t->engine = e;
     t->cpuid = *like->cpuid;
-    t->v = vcpu_alloc(err);
-    if (!t->v) {
-        g_free(t);
-        return NULL;
+    for (unsigned i = 0; i < like->n_vcpus; i++) {
+        t->vcpus[i] = vcpu_alloc(err);
+        if (!t->vcpus[i]) {
+            twin_free(t);
+            return NULL;
+        }
+        t->vcpus[i]->id = (int)i;
     }
-    t->vcpus[0] = t->v;
+    t->v = t->vcpus[0];
     t->vm = (VmCommon){.mem = &t->mem,
                        .clock = like->clock,
                        .bus = bus,
                        .cpuid = &t->cpuid,
                        .vcpu = t->vcpus,
-                       .n_vcpus = 1,
+                       .n_vcpus = like->n_vcpus,
                        .tsc_offset_fixed = like->tsc_offset_fixed,
                        .tap = tap};
-    t->v->vm = &t->vm;
-    t->v->thread = pthread_self();
-    t->v->engine = e;
+    for (unsigned i = 0; i < like->n_vcpus; i++) {
+        t->vcpus[i]->vm = &t->vm;
+        t->vcpus[i]->thread = pthread_self();
+        t->vcpus[i]->engine = e;
+    }
     if (!twin_follow_map(t, like->mem, err)) {
         twin_free(t);
         return NULL;
     }
     t->vm_ready = !e->vm_init || e->vm_init(&t->vm, err);
-    t->vcpu_ready = t->vm_ready && (!e->vcpu_init || e->vcpu_init(t->v, err));
-    if (t->vcpu_ready && (!e->map_changed || e->map_changed(&t->vm, err)))
+    bool ok = t->vm_ready;
+    for (unsigned i = 0; ok && i < like->n_vcpus; i++)
+        ok = t->vcpu_ready[i] = !e->vcpu_init || e->vcpu_init(t->vcpus[i], err);
+    if (ok && (!e->map_changed || e->map_changed(&t->vm, err)))
         return t;
     twin_free(t);
     return NULL;
@@ -135,14 +142,17 @@ void twin_free(Twin *t)
 {
     if (!t)
         return;
-    if (t->vcpu_ready && t->engine->vcpu_free)
-        t->engine->vcpu_free(t->v);
-    if (t->engine->is_software) /* a translator shares the interpreter's data, which frees it */
-        engine_interp.vcpu_free(t->v);
+    for (unsigned i = 0; i < LS_VCPUS && t->vcpus[i]; i++) {
+        if (t->vcpu_ready[i] && t->engine->vcpu_free)
+            t->engine->vcpu_free(t->vcpus[i]);
+        if (t->vm_ready && t->engine->is_software)
+            engine_interp.vcpu_free(t->vcpus[i]); /* of which a translator shares the data */
+    }
     if (t->vm_ready && t->engine->vm_free)
         t->engine->vm_free(&t->vm);
     for (unsigned i = 0; i < t->mem.n; i++)
         slot_free(&t->mem.slot[i]);
-    vcpu_release(t->v);
+    for (unsigned i = 0; i < LS_VCPUS; i++)
+        vcpu_release(t->vcpus[i]);
     g_free(t);
 }

@@ -6,6 +6,7 @@ usage: test_lockstep.py TANDEM GUESTS CASE
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,33 @@ def case_kernel():
         run("--engines", engines, "--max", "3M", *kernel(), text=r"no divergence after 3000000 ")
     run("--engines", "jit,interp", "--every", "1000", "--max", "2M", *kernel(), text="no divergence after 2000000 ")
     run("--engines", "interp,jit", "--every", "insn", "--max", "300000", *kernel(), text="no divergence after 300000 ")
+
+
+def case_smp():
+    """Two vCPUs that take turns: they share counters, a spin lock, a ball and code that each writes for the other."""
+    cc = shutil.which("cc")
+    if not cc:
+        print("skipped: no C compiler to build the guest with")
+        sys.exit(77)
+    with tempfile.TemporaryDirectory() as d:
+        subprocess.run([cc, "-nostdlib", "-static", "-no-pie",
+                        "-Wl,-Ttext=0x100000,--build-id=none,-z,noexecstack,--no-warn-rwx-segments", "-o", f"{d}/guest",
+                        os.path.join(os.path.dirname(os.path.abspath(__file__)), "smp_guest.S")], check=True)
+        machine = ["-smp", "2", "-m", "32", "-kernel", f"{d}/guest", "-device", "isa-debug-exit,iobase=0xf4",
+                   "-display", "none", "-serial", "stdio"]
+        for accel in "interp", "jit":
+            p = subprocess.run([binary, "-accel", accel, *machine], capture_output=True, text=True, timeout=60 * slower,
+                               stdin=subprocess.DEVNULL)
+            assert p.stdout == "right\n" and p.returncode == 1, f"{accel}: {p.stdout}{p.stderr}"
+        counts = set()
+        for args in ["--engines", "jit,interp"], ["--engines", "jit,interp"], ["--engines", "interp,jit", "--turn", "5"], \
+                    ["--engines", "jit,interp", "--every", "insn", "--max", "60000"]:
+            out = run(*args, "--", *machine, text="no divergence")
+            assert "--max" in args or "right\n" in out
+            assert all(int(n) > 10000 for n in re.findall(r"interp: (\d+) instructions|jit: (\d+) instructions", out)[0] if n)
+            if len(args) == 2:
+                counts.add(re.search(r"no divergence after (\d+)", out)[1])
+        print("instructions in turns of one block:", *counts)
 
 
 def case_kvm():
@@ -89,7 +117,8 @@ def case_bad_input():
     run("demo", status=2, text="behind --")
     run("--engines", "interp,interp", status=2, text="no guest: its options come behind --")
     two = ["--engines", "interp,interp", "--"]
-    run(*two, "-smp", "2", "-bios", "/dev/null", status=2, text="-smp 2: lockstep compares one vCPU")
+    run("--", "-smp", "2", "-bios", "/dev/null", status=2, text="-smp 2: with KVM lockstep compares one vCPU")
+    run("--engines", "interp,interp", "--turn", "0", "--", "-demo", status=2, text="--turn 0: 1 or more")
     run(*two, "-accel", "jit", "-bios", "x", status=2, text="-accel jit: --engines says")
     run(*two, "-monitor", "stdio", "-bios", "x", status=2, text="-monitor: a monitor could")
     run(*two, "-kernel", "/nonexistent", status=2, text="nonexistent")

@@ -63,7 +63,7 @@ static void start(FixMode mode, const Engine *leader, const Engine *follower, ui
     ls_init(ls, &opt, &err);
     fail_on(err);
     fix->vm.bus = &ls_bus;
-    fix->vm.tap = ls;
+    fix->vm.tap = ls->tap;
     if (leader->is_software)
         leader->enter(fix->v); /* stores are noted from here on */
     ls_sync(ls, &err);

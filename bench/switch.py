@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What a switch between KVM and the software engine costs, against the least that the host's KVM allows.
 
-    bench/switch.py [--tandem build/release/tandem] [--switches 6000] [--rounds 3]
+    bench/switch.py [--tandem build/release/tandem] [--switches 6000] [--rounds 3] [--ram 64,16384]
 
 Each round runs the demo guest with that many switches, and then floor.c: bare ioctls that read or write a vCPU's
 whole state. Prints the median of the rounds for each step, and the ratio of a whole switch to the mean of
-reading and writing (a switch out of KVM reads, one into it writes). Needs gcc.
+reading and writing (a switch out of KVM reads, one into it writes). Then machines with as many MiB of RAM as --ram says
+take turns at being switched to and fro from the monitor, while their guest writes to one page after the other. Needs gcc.
 """
 import argparse
 import os
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,11 +30,61 @@ def demo(tandem, switches):
     return {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r"^  (\w[\w ]*?) +([\d.]+) +([\d.]+) +[\d.]+$", table, re.M)}
 
 
+# At the reset vector, to 32-bit code that writes to each page of what RAM there is below 3 GiB, over and over.
+def writer(path, mib):
+    top = min(mib, 3072) << 20
+    code = bytes.fromhex("fa 66 2e 0f 01 16 4000 0f20c0 0c01 0f22c0 66ea 20000f00 0800")
+    flat = bytes.fromhex("66b81000 8ed8 bf00001000 8807 81c700100000 81ff") + top.to_bytes(4, "little") + bytes.fromhex("72f0 ebe9")
+    rom = bytearray(65536)
+    rom[:len(code)] = code
+    rom[0x20:0x20 + len(flat)] = flat
+    rom[0x40:0x46] = bytes.fromhex("1700 50000f00")
+    rom[0x50:0x68] = bytes.fromhex("0000000000000000 ffff0000009bcf00 ffff00000093cf00")
+    rom[0xFFF0:0xFFF5] = bytes.fromhex("ea 0000 00f0")
+    with open(path, "wb") as f:
+        f.write(rom)
+
+
+def with_ram(tandem, tmp, mib, switches):
+    """Microseconds of whole switches: p50, p99."""
+    writer(f"{tmp}/writer.bin", mib)
+    p = subprocess.Popen([tandem, "-accel", "kvm", "-m", str(mib), "-bios", f"{tmp}/writer.bin", "-display", "none", "-nodefaults",
+                          "-monitor", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        time.sleep(0.3)
+        for n in range(switches):
+            p.stdin.write(f"switch {'tcg' if n % 2 == 0 else 'kvm'}\n")
+            p.stdin.flush()
+            time.sleep(0.005)
+        out, _ = p.communicate("info switch\ninfo cpus\nquit\n", timeout=60)
+    except (subprocess.TimeoutExpired, BrokenPipeError):
+        p.kill()
+        return None
+    m = re.search(r"total +[\d.]+ +([\d.]+) +([\d.]+)", out)
+    return (float(m[1]), float(m[2])) if m else None
+
+
+def compare_ram(tandem, sizes, rounds):
+    seen = {mib: [] for mib in sizes}
+    with tempfile.TemporaryDirectory() as tmp:
+        for _ in range(rounds):
+            for mib in sizes:
+                seen[mib].append(with_ram(tandem, tmp, mib, 200))
+    for mib, values in seen.items():
+        good = [v for v in values if v]
+        if good:
+            p50, p99 = (statistics.median(v[i] for v in good) for i in range(2))
+            print(f"{mib} MiB of RAM: p50 {p50:.1f} us, p99 {p99:.1f} us")
+        else:
+            print(f"{mib} MiB of RAM: could not be measured here")
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--tandem", default=f"{TOP}/build/release/tandem")
     p.add_argument("--switches", type=int, default=6000)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--ram", default="64,16384", help="MiB, of machines whose switches are compared; empty: none")
     a = p.parse_args()
     seen = {}
     with tempfile.TemporaryDirectory() as tmp:
@@ -54,6 +106,7 @@ def main():
         for i, p in enumerate(("p50", "p99")):
             least = (median["floor: get all"][i] + median["floor: set all"][i]) / 2
             print(f"{p}: a whole switch takes {median['whole switch'][i] / least:.2f} times the floor of {least:.1f} us")
+        compare_ram(a.tandem, [int(mib) for mib in a.ram.split(",") if mib], a.rounds)
 
 
 main()

@@ -42,6 +42,7 @@
     X(X86_TRIPLE_FAULT_EVENT, false)     \
     X(EXIT_ON_EMULATION_FAILURE, false)  \
     X(VCPU_ATTRIBUTES, false)            \
+    X(SYNC_REGS, false)                  \
     X(NR_MEMSLOTS, false)                \
     X(MAX_VCPUS, false)
 
@@ -138,6 +139,7 @@ typedef struct KvmVm {
     int fd;
     KvmSlot slot[MEMMAP_MAX];
     bool dirty_log;
+    unsigned spare; /* kvm_drop_shadow_tables(): its slot's place, and 0 while there is none */
     int xsave_size;
     GMutex lock;               /* over the list below, made by the first vCPU; and the spare slot */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
@@ -173,6 +175,15 @@ typedef struct KvmVcpu {
     uint64_t tsc_offset; /* as last set or read */
     uint64_t tsc_adjust; /* IA32_TSC_ADJUST then, unless KvmHost.tsc_exact */
     KvmState ks;         /* scratch of export and import */
+    /*
+     * What KVM's vCPU holds, as read or written last: the groups of `held`, none once it has run.
+     * What is the same is not written again.
+     */
+    unsigned held;
+    KvmState kept;
+    FpuState kept_fpu;
+    uint64_t kept_msr[MSR_ROWS_MAX];
+    bool synced; /* run->s.regs is REGS, SREGS and EVENTS of now: see kvm_ask_sync() */
     uint8_t *xsave;
     struct kvm_msrs *msrs;
 } KvmVcpu;
@@ -226,6 +237,14 @@ bool kvm_import(Vcpu *, unsigned groups, GError **err);
 void kvm_state_to_cpu(const KvmState *, CpuState *, unsigned groups);
 void kvm_state_from_cpu(KvmState *, const CpuState *, unsigned groups);
 bool kvm_find_msrs(Vcpu *, GError **err);
+
+/*
+ * Has KVM leave registers and events in kvm_run as it leaves the next KVM_RUN, which spares the
+ * ioctls of an export. Costs something at each exit: so for exits that something is waiting for.
+ * From any thread. kvm_enter() is KVM_RUN itself.
+ */
+void kvm_ask_sync(KvmVcpu *);
+int kvm_enter(KvmVcpu *);
 
 /* Services KVM_EXIT_X86_RDMSR and WRMSR. */
 void kvm_msr_exit(Vcpu *);

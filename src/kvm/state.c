@@ -149,6 +149,14 @@ static int sregs_ioctl(KvmVcpu *kv, bool put)
     return r;
 }
 
+/* Is what goes in so different from what KVM holds that it flushes by itself? */
+static bool flushes(const KvmVcpu *kv)
+{
+    const struct kvm_sregs2 *a = &kv->ks.sregs, *b = &kv->kept.sregs;
+    return kv->held & GRP_SREGS && (a->cr3 != b->cr3 || ((a->cr0 ^ b->cr0) & (CR0_PG | CR0_WP)) ||
+                                    ((a->cr4 ^ b->cr4) & (CR4_PGE | CR4_PAE)));
+}
+
 /*
  * Whoever had the vCPU may have changed page tables, which KVM's TLB knows nothing of. Loading the
  * same CR3 flushes nothing; CR4.PGE changed and put back makes KVM drop all of it, global entries
@@ -165,11 +173,15 @@ static bool put_sregs(Vcpu *v, GError **err)
         apic_base = v->st.msr.apic_base;
     s->apic_base = apic_base;
 
-    if (kv->vm->host->shadow_tables && !kvm_drop_shadow_tables(kv->vm, err))
-        return false;
-    s->cr4 ^= CR4_PGE;
-    int r = sregs_ioctl(kv, true);
-    s->cr4 ^= CR4_PGE;
+    int r = 0;
+    if (kv->vm->host->shadow_tables) { /* which flushes, too */
+        if (!kvm_drop_shadow_tables(kv->vm, err))
+            return false;
+    } else if (!flushes(kv)) {
+        s->cr4 ^= CR4_PGE;
+        r = sregs_ioctl(kv, true);
+        s->cr4 ^= CR4_PGE;
+    }
     if (r == 0)
         r = sregs_ioctl(kv, true);
     if (r == 0)
@@ -321,6 +333,7 @@ static bool get_msrs(Vcpu *v, GError **err)
     for (unsigned i = 0; i < kvm->n_msrs; i++) {
         const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
         uint64_t *home = msr_home(&v->st, row), value = kv->msrs->entries[i].data;
+        kv->kept_msr[i] = value;
         /* The upper half that KVM does not keep is still here, unless the guest wrote anew. */
         bool half = kvm->sysenter32 && (row->index == 0x175 || row->index == 0x176);
         if (!half || (uint32_t)*home != value)
@@ -339,21 +352,33 @@ static bool put_msrs(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
     const KvmVm *kvm = kv->vm;
+    bool held = kv->held & GRP_MSRS, adjusted = false;
+    unsigned n = 0;
 
-    kv->msrs->nmsrs = kvm->n_msrs;
     for (unsigned i = 0; i < kvm->n_msrs; i++) {
         const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
-        kv->msrs->entries[i] =
-            (struct kvm_msr_entry){.index = row->index, .data = *msr_home(&v->st, row)};
+        uint64_t value = *msr_home(&v->st, row);
+        if (held && kv->kept_msr[i] == value)
+            continue;
+        adjusted = adjusted || row->index == MSR_TSC_ADJUST;
+        kv->msrs->entries[n++] = (struct kvm_msr_entry){.index = row->index, .data = value};
+        kv->kept_msr[i] = value;
     }
-    int n = ioctl(kv->fd, KVM_SET_MSRS, kv->msrs);
-    if (n < 0)
+    kv->msrs->nmsrs = n;
+    int done = n ? ioctl(kv->fd, KVM_SET_MSRS, kv->msrs) : 0;
+    if (done < 0)
         return kvm_error(err, "KVM_SET_MSRS");
-    if (n < (int)kvm->n_msrs) {
-        g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM refuses MSR %s = %#llx",
-                    kvm_msr_rows[kvm->msr[n]].name, kv->msrs->entries[n].data);
+    if (done < (int)n) {
+        const struct kvm_msr_entry *e = &kv->msrs->entries[done];
+        const char *name = "";
+        for (unsigned i = 0; i < kvm->n_msrs; i++)
+            if (kvm_msr_rows[kvm->msr[i]].index == e->index)
+                name = kvm_msr_rows[kvm->msr[i]].name;
+        g_set_error(err, TANDEM_ERROR, ERR_STATE, "KVM refuses MSR %s = %#llx", name, e->data);
         return false;
     }
+    if (held && v->st.tsc_offset == kv->tsc_offset && !adjusted)
+        return true;
     return put_tsc(v, err); /* last: it notes TSC_ADJUST as it is now */
 }
 
@@ -372,25 +397,83 @@ static const GroupRow group_rows[] = {
 #include "vmstate/groups.def"
 };
 
-static void *ks_of(KvmVcpu *kv, unsigned group)
+static void *ks_of(KvmState *ks, unsigned group, size_t *size)
 {
+#define KS(g, member)               \
+    case g:                         \
+        *size = sizeof(ks->member); \
+        return &ks->member;
+    switch (group) {
+        KS(GRP_REGS, regs)
+        KS(GRP_SREGS, sregs)
+        KS(GRP_XCRS, xcrs)
+        KS(GRP_DEBUGREGS, debugregs)
+        KS(GRP_EVENTS, events)
+        KS(GRP_MP_STATE, mp_state)
+    default:
+        *size = 0;
+        return NULL;
+    }
+#undef KS
+}
+
+/* The vCPU's group is now as in kv->ks and v->st. MSRs are noted by get_msrs() and put_msrs(). */
+static void keep(Vcpu *v, unsigned group)
+{
+    KvmVcpu *kv = kvm_of(v);
+    size_t size;
+    const void *is = ks_of(&kv->ks, group, &size);
+    if (is)
+        memcpy(ks_of(&kv->kept, group, &size), is, size);
+    else if (group == GRP_FPU)
+        kv->kept_fpu = v->st.fpu;
+    kv->held |= group;
+}
+
+/* Does KVM's vCPU hold what is about to be put there? REGS is never the same, SREGS makes KVM
+ * forget translations, and both may leave events behind. */
+static bool is_held(Vcpu *v, unsigned group)
+{
+    KvmVcpu *kv = kvm_of(v);
+    size_t size;
+    if (!(kv->held & group) || group & (GRP_REGS | GRP_SREGS | GRP_EVENTS | GRP_MSRS))
+        return false;
+    if (group == GRP_FPU)
+        return !memcmp(&kv->kept_fpu, &v->st.fpu, sizeof(kv->kept_fpu));
+    const void *is = ks_of(&kv->ks, group, &size);
+    return !memcmp(is, ks_of(&kv->kept, group, &size), size);
+}
+
+/* From kvm_run, where KVM has left it. False: it is not there, or not all of it. */
+static bool get_synced(KvmVcpu *kv, unsigned group)
+{
+    const struct kvm_sync_regs *from = &kv->run->s.regs;
+    if (!kv->synced)
+        return false;
     switch (group) {
     case GRP_REGS:
-        return &kv->ks.regs;
-    case GRP_XCRS:
-        return &kv->ks.xcrs;
-    case GRP_DEBUGREGS:
-        return &kv->ks.debugregs;
+        kv->ks.regs = from->regs;
+        return true;
+    case GRP_SREGS: /* without the four pointers of PAE paging */
+        if (from->sregs.cr0 & CR0_PG && !(from->sregs.efer & EFER_LMA) && from->sregs.cr4 & CR4_PAE)
+            return false;
+        memset(&kv->ks.sregs, 0, sizeof(kv->ks.sregs));
+        memcpy(&kv->ks.sregs, &from->sregs, offsetof(struct kvm_sregs2, flags));
+        return true;
     case GRP_EVENTS:
-        return &kv->ks.events;
+        kv->ks.events = from->events;
+        return true;
     default:
-        return &kv->ks.mp_state;
+        return false;
     }
 }
 
 static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
+    size_t size;
+    if (get_synced(kv, row->group))
+        return true;
     switch (row->group) {
     case GRP_SREGS:
         return sregs_ioctl(kv, false) == 0 || kvm_error(err, row->get_name);
@@ -399,13 +482,15 @@ static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
     case GRP_MSRS:
         return get_msrs(v, err);
     default:
-        return ioctl(kv->fd, row->get, ks_of(kv, row->group)) == 0 || kvm_error(err, row->get_name);
+        return ioctl(kv->fd, row->get, ks_of(&kv->ks, row->group, &size)) == 0 ||
+               kvm_error(err, row->get_name);
     }
 }
 
 static bool put_group(Vcpu *v, const GroupRow *row, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
+    size_t size;
     switch (row->group) {
     case GRP_SREGS:
         return put_sregs(v, err);
@@ -414,7 +499,8 @@ static bool put_group(Vcpu *v, const GroupRow *row, GError **err)
     case GRP_MSRS:
         return put_msrs(v, err);
     default:
-        return ioctl(kv->fd, row->set, ks_of(kv, row->group)) == 0 || kvm_error(err, row->set_name);
+        return ioctl(kv->fd, row->set, ks_of(&kv->ks, row->group, &size)) == 0 ||
+               kvm_error(err, row->set_name);
     }
 }
 
@@ -430,6 +516,9 @@ bool kvm_export(Vcpu *v, unsigned groups, GError **err)
                 !get_group(v, &group_rows[i], err))
                 return false;
     kvm_state_to_cpu(&kv->ks, &v->st, groups);
+    for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
+        if (groups & group_rows[i].group)
+            keep(v, group_rows[i].group);
     if (groups & GRP_SREGS)
         v->st.cr8 = v->vm->bus->tpr_get(v);
     return true;
@@ -459,11 +548,25 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
     kvm_state_from_cpu(&kv->ks, &v->st, groups);
     if (groups & GRP_EVENTS)
         event_flags(kv);
-    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++)
-        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
-            if (group_rows[i].put_rank == rank && groups & group_rows[i].group &&
-                !put_group(v, &group_rows[i], err))
+    kv->synced = false;
+    unsigned held = kv->held;
+    kv->held = 0; /* of what fails half way, nothing is known */
+    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++) {
+        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++) {
+            const GroupRow *row = &group_rows[i];
+            if (row->put_rank != rank || !(groups & row->group))
+                continue;
+            kv->held = held;
+            bool same = is_held(v, row->group), ok = same || put_group(v, row, err);
+            kv->held = 0;
+            if (!ok)
                 return false;
+            if (!same)
+                keep(v, row->group);
+            held |= row->group;
+        }
+    }
+    kv->held = held;
     if (keep_events && ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &kv->ks.events) < 0)
         return kvm_error(err, "KVM_SET_VCPU_EVENTS");
     /* These describe the state before; the next KVM_RUN sets them anew. */

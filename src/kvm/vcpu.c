@@ -39,11 +39,33 @@ static void set_immediate_exit(KvmVcpu *kv, uint8_t value)
     __atomic_store_n(&kv->run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
+void kvm_ask_sync(KvmVcpu *kv)
+{
+    const uint64_t all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+    if (((uint64_t)kv->vm->host->cap[CAP_SYNC_REGS] & all) == all)
+        __atomic_store_n(&kv->run->kvm_valid_regs, all, __ATOMIC_RELAXED);
+}
+
+int kvm_enter(KvmVcpu *kv)
+{
+    /* RFLAGS is never 0: whether KVM has stored anything shows, however a request for it and the
+     * exit came together. */
+    kv->run->s.regs.regs.rflags = 0;
+    kv->held = 0;
+    int r = ioctl(kv->fd, KVM_RUN, 0), e = errno;
+    kv->synced = kv->run->s.regs.regs.rflags;
+    __atomic_store_n(&kv->run->kvm_valid_regs, 0, __ATOMIC_RELAXED);
+    errno = e;
+    return r;
+}
+
 void kvm_kick(Vcpu *v)
 {
     KvmVcpu *kv = kvm_of(v);
     if (!kv)
         return;
+    if (atomic_load(&v->request) & VREQ_WORK)
+        kvm_ask_sync(kv);
     set_immediate_exit(kv, 1);
     if (atomic_load(&kv->in_run) && !pthread_equal(kv->thread, pthread_self()))
         pthread_kill(kv->thread, KICK_SIGNAL);
@@ -137,7 +159,8 @@ bool kvm_drain(Vcpu *v, GError **err)
         kv->run->request_interrupt_window = 0;
         kv->incomplete = false;
         set_immediate_exit(kv, 1);
-        int r = ioctl(kv->fd, KVM_RUN, 0);
+        kvm_ask_sync(kv);
+        int r = kvm_enter(kv);
         sync_tpr(v, cr8);
         if (r < 0 && errno == EINTR)
             break;
@@ -159,6 +182,7 @@ bool kvm_drain(Vcpu *v, GError **err)
 static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
 {
     bool want_window = false;
+    kv->synced = false; /* what follows may change events */
 
     if (req & VREQ_NMI) {
         vcpu_request_clear(v, VREQ_NMI);
@@ -270,6 +294,7 @@ static void drop_queued_ud(KvmVcpu *kv)
         ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &ev) < 0 || ev.exception.nr != VEC_UD)
         return;
     ev.exception.pending = ev.exception.injected = 0;
+    kv->synced = false;
     ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &ev);
 }
 
@@ -419,7 +444,7 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
         uint64_t cr8 = v->vm->bus->tpr_get(v);
         kv->run->cr8 = cr8;
         kv->incomplete = false;
-        int r = ioctl(kv->fd, KVM_RUN, 0);
+        int r = kvm_enter(kv);
         v->exits++;
         sync_tpr(v, cr8);
         if (r < 0) {

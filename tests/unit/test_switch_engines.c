@@ -3,6 +3,7 @@
  * the software engine to KVM and back, read back and compared on the way in. This host's KVM may
  * run anything or nothing; it must hold what it is given.
  */
+#include "cpu/xsave.h"
 #include "kvm_fixture.h"
 #include "switch/switch.h"
 #include "vmstate/rules.h"
@@ -94,6 +95,75 @@ START_TEST(random_states_survive_the_round_trip)
 }
 END_TEST
 
+static void change(CpuState *s, unsigned what)
+{
+    switch (what) {
+    case 0:
+        s->dr[1] ^= 0x1000;
+        break;
+    case 1:
+        s->fpu.r[3].b[2] ^= 0x40;
+        s->fpu.xstate_bv |= BIT(XC_X87);
+        break;
+    case 2:
+        s->fpu.v[5].b[9] ^= 1;
+        s->fpu.xstate_bv |= BIT(XC_SSE);
+        break;
+    case 3:
+        s->msr.star ^= 1ull << 40;
+        break;
+    case 4:
+        s->msr.kernel_gs_base ^= 0x123000;
+        break;
+    case 5:
+        s->cr2 ^= 0x5000;
+        break;
+    case 6:
+        s->seg[FS].base ^= 0x7000;
+        break;
+    case 7:
+        s->ev.nmi.masked ^= true;
+        break;
+    case 8:
+        s->gpr[R15] ^= 0x55;
+        break;
+    default:
+        s->xcr0 ^= s->xcr0 & BIT(XC_AVX);
+    }
+}
+enum { CHANGES = 10 };
+
+/* Import writes only what differs from what KVM holds: each difference must be seen as one. */
+START_TEST(one_difference_is_enough)
+{
+    unsigned done = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        static CpuState a;
+        vmstate_randomise(&a, seed);
+        fit(&a);
+        memset(&a.ev, 0, sizeof(a.ev));
+        a.run_state = RUN_RUNNING;
+        if (!(a.efer & EFER_LMA))
+            continue;
+        fx.v.st = a;
+        fx.v.where = ST_CANONICAL;
+        if (!to_kvm(seed))
+            continue;
+        to_engine(&engine_interp, seed);
+        for (unsigned k = 0; k < 2 * CHANGES; k++, done++) {
+            CpuState before = fx.v.st;
+            change(&fx.v.st, k % CHANGES);
+            to_engine(&engine_kvm, seed); /* switch_verify reads all of it back */
+            to_engine(&engine_interp, seed);
+            change(&before, k % CHANGES);
+            unsigned n = vmstate_diff(&before, &fx.v.st, GROUPS_ALL, complain, NULL);
+            ck_assert_msg(!n, "seed %u, change %u: %u fields changed", (unsigned)seed, k, n);
+        }
+    }
+    ck_assert_uint_gt(done, 100);
+}
+END_TEST
+
 /* KVM's own idea of a refusal: the vCPU stays, and its state is what it was. */
 START_TEST(what_kvm_refuses_stays)
 {
@@ -122,6 +192,7 @@ int main(void)
     TCase *c = tcase_create("switch");
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, random_states_survive_the_round_trip);
+    tcase_add_test(c, one_difference_is_enough);
     tcase_add_test(c, what_kvm_refuses_stays);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);

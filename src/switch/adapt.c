@@ -6,6 +6,10 @@
 
 /* One window says little: the guest may have been busy with a device. */
 enum { POOR_WINDOWS = 2, GOOD_WINDOWS = 8 };
+/* A window is over when the thread has run for so long, unless it mostly sleeps. Less would be a
+ * handful of the ticks by which some kernels tell user from kernel time. */
+#define BUSY_NS     (60 * NS_PER_MS)
+#define WINDOW_NS   (2 * NS_PER_S)
 #define AWAY_NS     NS_PER_S
 #define AWAY_MAX_NS (32 * NS_PER_S)
 
@@ -21,11 +25,13 @@ bool adapt_judge(Adapt *a, const AdaptSample *now, bool in_kvm, uint64_t *away_n
     uint64_t wall = now->wall_ns - was.wall_ns, user = now->user_ns - was.user_ns,
              busy = user + now->kernel_ns - was.kernel_ns;
 
-    a->last = *now;
     a->sampled = true;
     a->was_in_kvm = in_kvm;
+    if (!fresh && busy < BUSY_NS && wall < WINDOW_NS)
+        return false;
+    a->last = *now;
     /* A window with a switch in it is of neither engine; one spent asleep says nothing. */
-    if (fresh || !wall || busy < wall / 4)
+    if (fresh || busy < BUSY_NS)
         return false;
     if (!in_kvm) {
         unsigned mips = (unsigned)((now->insns - was.insns) * 1000 / busy);

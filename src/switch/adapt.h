@@ -34,7 +34,7 @@ typedef struct Adapt {
     char why[160]; /* of the last move */
 } Adapt;
 
-/* Between two samples a quarter of a second should pass. */
+/* Between two samples so much should pass. */
 #define ADAPT_PERIOD_MS 250
 
 /* Judges the window since the last sample. True: the vCPU should leave KVM for *away_ns. */

@@ -8,7 +8,7 @@
  * each vCPU where it was put.
  */
 #ifndef ROUNDS
-#define ROUNDS 100
+#define ROUNDS 60
 #endif
 #ifdef PRIVILEGE3 /* both go there, and leave out what they may not do: on a KVM that emulates privilege 0, the other way */
 #define RIGHTS 7  /* present, writable, user */

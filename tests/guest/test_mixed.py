@@ -88,5 +88,5 @@ with tempfile.TemporaryDirectory() as folder:
     for what in PARTS:
         for one in (0, 1):
             apart(folder, what, one)
-    storm(folder, "", 4000, 1)
-    storm(folder, "-DPRIVILEGE3", 20000, 2)
+    storm(folder, "", 1500, 1)
+    storm(folder, "-DPRIVILEGE3", 6000, 2)

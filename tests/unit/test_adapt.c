@@ -50,7 +50,16 @@ END_TEST
 START_TEST(an_idle_one_is_not_judged)
 {
     for (unsigned i = 0; i < 20; i++)
-        ck_assert(!window(0, 20, 0, true));
+        ck_assert(!window(0, 2, 0, true));
+}
+END_TEST
+
+START_TEST(a_busy_host_makes_windows_longer)
+{
+    unsigned n = 0;
+    while (!window(0, 8, 0, true)) /* 20 ms of each quarter of a second */
+        ck_assert_uint_lt(++n, 20);
+    ck_assert_uint_eq(n, 6); /* the first, and two windows of three */
 }
 END_TEST
 
@@ -101,6 +110,7 @@ int main(void)
     tcase_add_test(t, a_guest_that_runs_stays);
     tcase_add_test(t, a_guest_that_is_emulated_moves);
     tcase_add_test(t, an_idle_one_is_not_judged);
+    tcase_add_test(t, a_busy_host_makes_windows_longer);
     tcase_add_test(t, it_is_tried_again_more_and_more_rarely);
     tcase_add_test(t, a_fast_software_engine_is_preferred_sooner);
     tcase_add_test(t, without_a_speed_nothing_is_judged);

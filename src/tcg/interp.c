@@ -664,6 +664,7 @@ static bool interp_map_changed(VmCommon *vm, GError **err G_GNUC_UNUSED)
 static void interp_enter(Vcpu *v)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
+    t->idle = (IdleWatch){0}; /* it was elsewhere, not idle */
     tlb_flush(t);
     blocks_distrust(t);
 }

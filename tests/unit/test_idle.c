@@ -60,6 +60,13 @@ START_TEST(memory_goes_back)
     again(RUN / LINE);
     ck_assert_uint_eq(tcg()->blocks->used, used);
 
+    /* So it does while the vCPU was in another engine. */
+    tcg()->idle.window = 1;
+    tcg()->idle.busy = 0;
+    engines[_i]->enter(&guest.v);
+    again(RUN / LINE);
+    ck_assert_uint_ge(tcg()->blocks->used, used);
+
     /* One instruction in a window that is long over. */
     *(uint8_t *)gp(G_CODE + 0x1000) = 0xf4;
     tcg()->idle.window = 1;

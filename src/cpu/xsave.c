@@ -105,29 +105,69 @@ static Pieces pieces(const FpuState *cf, unsigned component)
 
 static bool x87_is_initial(const FpuState *f)
 {
-    static const uint8_t zero[10];
+    uint64_t any = 0;
     if (f->fcw != 0x37f || f->fsw || f->ftw || f->fop || f->fip || f->fdp)
         return false;
     for (unsigned i = 0; i < 8; i++)
-        if (memcmp(&f->r[i], zero, 10) != 0)
-            return false;
-    return true;
+        any |= f->r[i].mant | f->r[i].se;
+    return !any;
 }
 
-uint64_t fpu_xinuse(const FpuState *f)
+/* Is any byte of a piece, whose size is a multiple of 4, not zero? */
+static inline bool piece_used(const uint8_t *p, unsigned size)
 {
-    static const uint8_t zero[64];
-    uint64_t in_use = x87_is_initial(f) ? 0 : BIT(XC_X87);
+    uint64_t v, any = 0;
+    uint32_t v32;
+    unsigned k = 0;
+    for (; k + 8 <= size; k += 8) {
+        memcpy(&v, p + k, 8);
+        any |= v;
+    }
+    if (k < size) {
+        memcpy(&v32, p + k, 4);
+        any |= v32;
+    }
+    return any != 0;
+}
+
+uint64_t fpu_xinuse_of(const FpuState *f, uint64_t mask)
+{
+    uint64_t in_use = (mask & BIT(XC_X87)) && !x87_is_initial(f) ? BIT(XC_X87) : 0;
     for (unsigned c = XC_SSE; c <= XC_PKRU; c++) {
+        if (!(mask & BIT(c)))
+            continue;
         Pieces p = pieces(f, c);
         for (unsigned i = 0; i < p.n; i++) {
-            if (memcmp(p.at + (size_t)i * p.stride, zero, p.size) != 0) {
+            if (piece_used(p.at + (size_t)i * p.stride, p.size)) {
                 in_use |= BIT(c);
                 break;
             }
         }
     }
     return in_use;
+}
+
+uint64_t fpu_xinuse(const FpuState *f)
+{
+    return fpu_xinuse_of(f, ~0ull);
+}
+
+/* memcpy() of a piece. */
+static inline void piece_copy(uint8_t *to, const uint8_t *from, unsigned size)
+{
+    switch (size) {
+    case 8:
+        memcpy(to, from, 8);
+        break;
+    case 16:
+        memcpy(to, from, 16);
+        break;
+    case 32:
+        memcpy(to, from, 32);
+        break;
+    default:
+        memcpy(to, from, size);
+    }
 }
 
 void fpu_init_components(FpuState *f, uint64_t mask)
@@ -175,7 +215,7 @@ size_t fpu_to_xsave(const FpuState *f, const CpuidTable *t, uint64_t rfbm, uint8
     if (size < used)
         return 0;
     memset(image, 0, used);
-    uint64_t bv = fpu_xinuse(f) & rfbm;
+    uint64_t bv = fpu_xinuse_of(f, rfbm);
     memcpy(image + XSAVE_HEADER, &bv, 8);
     if (rfbm & BIT(XC_X87))
         x87_out(f, image, true);
@@ -187,7 +227,7 @@ size_t fpu_to_xsave(const FpuState *f, const CpuidTable *t, uint64_t rfbm, uint8
             continue;
         Pieces p = pieces(f, c);
         for (unsigned i = 0; i < p.n; i++)
-            memcpy(image + off + (size_t)i * p.size, p.at + (size_t)i * p.stride, p.size);
+            piece_copy(image + off + (size_t)i * p.size, p.at + (size_t)i * p.stride, p.size);
     }
     return used;
 }
@@ -220,8 +260,9 @@ bool fpu_from_xsave(FpuState *f, const CpuidTable *t, uint64_t rfbm, const uint8
             continue;
         Pieces p = pieces(f, c);
         for (unsigned i = 0; i < p.n; i++)
-            memcpy(p.at + (size_t)i * p.stride, image + off + (size_t)i * p.size, p.size);
+            piece_copy(p.at + (size_t)i * p.stride, image + off + (size_t)i * p.size, p.size);
     }
-    f->xstate_bv = fpu_xinuse(f);
+    /* What the CPU does not have stays as it was. */
+    f->xstate_bv = (f->xstate_bv & ~offered) | fpu_xinuse_of(f, offered);
     return true;
 }

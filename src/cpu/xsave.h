@@ -42,6 +42,7 @@ void fpu_from_fxsave(FpuState *, const uint8_t image[512], bool rex_w);
  * worked out from the registers, so no instruction has to keep FpuState.xstate_bv. MXCSR does not
  * count: XSAVE stores and XRSTOR loads it apart from XSTATE_BV in the standard form. */
 uint64_t fpu_xinuse(const FpuState *);
+uint64_t fpu_xinuse_of(const FpuState *, uint64_t mask); /* of these components */
 /* Brings the components of mask to their initial state. MXCSR is untouched. */
 void fpu_init_components(FpuState *, uint64_t mask);
 

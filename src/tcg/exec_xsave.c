@@ -171,13 +171,19 @@ static void narrow_pointers(uint8_t *image)
     memset(image + 22, 0, 2);
 }
 
-static Fault xs_put(CpuState *s, Tcg *t, gva_t lin, const uint8_t *image, uint32_t off, uint32_t n)
+/* host: where the whole area is, or NULL. */
+static Fault xs_put(CpuState *s, Tcg *t, gva_t lin, uint8_t *host, const uint8_t *image,
+                    uint32_t off, uint32_t n)
 {
+    if (host) {
+        memcpy(host + off, image + off, n);
+        return FAULT_NONE;
+    }
     return n ? mem_write_bytes(s, t, lin + off, image + off, n) : FAULT_NONE;
 }
 
 /* Pointers that are not saved do not count. */
-static uint64_t in_use_now(CpuState *s, const Tcg *t)
+static uint64_t in_use_now(CpuState *s, const Tcg *t, uint64_t rfbm)
 {
     FpuState *f = &s->fpu;
     uint16_t fop = f->fop;
@@ -186,7 +192,7 @@ static uint64_t in_use_now(CpuState *s, const Tcg *t)
         f->fop = 0;
         f->fip = f->fdp = 0;
     }
-    uint64_t in_use = fpu_xinuse(f);
+    uint64_t in_use = fpu_xinuse_of(f, rfbm);
     f->fop = fop;
     f->fip = fip;
     f->fdp = fdp;
@@ -205,29 +211,37 @@ static Fault xsave_common(CpuState *s, Tcg *t, const Insn *i, bool optimised)
     size_t used = fpu_to_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image));
     if (!used)
         return raise_unsupported(t, "XSAVE area larger than %zu bytes", sizeof(image));
-    f = mem_probe_last(s, t, lin, (unsigned)used, ACC_WRITE);
-    if (!f)
-        f = mem_probe_write(s, t, lin, (unsigned)used);
-    if (!f)
-        f = mem_read(s, t, lin + XSAVE_HEADER, 8, &bv);
-    if (f)
-        return f;
-    uint64_t in_use = in_use_now(s, t), store = optimised ? rfbm & in_use : rfbm;
+    /* In one page that may be written: nothing can fail, and nobody watches. */
+    uint8_t *host =
+        used <= PAGE_SIZE ? tlb_hit(t, t->mmu_mode, lin, (unsigned)used, ACC_WRITE) : NULL;
+    if (host && tlb_hit(t, t->mmu_mode, lin, 1, ACC_READ)) {
+        memcpy(&bv, host + XSAVE_HEADER, 8);
+    } else {
+        host = NULL;
+        f = mem_probe_last(s, t, lin, (unsigned)used, ACC_WRITE);
+        if (!f)
+            f = mem_probe_write(s, t, lin, (unsigned)used);
+        if (!f)
+            f = mem_read(s, t, lin + XSAVE_HEADER, 8, &bv);
+        if (f)
+            return f;
+    }
+    uint64_t in_use = in_use_now(s, t, rfbm), store = optimised ? rfbm & in_use : rfbm;
     if (!rex_w(i))
         narrow_pointers(image);
     hide_pointers(s, t, i, image);
     /* Faults are behind us; these writes cannot fail. */
     if (store & BIT(XC_X87)) {
-        f = xs_put(s, t, lin, image, 0, AT_MXCSR);
+        f = xs_put(s, t, lin, host, image, 0, AT_MXCSR);
         if (!f)
-            f = xs_put(s, t, lin, image, AT_ST, AT_XMM - AT_ST);
+            f = xs_put(s, t, lin, host, image, AT_ST, AT_XMM - AT_ST);
     }
     if (!f && (rfbm & (BIT(XC_SSE) | BIT(XC_AVX))))
-        f = xs_put(s, t, lin, image, AT_MXCSR, 8);
+        f = xs_put(s, t, lin, host, image, AT_MXCSR, 8);
     for (unsigned c = XC_SSE; !f && c <= XC_PKRU; c++) {
         uint32_t off, size;
         if ((store & BIT(c)) && cpuid_xsave_layout(cpuid, c, &off, &size))
-            f = xs_put(s, t, lin, image, off, moved_bytes(t, c, size));
+            f = xs_put(s, t, lin, host, image, off, moved_bytes(t, c, size));
     }
     return f ? f : mem_write(s, t, lin + XSAVE_HEADER, 8, (bv & ~rfbm) | (in_use & rfbm));
 }
@@ -274,7 +288,13 @@ DEF_EXEC(xrstor)
     static const uint8_t zero[16];
     const CpuidTable *cpuid = t->v->vm->cpuid;
     Fault f = xs_begin(s, t, i, ACC_READ, &lin, &rfbm);
-    if (!f)
+    if (f)
+        return f;
+    unsigned bytes = area_bytes(cpuid, rfbm);
+    const uint8_t *host = bytes <= PAGE_SIZE ? tlb_hit(t, t->mmu_mode, lin, bytes, ACC_READ) : NULL;
+    if (host)
+        memcpy(image, host, XSAVE_EXTENDED);
+    else
         f = t->amd
                 ? mem_read_bytes(s, t, lin + XSAVE_HEADER, image + XSAVE_HEADER, XSAVE_HEADER_SIZE)
                 : mem_read_bytes(s, t, lin, image, XSAVE_EXTENDED);
@@ -283,8 +303,8 @@ DEF_EXEC(xrstor)
     memcpy(&bv, image + XSAVE_HEADER, 8);
     if ((bv & ~s->xcr0) || memcmp(image + XSAVE_HEADER + 8, zero, 16) != 0)
         return raise_gp0(t);
-    if (t->amd) { /* the end of what is asked for, before the rest */
-        f = mem_probe_last(s, t, lin, area_bytes(cpuid, rfbm), ACC_READ);
+    if (t->amd && !host) { /* the end of what is asked for, before the rest */
+        f = mem_probe_last(s, t, lin, bytes, ACC_READ);
         if (!f)
             f = mem_read_bytes(s, t, lin, image, XSAVE_HEADER);
         if (f)
@@ -297,7 +317,10 @@ DEF_EXEC(xrstor)
             continue;
         if (off > sizeof(image) || size > sizeof(image) - off)
             return raise_unsupported(t, "XSAVE component %u at offset %u", c, off);
-        f = mem_read_bytes(s, t, lin + off, image + off, size);
+        if (host)
+            memcpy(image + off, host + off, size);
+        else
+            f = mem_read_bytes(s, t, lin + off, image + off, size);
         if (f)
             return f;
     }

@@ -146,42 +146,51 @@ int jit_jump_slot(Jit *j, unsigned mode)
     return (int)j->jump_modes++;
 }
 
+static void clear_listed(Jit *j, struct JumpList *l)
+{
+    for (uint32_t k = 0; k < l->n; k++)
+        jump_clear(&j->hot->jump[l->at[k] >> 16 & (JJUMP_MODES - 1)], l->at[k] & 0xffff);
+    l->n = 0;
+}
+
 void jit_jumps_flush(Jit *j, bool all)
 {
-    uint32_t kept = 0;
-    if (j->jump_n > JTLB_LIST) {
+    if (j->jumps_local.n > JJUMP_LIST || (all && j->jumps_global.n > JJUMP_LIST)) {
         jit_zero(j->hot->jump, sizeof(j->hot->jump));
         for (unsigned k = 0; k < JJUMP_MODES; k++)
             jump_clear(&j->hot->jump[k], 0);
-    } else {
-        for (uint32_t k = 0; k < j->jump_n; k++) {
-            uint32_t e = j->jump_list[k];
-            if (!all && (e & JLIST_GLOBAL))
-                j->jump_list[kept++] = e;
-            else
-                jump_clear(&j->hot->jump[e >> 16 & (JJUMP_MODES - 1)], e & 0xffff);
-        }
+        j->jumps_local.n = j->jumps_global.n = 0;
+        return;
     }
-    j->jump_n = kept;
+    clear_listed(j, &j->jumps_local);
+    if (all)
+        clear_listed(j, &j->jumps_global);
+}
+
+/* Of l, what leads into the page or gigabyte of lin. */
+static void clear_page(Jit *j, struct JumpList *l, gva_t lin, unsigned shift)
+{
+    uint32_t kept = 0;
+    for (uint32_t k = 0; k < l->n; k++) {
+        uint32_t e = l->at[k];
+        JJump *u = &j->hot->jump[e >> 16 & (JJUMP_MODES - 1)];
+        if (((0 - u->neg[e & 0xffff]) ^ lin) >> shift)
+            l->at[kept++] = e;
+        else
+            jump_clear(u, e & 0xffff);
+    }
+    l->n = kept;
 }
 
 void jit_jumps_flush_page(Jit *j, gva_t lin, bool big)
 {
     unsigned shift = big ? 30 : PAGE_BITS;
-    uint32_t kept = 0;
-    if (j->jump_n > JTLB_LIST) {
+    if (j->jumps_local.n > JJUMP_LIST || j->jumps_global.n > JJUMP_LIST) {
         jit_jumps_flush(j, true);
         return;
     }
-    for (uint32_t k = 0; k < j->jump_n; k++) {
-        uint32_t e = j->jump_list[k];
-        JJump *u = &j->hot->jump[e >> 16 & (JJUMP_MODES - 1)];
-        if (((0 - u->neg[e & 0xffff]) ^ lin) >> shift)
-            j->jump_list[kept++] = e;
-        else
-            jump_clear(u, e & 0xffff);
-    }
-    j->jump_n = kept;
+    clear_page(j, &j->jumps_local, lin, shift);
+    clear_page(j, &j->jumps_global, lin, shift);
 }
 
 void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
@@ -195,12 +204,12 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
         return;
     u->neg[x] = 0 - rip;
     u->code[x] = b->jit->entry_far;
-    /* Where another RIP had the place it is in the list twice: once too often cleared, no more. */
-    bool global = blocks_page_is_global(j->t, rip);
-    if (j->jump_n < JTLB_LIST)
-        j->jump_list[j->jump_n] = (global ? JLIST_GLOBAL : 0) | (uint32_t)slot << 16 | x;
-    if (j->jump_n <= JTLB_LIST)
-        j->jump_n++;
+    /* Where another RIP had the place it is listed twice: once too often cleared, no more. */
+    struct JumpList *l = blocks_page_is_global(j->t, rip) ? &j->jumps_global : &j->jumps_local;
+    if (l->n < JJUMP_LIST)
+        l->at[l->n] = (uint32_t)slot << 16 | x;
+    if (l->n <= JJUMP_LIST)
+        l->n++;
 }
 
 /* ---- direct jumps ---- */
@@ -319,7 +328,8 @@ void jit_give_back(Jit *j)
     g_free(j->map);
     j->map = NULL;
     j->map_room = 0;
-    j->tlb_n = j->jump_n = JTLB_LIST + 1;
+    j->tlb_n = JTLB_LIST + 1;
+    j->jumps_local.n = JJUMP_LIST + 1;
     jit_tlb_flush(j, true);
     jit_jumps_flush(j, true);
 }

@@ -57,6 +57,7 @@
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
 #define JTLB_LIST      4096u
+#define JJUMP_LIST     16384u
 #define JIT_RUNS       16u /* in a block */
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u /* Jit.hot_after, unless a test sets another */
@@ -173,8 +174,11 @@ typedef struct Jit {
     uint32_t tlb_n, tlb_list[JTLB_LIST]; /* JLIST_GLOBAL, mode << 16 | index */
     uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
     uint32_t slots, slot_n, slot_list[JIT_SLOTS]; /* in use; filled ones */
-    uint32_t jump_n, jump_list[JTLB_LIST];        /* JLIST_GLOBAL, slot << 16 | index */
-    uint8_t jump_mode[JJUMP_MODES], jump_modes;   /* decode modes of JitHot.jump */
+    /* of global pages, and of others: slot << 16 | index */
+    struct JumpList {
+        uint32_t n, at[JJUMP_LIST]; /* n beyond JJUMP_LIST: not all are listed */
+    } jumps_global, jumps_local;
+    uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     bool ymm, wrgsbase;
     bool x87;        /* x87 runs as itself: this host has XSAVE */
     bool x87_before; /* the x87 registers were the guest's when C was called */

@@ -277,14 +277,42 @@ static void mark_blocks(CodePage *p, unsigned off, unsigned len)
     }
 }
 
-/* Kills what [gpa, gpa + len) touches, and drops what is dead from the lists it goes through. */
-static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len)
+/* The instruction of b whose immediate all of [gpa, gpa + len) lies in, if that can be soft; or -1.
+ */
+static int immediate_at(const Block *b, gpa_t gpa, unsigned len)
+{
+    unsigned at, size;
+    if (b->gpa2 != NO_GPA || b->n > 64)
+        return -1;
+    for (unsigned k = 0; k < b->n; k++) {
+        if (gpa - b->gpa >= b->insn[k].end)
+            continue;
+        bool soft = jit_soft_imm(&b->insn[k], &at, &size);
+        return soft && gpa - b->gpa >= at && gpa + len <= b->gpa + at + size ? (int)k : -1;
+    }
+    return -1;
+}
+
+/* A store has come to b's bytes. True: it has to go. */
+static bool dies_of_store(Block *b, gpa_t gpa, unsigned len)
+{
+    int k = immediate_at(b, gpa, len);
+    if (k >= 0 && (b->soft >> k & 1))
+        return false;
+    b->imm_written = k >= 0 ? b->imm_written | BIT(k) : 0;
+    return true;
+}
+
+/* Kills what [gpa, gpa + len) touches, and drops what is dead from the lists it goes through.
+ * `store`: bytes have been written there. */
+static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len, bool store)
 {
     unsigned off = gpa & ~PAGE_MASK, last, from = PAGE_SIZE, to = 0;
     for (unsigned k = stripes(p, off, len, &last); k <= last; k++) {
         for (Block **link = &p->first[k]; *link;) {
             Block *b = *link;
-            if (b->gen != 0 && block_overlaps(b, gpa, len))
+            if (b->gen != 0 && block_overlaps(b, gpa, len) &&
+                (!store || dies_of_store(b, gpa, len)))
                 kill_block(t, b);
             if (b->gen == 0) {
                 unsigned at, n = bytes_in_page(b, p, &at);
@@ -309,7 +337,7 @@ void blocks_kill_at_offset(Tcg *t, unsigned offset)
 {
     for (unsigned k = 0; k < PAGE_HASH_SIZE; k++)
         for (CodePage *p = t->blocks->page[k]; p; p = p->next)
-            kill_in_page(t, p, p->gpa + offset, 1);
+            kill_in_page(t, p, p->gpa + offset, 1, false);
 }
 
 /* Pages above 4 GiB share flags: is any other of ours on this flag in use? */
@@ -334,7 +362,7 @@ void blocks_invalidate(Tcg *t, gpa_t gpa, unsigned len)
         CodePage *p = code_page(t, page);
         if (p) {
             if (grains_used(p, gpa & ~PAGE_MASK, len))
-                kill_in_page(t, p, gpa, len);
+                kill_in_page(t, p, gpa, len, true);
             p->cold_writes = p->n ? 0 : p->cold_writes + 1;
         }
         if ((!p || p->cold_writes > COLD_WRITES) && !flag_in_use(t, page))
@@ -478,6 +506,7 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
     quick_block(b->insn, 1);
     b->n = 1;
     b->plain = b->stop = false;
+    b->soft = 0;
     b->no_jit = true;
     b->size = (uint16_t)n;
     b->mode = (uint8_t)t->decode_mode;
@@ -509,14 +538,44 @@ static unsigned block_hash(gpa_t gpa, unsigned mode)
     return (unsigned)((gpa ^ gpa >> 16 ^ (uint64_t)mode << 10) & (BLOCK_HASH_SIZE - 1));
 }
 
+#define SOFT_AFTER 4 /* kills by stores to immediates */
+
+/* b takes the place of `before`, which is dead, or NULL: soft immediates, if it died of those. */
+static void soften(const Tcg *t, Block *b, const Block *before, const uint8_t *host)
+{
+    b->imm_written = b->soft = 0;
+    b->imm_kills = 0;
+    if (!before || !(before->imm_written | before->soft) || before->n != b->n ||
+        before->size != b->size || b->gpa2 != NO_GPA)
+        return;
+    for (unsigned k = 0; k < b->n; k++)
+        if (before->insn[k].row != b->insn[k].row || before->insn[k].end != b->insn[k].end)
+            return;
+    b->imm_written = before->imm_written | before->soft;
+    b->imm_kills = (uint8_t)MIN_OF(before->imm_kills + 1u, 255u);
+    if (b->imm_kills < SOFT_AFTER || !t->use_jit || t->limited || b->stop)
+        return;
+    b->soft = b->imm_written;
+    b->soft_host = host;
+    b->no_runs = true; /* what immediates add to registers is not known */
+}
+
+void blocks_harden(Tcg *t, Block *b)
+{
+    kill_block(t, b);
+    b->imm_written = b->soft = 0;
+}
+
 static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8_t *host,
-                         Fault *fault)
+                         const Block *before, Fault *fault)
 {
     BlockCache *c = t->blocks;
     size_t most =
         sizeof(Block) + BLOCK_MAX_INSNS * (sizeof(Insn) + 15) + 2 * sizeof(CodePage) + 4 * 64;
-    if (c->used + most > BLOCK_ARENA)
+    if (c->used + most > BLOCK_ARENA) {
         flush_all(t);
+        before = NULL;
+    }
     watch_page(t, page, host);
 
     Block *b = (Block *)(void *)(c->arena + c->used);
@@ -572,6 +631,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
         b->plain = false;
     }
     b->run_misses = 0;
+    soften(t, b, before, host + off);
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
     b->bytes = arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);
@@ -593,6 +653,8 @@ static bool block_still_good(Tcg *t, Block *b, const uint8_t *host, const uint8_
 {
     unsigned off = b->gpa & ~PAGE_MASK;
     unsigned first = (unsigned)MIN_OF((uint64_t)b->size, PAGE_SIZE - off);
+    if (b->soft)
+        return false;
     watch_page(t, b->gpa & PAGE_MASK, host);
     if (host2)
         watch_page(t, b->gpa2, host2);
@@ -613,9 +675,12 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         return NULL;
     gpa_t gpa = page | (lin & ~PAGE_MASK);
     Block *b = NULL;
+    const Block *before = NULL; /* the last one that was here, if it is dead */
     for (Block **link = &c->hash[block_hash(gpa, t->decode_mode)]; *link && !b;) {
         Block *x = *link;
         if (x->gen == 0) {
+            if (!before && x->gpa == gpa && x->mode == t->decode_mode)
+                before = x;
             *link = x->hash_next;
             continue;
         }
@@ -631,13 +696,15 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
             if (page2 != x->gpa2)
                 continue;
         }
-        if (x->gen == c->gen || block_still_good(t, x, host, host2))
+        if (x->gen == c->gen || block_still_good(t, x, host, host2)) {
             b = x;
-        else
+        } else {
             kill_block(t, x);
+            before = x;
+        }
     }
     if (!b) {
-        b = block_make(s, t, lin, page, host, fault);
+        b = block_make(s, t, lin, page, host, before, fault);
         if (!b)
             return NULL;
     }

@@ -55,6 +55,11 @@ struct Block {
     bool no_runs;        /* translated without runs: they miss too often */
     uint64_t no_slot;    /* instructions, as bits, whose slots miss too often: jit_slot.c */
     uint16_t run_misses;
+    uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
+    /* By instruction: its immediate was written; it is soft (jit_soft.c): soft_host is where the
+     * block's bytes are. A block with soft ones is run as translated code only. */
+    uint64_t imm_written, soft;
+    const uint8_t *soft_host;
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA (~0ull)
@@ -116,6 +121,9 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 /* One instruction at s->rip, outside 64-bit mode with no byte past the CS limit; the real one if a
  * stop lies on it. Valid until the next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+/* b has soft immediates and cannot be run translated: it is made anew without. */
+void blocks_harden(Tcg *t, Block *b);
 
 /* Kills the blocks with a byte at this offset of any page. */
 void blocks_kill_at_offset(Tcg *t, unsigned offset);

@@ -193,6 +193,10 @@ static Block *find(CpuState *s, Tcg *t, gva_t lin, bool beneath, Exit *x, Next *
     Block *b = j->tag == jump_tag(t, lin) && j->gen == t->map_gen && j->block->gen
                    ? j->block
                    : block_find(s, t, lin, &f);
+    if (unlikely(b && b->soft && (beneath || !t->use_jit || t->limited))) {
+        blocks_harden(t, b);
+        b = block_find(s, t, lin, &f);
+    }
     if (b && (past_limit(s, t, b) || (beneath && b->stop)))
         b = block_single(s, t, lin, &f);
     if (!b) {
@@ -460,7 +464,7 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
         const JumpEntry *j = jump_entry(t, lin);
         Block *next = j->block;
         if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || !next->gen ||
-                     past_limit(s, t, next)))
+                     next->soft || past_limit(s, t, next)))
             break;
         /* With another CS base the same RIP would be another place. */
         if (t->decode_mode & (DM_CODE64 | DM_FLAT))

@@ -508,7 +508,8 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         next[x->k] = here(c);
         x->ended = x->guarded = false;
         x->ax = H_NONE;
-        if (!jit_emit_insn(x, i, ax)) {
+        bool soft = b->soft >> x->k & 1;
+        if (!(soft ? jit_emit_soft(x, i) : jit_emit_insn(x, i, ax))) {
             *c = c_before;
             x->n_cold = cold;
             x->n_sites = sites;

@@ -325,6 +325,9 @@ void jit_flags_in(Code *, const Jit *);
 /* jit_sys.c: after jit_make_stubs() */
 void jit_make_gates(Jit *, Code *);
 bool jit_emit_sys(Trans *, const Insn *);
+/* jit_soft.c: where in its block i has an immediate that can be soft, and its bytes */
+bool jit_soft_imm(const Insn *i, unsigned *at, unsigned *size);
+bool jit_emit_soft(Trans *, const Insn *);
 /* jit_gate.c: the code that runs next, or NULL */
 const uint8_t *jit_gate_syscall(Tcg *, const Block *, unsigned k);
 const uint8_t *jit_gate_sysret(Tcg *, const Block *, unsigned k);

@@ -359,10 +359,16 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
     Vcpu *v = t->v;
     for (;;) {
         uint32_t heed = heeded(s);
+        if (unlikely(b->soft && t->limited))
+            return NEXT_BLOCK; /* find() makes another */
         if (unlikely(t->limited && t->insns_left < b->n))
             return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
-        if (!b->jit && !b->no_jit && ++b->runs > j->hot_after)
+        if (!b->jit && !b->no_jit && (++b->runs > j->hot_after || b->soft))
             b->no_jit = !jit_translate(j, b);
+        if (unlikely(b->soft && !b->jit)) {
+            blocks_harden(t, b);
+            return NEXT_BLOCK; /* find() makes another */
+        }
         if (unlikely(t->log_blocks))
             blocklog_enter(s, t, b);
         Fault f;

@@ -147,6 +147,94 @@ START_TEST(no_byte_in_the_second_page)
 }
 END_TEST
 
+/* mov [rdi], esi; call rbx; add r13, rax; add r13, r9; add esi, 0x01234567; dec ecx; jnz; hlt */
+static const uint8_t patch_loop[] = {0x89, 0x37, 0xff, 0xd3, 0x49, 0x01, 0xc5,
+                                     0x4d, 0x01, 0xcd, 0x81, 0xc6, 0x67, 0x45,
+                                     0x23, 0x01, 0xff, 0xc9, 0x75, 0xec, 0xf4};
+
+/* One instruction, its immediate at `at`; what follows makes flags and result count. */
+static const struct {
+    uint8_t n, at, bytes[10];
+} patched[] = {
+    {6, 2, {0x48, 0x05}},              /* add rax, imm */
+    {5, 1, {0x35}},                    /* xor eax, imm */
+    {7, 3, {0x49, 0x81, 0xd1}},        /* adc r9, imm */
+    {7, 3, {0x41, 0x81, 0xe9}},        /* sub r9d, imm */
+    {7, 3, {0x48, 0x81, 0xf8}},        /* cmp rax, imm */
+    {7, 3, {0x49, 0x81, 0xf9}},        /* cmp r9, imm */
+    {7, 3, {0x41, 0x81, 0xc7}},        /* add r15d, imm */
+    {5, 1, {0xb8}},                    /* mov eax, imm */
+    {10, 2, {0x49, 0xb9}},             /* mov r9, imm64 */
+    {10, 6, {0x48, 0xb8, 1, 2, 3, 4}}, /* mov rax, imm64, its upper half */
+    {7, 3, {0x48, 0x69, 0xc0}},        /* imul rax, rax, imm */
+    {7, 3, {0x45, 0x69, 0xcf}},        /* imul r9d, r15d, imm */
+    {7, 3, {0x48, 0xc7, 0xc0}},        /* mov rax, simm */
+    {5, 1, {0x3d}},                    /* cmp eax, imm */
+};
+/* nop; pushfq; pop rdx; add r13, rdx; add r13, r15; ret */
+static const uint8_t tail[] = {0x90, 0x9c, 0x5a, 0x49, 0x01, 0xd5, 0x4d, 0x01, 0xfd, 0xc3};
+
+static void prepare_patched(unsigned k)
+{
+    CpuState *s = &guest.v.st;
+    gpa_t f = G_CODE + 0x1100;
+    guest_long_mode();
+    memcpy(gp(G_CODE), patch_loop, sizeof(patch_loop));
+    memset(gp(f), 0x90, 32);
+    memcpy(gp(f), patched[k].bytes, patched[k].n);
+    memcpy(gp(f + patched[k].n), tail, sizeof(tail));
+    memset(s->gpr, 0, 16 * sizeof(s->gpr[0]));
+    s->gpr[RSP] = G_STACK;
+    s->gpr[RDI] = f + patched[k].at;
+    s->gpr[RSI] = 0x90909090;
+    s->gpr[RBX] = f;
+    s->gpr[RCX] = 200;
+    s->gpr[RAX] = 0x123456789abcdef;
+    s->gpr[R15] = 7;
+    s->run_state = RUN_RUNNING;
+    engine_interp.enter(&guest.v);
+}
+
+/* The next 50 rounds, in pieces of at most `most` instructions (0: no limit). */
+static void leg(const Engine *engine, uint64_t most)
+{
+    RunLimit limit = {.max_insns = most};
+    Exit x = {.kind = EXIT_LIMIT};
+    guest.v.st.rip = G_CODE;
+    guest.v.st.gpr[RCX] = 50;
+    guest.v.st.run_state = RUN_RUNNING;
+    while (x.kind == EXIT_LIMIT)
+        x = engine->run(&guest.v, most ? &limit : NULL);
+    ck_assert_int_eq(x.kind, EXIT_HLT);
+}
+
+/* Immediates that are written before each run: as with the interpreter, also where runs with a
+ * limit, and the interpreter, take turns with the translator. */
+START_TEST(immediates)
+{
+    static const uint16_t limits[][4] = {{0}, {0, 1, 0, 7}, {0, 0, 450, 0}, {0, 33, 1, 0}};
+    CpuState want;
+    prepare_patched((unsigned)_i);
+    for (unsigned k = 0; k < 4; k++)
+        leg(&engine_interp, 0);
+    want = guest.v.st;
+    for (unsigned turn = 0; turn < 2 * ARRAY_LEN(limits); turn++) {
+        prepare_patched((unsigned)_i);
+        uint64_t killed = tcg()->blocks->killed;
+        for (unsigned k = 0; k < 4; k++) {
+            leg(turn % 2 && k % 2 ? &engine_interp : &engine_jit, limits[turn / 2][k]);
+            if (turn == 5)
+                vcpu_request(&guest.v, VREQ_TLB_FLUSH);
+        }
+        for (unsigned r = 0; r < 16; r++)
+            ck_assert_msg(guest.v.st.gpr[r] == want.gpr[r], "turn %u, register %u", turn, r);
+        ck_assert_uint_eq(guest.v.st.rflags, want.rflags);
+        if (!turn && _i != 12) /* soft after some: no more blocks die */
+            ck_assert_uint_lt(tcg()->blocks->killed - killed, 30);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("code_pages");
@@ -157,6 +245,7 @@ int main(void)
     tcase_add_loop_test(c, code_each_time, 0, 2);
     tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
+    tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);

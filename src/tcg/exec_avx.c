@@ -121,12 +121,21 @@ DEF_EXEC(vgather)
     const VecReg *index = &s->fpu.v[i->index];
     uint64_t base = s->gpr[i->base] + (uint64_t)i->disp;
 
+    /* Where linear addresses are just that, and the TLB knows the page, an element is a load. */
+    bool flat = (i->flags & IF_CODE64) && i->asize == 8 && i->seg == SEG_NONE && !t->align_check;
     bool begun = false;
     for (unsigned k = 0; k < n; k++) {
         if (selected(mask, k, size)) {
             int64_t x = index_size == 8 ? (int64_t)index->q[k] : (int32_t)index->d[k];
             uint64_t v;
-            gva_t lin;
+            gva_t lin = base + ((uint64_t)x << i->scale);
+            const void *host = flat ? tlb_hit(t, t->mmu_mode, lin, size, ACC_READ) : NULL;
+            if (host) {
+                memcpy(dest->b + k * size, host, size);
+                memset(mask->b + k * size, 0, size);
+                begun = true;
+                continue;
+            }
             f = vec_element_lin(s, t, i, base + ((uint64_t)x << i->scale), size, ACC_READ, &lin);
             v = 0;
             if (!f)

@@ -474,8 +474,11 @@ static void island(Trans *x, bool over)
 static ptrdiff_t size_of(const Trans *x, const Insn *i)
 {
     bool access = (i->flags & IF_MEM) || x->run_of[x->k] >= 0;
-    bool direct = op_rows[i->row].emit == EMIT_BRANCH && !access;
-    return direct ? 20 : access ? 85 : 30;
+    if (op_rows[i->row].emit == EMIT_BRANCH)
+        return (op_rows[i->row].opcode & 0xf0) == 0x70 || (op_rows[i->row].opcode & 0xf0) == 0x80
+                   ? 20
+                   : 100;
+    return op_rows[i->row].attr & (A_SSE | A_AVX | A_FPU) && access ? 100 : access ? 85 : 30;
 }
 
 /* All of b; false when there is no room, or (out_of_reach is set then) an island is out of reach.
@@ -550,6 +553,8 @@ static void name_for_perf(const Jit *j, const JitCode *code)
     perf_code(code->start, code->start - j->run, code->size, name);
 }
 
+#define HEAD_BYTES 21 /* before entry_poll, in most blocks */
+
 bool jit_translate(Jit *j, Block *b)
 {
     static _Thread_local Trans trans;
@@ -590,7 +595,8 @@ bool jit_translate(Jit *j, Block *b)
     code->n_sites = (uint16_t)x->n_sites;
     code->sites = g_renew(JitSite, code->sites, MAX_OF(1u, x->n_sites));
     code->block = b;
-    j->used += (code->size + 15) & ~15u;
+    /* So that the next one's entry_poll, which loops come back to, begins a cache line. */
+    j->used = ((j->used + code->size + HEAD_BYTES + 63) & ~(size_t)63) - HEAD_BYTES;
     if (j->map_n == j->map_room) {
         j->map_room = MAX_OF(1024u, 2 * j->map_room);
         j->map = g_renew(JitCode *, j->map, j->map_room);

@@ -317,6 +317,10 @@ void jit_emit_goto(Trans *, unsigned link, int64_t off);
 void jit_emit_lookup(Trans *, enum ColdKind);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */
 struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
+/* To cold code unless rcx is 1, or 0; rcx changes. The first, where it can, by an island that must
+ * be within 100 bytes or so: behind the block, or before the next instruction. */
+struct Cold *jit_unless_one(Trans *, enum ColdKind);
+struct Cold *jit_unless_zero(Trans *, enum ColdKind);
 
 void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */

@@ -22,10 +22,7 @@ void jit_emit_lookup(Trans *x, enum ColdKind kind)
                      .rm = H_AX}); /* movzx edx, ax */
     emit_load(c, H_CX, neg);
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
-    code8(c, 0xe3);
-    code8(c, 5);
-    uint8_t *from = emit_jmp(c, here(c));
-    jit_cold(x, from, kind);
+    jit_unless_zero(x, kind);
     x->dx_run = -1;
 }
 

@@ -95,10 +95,14 @@ static void need_registers(Trans *x, size_t away)
 {
     const uint8_t *retry = here(&x->c);
     emit_load(&x->c, H_CX, jit_hot(x->j, away));
-    code8(&x->c, 0xe3); /* jrcxz, over the jump */
-    code8(&x->c, 5);
-    uint8_t *from = emit_jmp(&x->c, here(&x->c));
-    jit_cold(x, from, COLD_VEC)->retry = retry;
+    struct Cold *cold;
+    if (x->j->near_jumps) {
+        emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
+        cold = jit_unless_one(x, COLD_VEC);
+    } else {
+        cold = jit_unless_zero(x, COLD_VEC);
+    }
+    cold->retry = retry;
     x->dx_run = -1;
 }
 
@@ -670,9 +674,7 @@ static void unless_zero(Trans *x, HostMem m, bool byte)
                      .modrm = true,
                      .reg = H_CX,
                      .mem = &m});
-    code8(c, 0xe3); /* jrcxz, over the jump */
-    code8(c, 5);
-    jit_cold(x, emit_jmp(c, here(c)), COLD_HELPER);
+    jit_unless_zero(x, COLD_HELPER);
     x->dx_run = -1;
 }
 

@@ -109,6 +109,27 @@ static HostMem by_rdx(HostMem ea)
     return (HostMem){.base = ea.base, .index = H_DX, .scale = 0, .disp = ea.disp - 12};
 }
 
+struct Cold *jit_unless_one(Trans *x, enum ColdKind kind)
+{
+    Code *c = &x->c;
+    if (x->j->near_jumps && !x->no_near && x->n_near < NEAR_MAX) {
+        code8(c, 0xe2); /* loop: jumps if rcx was not 1 */
+        x->near[x->n_near++] = (struct Near){.rel8 = c->p, .cold = (uint16_t)x->n_cold};
+        code8(c, 0);
+        return jit_cold(x, NULL, kind);
+    }
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    return jit_unless_zero(x, kind);
+}
+
+struct Cold *jit_unless_zero(Trans *x, enum ColdKind kind)
+{
+    Code *c = &x->c;
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
+    return jit_cold(x, emit_jmp(c, here(c)), kind);
+}
+
 /* rcx = rcx >> rdx */
 static void shift_right(Code *c)
 {
@@ -200,19 +221,7 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
         slot_check(x, ea, size, slot);
     else
         tlb_check(x, ea.base, size, write);
-    uint8_t *from = NULL;
-    bool near = x->j->near_jumps && !x->no_near && x->n_near < NEAR_MAX;
-    if (near) {
-        code8(c, 0xe2); /* loop: jumps if rcx was not 1 */
-        x->near[x->n_near++] = (struct Near){.rel8 = c->p, .cold = (uint16_t)x->n_cold};
-        code8(c, 0);
-    } else {
-        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
-        code8(c, 0xe3); /* jrcxz, over the jump */
-        code8(c, 5);
-        from = emit_jmp(c, here(c));
-    }
-    struct Cold *cold = jit_cold(x, from, COLD_ACCESS);
+    struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
     cold->retry = retry;
     cold->run = run;
     cold->ea = ea;

@@ -84,6 +84,7 @@ class Session:
         self.text = ""
         self.read = 0  # how much of text line() has gone through
         self.where = "the start"
+        self.elapsed = 0.0  # of the last program, by the wall clock
 
     def cpu(self):
         try:
@@ -145,12 +146,13 @@ class Session:
             words = self.line(limit)
             now = self.cpu()
             if words[0] == "begin":
-                begun = now
+                begun, clock = now, time.monotonic()
                 self.send("")
             elif words[0] == "skip":
                 self.line(limit)
                 return None, words[2]
             elif words[0] == "done":
+                self.elapsed = time.monotonic() - clock
                 seconds = int(words[3]) / 1e9 if self.native else now - begun
                 if self.line(limit)[0] != "ready":
                     raise Failed(f"nonsense after {name}")

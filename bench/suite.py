@@ -24,8 +24,9 @@ from benchplot import plot
 # How many times faster than QEMU TCG a class shall be, as a geometric mean.
 GOALS = {"integer": 4, "call": 4, "memory": 4, "fp": 18, "x87": 18, "simd": 50, "string": 50, "system": 6, "code": 15,
          "boot": 4, "all": 8}
-# Locked operations: a machine with one thread may leave the lock away, so there is no goal and no place in the mean.
-APART = {"atomic"}
+# Locked operations: a machine with one thread may leave the lock away, so there is no goal and no place in the mean. The
+# same for what scaling.py is for.
+APART = {"atomic", "smp"}
 BOOT = ("boot", "boot", 0, "from exec to the first line of the first process")
 
 

@@ -253,7 +253,7 @@ static __attribute__((noinline)) Next careful_step(CpuState *s, Tcg *t, Exit *x)
     bool again = f == FAULT_AGAIN, quiet = clears_tf_itself(i);
     if (f == FAULT_NONE)
         s->rip = insn_next_rip(s, t, i);
-    if (again && rf)
+    if (again && rf && (s->dr7 & DR7_ENABLED))
         s->rflags |= FL_RF; /* the breakpoint it passed is still on it */
     next = leave_block(s, t, i, f, x);
     t->one_iter = false;

@@ -51,6 +51,7 @@ void cpu_state_reset(CpuState *s, uint32_t cpuid_signature, bool is_bsp)
     s->msr.pat = 0x0007040600070406ull;
     s->msr.misc_enable = 1; /* fast strings */
     s->msr.apic_base = apic_base;
+    s->msr.kvm_poll_control = 1; /* the host may poll */
     s->msr.mtrr_def_type = 0;
     cpu_state_init(s, cpuid_signature, is_bsp);
 }

@@ -255,6 +255,7 @@ typedef struct Msrs {
     uint64_t mcg_status, mcg_ctl, mc_ctl[MC_BANKS_MAX], mc_status[MC_BANKS_MAX],
         mc_addr[MC_BANKS_MAX], mc_misc[MC_BANKS_MAX];
     uint64_t amd_syscfg, amd_hwcr, amd_nb_cfg, amd_de_cfg;
+    uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_pv_eoi, kvm_poll_control;
     uint64_t spec_ctrl, xss, debugctl, smbase, arch_capabilities, virt_ssbd;
 } Msrs;
 

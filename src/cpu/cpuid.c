@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "cpu/cpu_state.h"
 
-enum Soft { NO, HOST, SOFT, AMD, VMM };
+enum Soft { NO, HOST, SOFT, AMD, PV, VMM };
 
 typedef struct FeatureRow {
     const char *name;
@@ -76,6 +76,10 @@ static const struct {
     {FEAT_LM, FEAT_PAE},
     {FEAT_NX, FEAT_PAE},
     {FEAT_INVPCID, FEAT_PCID},
+    {FEAT_KVMCLOCK_OLD, FEAT_KVMCLOCK},
+    {FEAT_KVMCLOCK_STABLE, FEAT_KVMCLOCK},
+    {FEAT_KVM_PV_TLB_FLUSH, FEAT_KVM_STEAL_TIME},
+    {FEAT_KVM_PV_SCHED_YIELD, FEAT_KVM_PV_IPI},
 };
 
 /* The x86-64 baseline and what QEMU's qemu64 adds to it. */
@@ -188,6 +192,7 @@ static const char *lacking(unsigned f, const CpuidTable *kvm)
         if (!host_is_amd())
             return "a processor of the host's vendor";
         break;
+    case PV:
     case SOFT:
         break;
     }
@@ -215,7 +220,8 @@ static int feature_by_name(const char *name)
 }
 
 /* One "+feat", "-feat" or "feat=on|off" of a -cpu argument. */
-static bool parse_item(const char *item, bool on[FEAT_N], bool forced[FEAT_N], GError **err)
+static bool parse_item(const char *item, bool on[FEAT_N], bool forced[FEAT_N], bool wanted[FEAT_N],
+                       GError **err)
 {
     g_autofree char *name = NULL;
     bool value;
@@ -233,12 +239,19 @@ static bool parse_item(const char *item, bool on[FEAT_N], bool forced[FEAT_N], G
         name = eq ? g_strndup(item, (gsize)(eq - item)) : g_strdup(item);
     }
     int f = feature_by_name(name);
+    if (same_name(name, "kvm")) { /* all of that interface */
+        for (unsigned i = 0; i < FEAT_N; i++) {
+            if (rows[i].soft == PV)
+                on[i] = wanted[i] = value;
+        }
+        return true;
+    }
     if (f < 0) {
         g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-cpu: unknown feature '%s' (see -cpu help)",
                     name);
         return false;
     }
-    on[f] = forced[f] = value;
+    on[f] = forced[f] = wanted[f] = value;
     return true;
 }
 
@@ -257,6 +270,7 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
 {
     g_auto(GStrv) item = g_strsplit(arg, ",", -1);
     bool forced[FEAT_N] = {false};
+    bool wanted[FEAT_N] = {false}; /* not by the model alone */
     unsigned m;
 
     for (m = 0; m < ARRAY_LEN(models); m++)
@@ -272,13 +286,19 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
     if (!strcmp(model, "qemu64")) {
         for (unsigned i = 0; i < ARRAY_LEN(qemu64); i++)
             on[qemu64[i]] = true;
+        for (unsigned i = 0; i < FEAT_N; i++)
+            on[i] = on[i] || rows[i].soft == PV;
     } else {
         for (unsigned i = 0; i < FEAT_N; i++)
             on[i] = true;
     }
     for (unsigned i = 1; item[i]; i++)
-        if (!parse_item(item[i], on, forced, err))
+        if (!parse_item(item[i], on, forced, wanted, err))
             return false;
+    for (unsigned i = 0; i < FEAT_N; i++) {
+        if (rows[i].soft == PV && !kvm && !wanted[i])
+            on[i] = false;
+    }
     for (unsigned i = 0; i < FEAT_N; i++) {
         bool rescued = kvm && kvm->rescued && forced[i] && only_instructions(i);
         const char *who = on[i] ? lacking(i, rescued ? NULL : kvm) : NULL;
@@ -572,12 +592,19 @@ bool cpuid_build(CpuidTable *t, const char *arg, const CpuidTable *kvm, unsigned
     add_basic(t, on, amd, signature, n_vcpus, tsc_khz);
     zero->eax = t->max_basic;
 
+    bool pv = false;
+    for (unsigned i = 0; i < FEAT_N; i++)
+        pv = pv || (on[i] && rows[i].soft == PV);
     if (on[FEAT_HYPERVISOR]) {
-        CpuidEntry *hv = add(t, 0x40000000); /* a signature nobody has paravirtual code for */
-        hv->eax = 0x40000000;
-        memcpy(&hv->ebx, "Tand", 4);
-        memcpy(&hv->ecx, "emTa", 4);
-        memcpy(&hv->edx, "ndem", 4);
+        /* KVM's, or one that nobody has paravirtual code for */
+        const char *id = pv ? "KVMKVMKVM\0\0\0" : "TandemTandem";
+        CpuidEntry *hv = add(t, 0x40000000);
+        hv->eax = pv ? 0x40000001 : 0x40000000;
+        memcpy(&hv->ebx, id, 4);
+        memcpy(&hv->ecx, id + 4, 4);
+        memcpy(&hv->edx, id + 8, 4);
+        if (pv)
+            put_features(add(t, 0x40000001), on);
     }
 
     CpuidEntry *ext = add(t, 0x80000000);
@@ -610,6 +637,28 @@ void cpuid_help(GString *out)
         col += len + (col ? 1 : 2);
     }
     g_string_append_c(out, '\n');
+}
+
+void cpuid_drop(CpuidTable *t, enum CpuFeature f)
+{
+    for (unsigned i = 0; i < t->n; i++) {
+        CpuidEntry *e = &t->e[i];
+        if (e->leaf != rows[f].leaf || (e->has_subleaf && e->subleaf != rows[f].subleaf))
+            continue;
+        uint32_t *reg = rows[f].reg == 'A'   ? &e->eax
+                        : rows[f].reg == 'B' ? &e->ebx
+                        : rows[f].reg == 'C' ? &e->ecx
+                                             : &e->edx;
+        *reg &= ~(1u << rows[f].bit);
+    }
+}
+
+void cpuid_drop_crystal(CpuidTable *t)
+{
+    for (unsigned i = 0; i < t->n; i++) {
+        if (t->e[i].leaf == 0x15)
+            t->e[i] = (CpuidEntry){.leaf = 0x15};
+    }
 }
 
 static const CpuidEntry *find_out_of_range(const CpuidTable *t, uint32_t *leaf, uint32_t sub)

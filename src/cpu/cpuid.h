@@ -44,6 +44,11 @@ const char *cpu_feature_name(enum CpuFeature);
  */
 bool cpuid_build(CpuidTable *out, const char *arg, const CpuidTable *kvm, unsigned n_vcpus,
                  uint64_t tsc_khz, GError **);
+/* The local APIC's timer is not clocked by the crystal of leaf 0x15, as Linux takes it to be: the
+ * leaf says nothing then. */
+void cpuid_drop_crystal(CpuidTable *);
+/* Takes a feature out of a table: what KVM supports, before cpuid_build(). */
+void cpuid_drop(CpuidTable *, enum CpuFeature);
 /* -cpu help */
 void cpuid_help(GString *out);
 

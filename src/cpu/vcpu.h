@@ -111,6 +111,9 @@ typedef struct RunLimit {
     RunStops *stops; /* or NULL */
 } RunLimit;
 
+/* Which interrupt controllers KVM keeps: none, the local APICs, or the I/O APIC and 8259s too. */
+enum Irqchip { IRQCHIP_OFF, IRQCHIP_SPLIT, IRQCHIP_ON };
+
 /* What an engine may ask of the machine. Each call may take the machine lock; none may be made with
  * it held. */
 typedef struct VcpuBus {
@@ -140,6 +143,12 @@ typedef struct VcpuBus {
     /* The guest's TSC before the vCPU's offset; NULL: clock_tsc() of the machine's clock. KVM's
      * guests read the processor's by themselves. */
     uint64_t (*clock_tsc)(Vcpu *);
+    /* IRQCHIP_SPLIT: a local APIC of KVM's ended an interrupt of a level-triggered vector. */
+    void (*ioapic_eoi)(Vcpu *, uint8_t vector);
+    /* KVM_HC_SEND_IPI: the vCPUs whose APIC id, counted from `first`, has its bit in the 128 of
+     * map; icr as the register's lower half. Returns how many took it. NULL: there is no such call.
+     */
+    int (*pv_ipi)(Vcpu *, const uint64_t map[2], uint32_t first, uint32_t icr);
 } VcpuBus;
 
 /* Shared by all vCPUs of a machine; what engines need of it. Owned by the Machine. */
@@ -154,10 +163,20 @@ typedef struct VmCommon {
     bool tsc_offset_fixed;
     size_t jit_code_bytes;  /* of translated code, a vCPU; 0: as the translator likes */
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
-    void *kvm;              /* struct KvmVm of the kvm room; NULL without KVM */
-    void *tcg;              /* struct TcgVm of the tcg room: shared page flags */
-    void *trace;            /* struct EngineTrace of the switch room, or NULL */
-    void *policies;         /* struct Policies of the switch room, or NULL */
+    /* Set before the engines' vm_init(). Not IRQCHIP_OFF: all vCPUs are in KVM or none is, but
+     * while `moving`, in which they are all paused and the machine sees to the controllers. */
+    enum Irqchip irqchip;
+    bool moving;
+    /* The paravirtual clock: `ns` when the TSC before any offset was `tsc`. Exact: the same line on
+     * every vCPU and in every engine. Written with all vCPUs paused. */
+    struct PvLine {
+        uint64_t tsc, ns;
+        bool exact;
+    } pv;
+    void *kvm;      /* struct KvmVm of the kvm room; NULL without KVM */
+    void *tcg;      /* struct TcgVm of the tcg room: shared page flags */
+    void *trace;    /* struct EngineTrace of the switch room, or NULL */
+    void *policies; /* struct Policies of the switch room, or NULL */
     /*
      * Set while some vCPUs are in KVM and others in a software engine: then guard_page() has KVM's
      * stores to a page come out, and release_page() ends that unless has_code() says otherwise.
@@ -195,6 +214,9 @@ struct Vcpu {
     uint64_t insns, exits;
     /* NULL, or where software engines note their stores. Set before engine->enter(). */
     WriteLog *writes;
+    struct {
+        uint64_t run_delay, at_ns, added; /* as of at_ns; added since software has the vCPU */
+    } steal;                              /* cpu/pv.c */
     CpuState st;
 };
 
@@ -258,6 +280,12 @@ static inline void vcpu_request(Vcpu *v, uint32_t bits)
 static inline void vcpu_request_clear(Vcpu *v, uint32_t bits)
 {
     atomic_fetch_and_explicit(&v->request, ~bits, memory_order_seq_cst);
+}
+
+/* What the vCPU waits for (HLT, SIPI) is the engine's to know, which sleeps there. */
+static inline bool vcpu_waits_in_engine(const Vcpu *v)
+{
+    return v->vm->irqchip != IRQCHIP_OFF && !v->engine->is_software;
 }
 
 /* The guest's TSC, for devices and the host. */

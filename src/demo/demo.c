@@ -197,7 +197,10 @@ static void switch_here(Vcpu *v, void *opaque)
 static bool one_switch(Demo *d)
 {
     ForcedSwitch w = {.to = d->v->engine == d->a ? d->b : d->a};
-    vcpu_run_on(d->v, switch_here, &w);
+    if (machine_vm(d->m)->irqchip != IRQCHIP_OFF)
+        machine_switch(d->m, w.to, -1, &w.err); /* the interrupt controllers go along */
+    else
+        vcpu_run_on(d->v, switch_here, &w);
     if (w.err) {
         fprintf(stderr, "tandem: demo: the switch failed: %s\n", w.err->message);
         g_error_free(w.err);
@@ -341,6 +344,7 @@ int demo_run(const DemoOptions *opt)
     MachineConfig cfg = {
         .machine = "pc",
         .accel = opt->accel ? opt->accel : "kvm:tcg",
+        .kernel_irqchip = opt->kernel_irqchip,
         .ram_bytes = 16 << 20,
         .smp = 1,
         .bios_image = demo_image,

@@ -235,7 +235,7 @@ static uint32_t read_register(Lapic *l, unsigned reg)
     case 0x02:
         return l->x2apic ? l->id : l->id << 24;
     case 0x03:
-        return APIC_VERSION | MAX_LVT << 16 | VERSION_EOI_SUPPRESSION;
+        return l->version;
     case 0x08:
         return l->tpr;
     case 0x09: /* arbitration priority: as the SDM computes it for lowest-priority delivery */
@@ -563,6 +563,7 @@ bool lapics_new(Board *board, unsigned n, const LapicCpu cpus[], Lapic *out[], G
         l->board = board;
         l->cpu = cpus[i];
         l->id = i;
+        l->version = APIC_VERSION | MAX_LVT << 16 | VERSION_EOI_SUPPRESSION;
         l->bus_hz = lapic_bus_hz(board->clock);
         l->timer = timer_new(board->clock, lapic_timer_expired, l);
         out[i] = l;

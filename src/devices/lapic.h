@@ -72,8 +72,9 @@ void apic_bus_divert(ApicMessageFn *fn, void *opaque);
 void lapic_save(Lapic *, LapicState *);
 void lapic_load(Lapic *, const LapicState *);
 void lapic_park(Lapic *, bool parked);
-/* The timer's clock, when it is not to be lapic_bus_hz(). Before any use. */
-void lapic_set_bus_hz(Lapic *, uint64_t hz);
+/* Takes the version register and the timer's clock (otherwise lapic_bus_hz()) of those it takes
+ * turns with. Before any use. */
+void lapic_set_kind(Lapic *, uint32_t version, uint64_t bus_hz);
 void lapic_describe(const Lapic *, GString *out);
 
 /* EOI of a level-triggered vector goes to the IOAPIC through this. */

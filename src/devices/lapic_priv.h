@@ -34,6 +34,7 @@ enum {
 struct Lapic {
     Board *board;
     LapicCpu cpu;
+    uint32_t version;
     uint32_t id; /* of both modes; fixed, as in processors since Nehalem */
     uint8_t ldr, dfr, tpr;
     bool x2apic, lint0, intr_level;

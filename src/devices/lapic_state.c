@@ -56,9 +56,10 @@ void lapic_park(Lapic *l, bool parked)
     }
 }
 
-void lapic_set_bus_hz(Lapic *l, uint64_t hz)
+void lapic_set_kind(Lapic *l, uint32_t version, uint64_t bus_hz)
 {
-    l->bus_hz = hz;
+    l->version = version;
+    l->bus_hz = bus_hz;
 }
 
 /* ---- in words ---- */

@@ -305,6 +305,7 @@ static bool check_machine(const Mode *mode, const Options *o, GError **err)
 static bool run_options(Mode *mode, Options *o, GError **err)
 {
     o->cfg.accel = accel(mode);
+    o->cfg.kernel_irqchip = "off"; /* interrupts are ours to hand to both */
     if (!options_open(o, err))
         return false;
     mode->m = machine_new(&o->cfg, err);
@@ -335,6 +336,7 @@ static int run_machine(Mode *mode, int argc, char *argv[], GError **err)
     } else if (ok && check_machine(mode, &o, err)) {
         if (o.demo) {
             DemoOptions demo = {.accel = accel(mode),
+                                .kernel_irqchip = "off",
                                 .rounds = DEMO_ROUNDS,
                                 .prepare = prepare,
                                 .finish = finish,

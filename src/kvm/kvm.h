@@ -1,13 +1,14 @@
 /*
  * The KVM engine: what other rooms may ask of it besides engine_kvm itself (cpu/vcpu.h).
  *
- * Interrupt controllers and timers are the machine's, in userspace: KVM is given no irqchip. MSRs
- * that the guest may see are those of vmstate/msrs.def; all others exit and raise #GP, as they do
- * in the software engine.
+ * Timers but the local APICs' are the machine's, in userspace, and so are the interrupt controllers
+ * unless VmCommon.irqchip gives them to KVM. MSRs that the guest may see are those of
+ * vmstate/msrs.def; all others exit and raise #GP, as they do in the software engine.
  */
 #ifndef TANDEM_KVM_KVM_H
 #define TANDEM_KVM_KVM_H
 
+#include "cpu/chips.h"
 #include "cpu/vcpu.h"
 
 /* Can /dev/kvm be opened, and does it have what Tandem needs? The message says what to do. */
@@ -18,6 +19,9 @@ bool kvm_available(GError **err);
  * IA32_TSC_DEADLINE, tried in a guest, really comes out to userspace.
  */
 bool kvm_supported_cpuid(CpuidTable *out, GError **err);
+/* The same with the paravirtual features that need the local APICs in KVM: IPIs by hypercall, EOI
+ * in memory. */
+bool kvm_supported_cpuid_apic(CpuidTable *out, GError **err);
 
 /*
  * How KVM_GUESTDBG_SINGLESTEP is done. Natively: by RFLAGS.TF in the guest's own flags, which its
@@ -60,5 +64,35 @@ bool kvm_dirty_fetch(VmCommon *, gpa_t slot_gpa, uint64_t *bitmap, GError **err)
 
 /* v is about to run in KVM, or in another engine. On v's thread, outside run(). */
 void kvm_guard_engine(Vcpu *v, bool in_kvm);
+/* ---- with VmCommon.irqchip not IRQCHIP_OFF ---- */
+
+/* Can KVM be given these controllers? The message says what it lacks. */
+bool kvm_irqchip_possible(enum Irqchip, GError **err);
+/*
+ * An input of KVM's I/O APIC, and of its 8259s for the first 16 (2 is ISA IRQ 0): IRQCHIP_ON. An
+ * MSI: true if a local APIC took it. Any thread.
+ */
+bool kvm_irq_line(VmCommon *, unsigned gsi, bool level);
+bool kvm_send_msi(VmCommon *, uint64_t address, uint32_t data);
+/* IRQCHIP_SPLIT: of which vectors KVM is to report the EOI. */
+bool kvm_route_levels(VmCommon *, const IoapicState *, GError **err);
+/*
+ * State out and in, as KVM has it: chip_rules_apply() goes between. All vCPUs paused; of a local
+ * APIC on its vCPU's thread, and `at_ns` is now on the machine's clock (on the way in: shortly
+ * before). The chips only with IRQCHIP_ON; members that KVM has no place for are left alone.
+ */
+bool kvm_chips_get(VmCommon *, ChipState *, GError **err);
+bool kvm_chips_set(VmCommon *, const ChipState *, GError **err);
+bool kvm_lapic_get(Vcpu *, LapicState *, GError **err);
+bool kvm_lapic_set(Vcpu *, const LapicState *, GError **err);
+/* The version register that a guest reads. */
+bool kvm_lapic_version(Vcpu *, uint32_t *, GError **err);
+
+/*
+ * KVM's paravirtual clock in ns, and the host's TSC then. Exact: KVM says so itself, and all vCPUs
+ * follow that line. Setting is to within the time it takes.
+ */
+bool kvm_clock_get(VmCommon *, struct PvLine *, GError **err);
+bool kvm_clock_set(VmCommon *, uint64_t ns, GError **err);
 
 #endif

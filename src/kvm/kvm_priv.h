@@ -44,6 +44,11 @@
     X(VCPU_ATTRIBUTES, false)            \
     X(SYNC_REGS, false)                  \
     X(NR_MEMSLOTS, false)                \
+    X(IRQCHIP, false)                    \
+    X(SPLIT_IRQCHIP, false)              \
+    X(IRQ_ROUTING, false)                \
+    X(SIGNAL_MSI, false)                 \
+    X(ADJUST_CLOCK, false)               \
     X(MAX_VCPUS, false)
 
 enum KvmCap {
@@ -117,12 +122,20 @@ enum MsrPolicy {
     MSRP_SEG_BASE,
     MSRP_TSC_OFFSET,
     MSRP_TSC_ADJUST,
+    MSRP_KVM_CLOCK,
+    MSRP_KVM_WALL,
+    MSRP_KVM_STEAL,
+    MSRP_KVM_EOI,
+    MSRP_KVM_POLL,
     MSRP_APIC,
 };
 
 extern const MsrRow kvm_msr_rows[];
 extern const unsigned kvm_msr_rows_n;
-#define MSR_ROWS_MAX 160
+#define MSR_ROWS_MAX 160 /* and one for IA32_TSC_DEADLINE */
+
+/* What kvm_kick() interrupts KVM_RUN with. */
+#define KVM_KICK_SIGNAL SIGUSR1
 
 /* A row KVM keeps for the guest, if it knows it; the others are answered by kvm_msr_exit(). */
 bool kvm_msr_in_kernel(const MsrRow *);
@@ -142,6 +155,7 @@ typedef struct KvmVm {
     unsigned spare; /* kvm_drop_shadow_tables(): its slot's place, and 0 while there is none */
     int xsave_size;
     GMutex lock;               /* over the list below, made by the first vCPU; and the spare slot */
+    bool kernel_apic;          /* the local APICs are KVM's, and what a vCPU waits for with them */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
     bool msrs_known;
@@ -210,6 +224,10 @@ static inline bool kvm_one_msr(int fd, unsigned long request, uint32_t index, ui
 
 /* errno of a failed ioctl as text: "KVM_SET_SREGS: Invalid argument". */
 bool kvm_error(GError **err, const char *what);
+const char *kvm_cap_name(enum KvmCap);
+bool kvm_enable_cap(int vm_fd, enum KvmCap, uint64_t arg, GError **err);
+/* Before any vCPU. */
+bool kvm_irqchip_create(KvmVm *, enum Irqchip, GError **err);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);
 

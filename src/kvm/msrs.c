@@ -6,6 +6,7 @@
  * a guest sees the same registers in either engine.
  */
 #include "kvm/kvm_priv.h"
+#include "cpu/pv.h"
 
 #include <errno.h>
 #include <string.h>
@@ -51,6 +52,7 @@ bool kvm_msr_in_kernel(const MsrRow *row)
         return false;
     switch ((enum MsrPolicy)row->policy) {
     case MSRP_APIC:
+    case MSRP_KVM_WALL: /* KVM would write the structure at every import */
     case MSRP_READONLY:
     case MSRP_IGNORED:
         return false;
@@ -191,6 +193,8 @@ static bool apic_msr(Vcpu *v, uint32_t index, bool write, uint64_t *value)
     } else if (!offered(v, index == TSC_DEADLINE ? FEAT_TSC_DEADLINE : FEAT_APIC)) {
         return false;
     }
+    if (kvm_of(v)->vm->kernel_apic) /* which has judged it to be wrong */
+        return false;
     if (!write)
         return v->vm->bus->apic_msr_read(v, index, value);
     if (!v->vm->bus->apic_msr_write(v, index, *value))
@@ -213,10 +217,19 @@ static bool access_msr(Vcpu *v, uint32_t index, bool write, uint64_t *value)
         *value = row->value;
         return !write;
     }
+    home = (uint64_t *)(void *)((char *)&v->st + row->offset);
+    if (row->policy == MSRP_KVM_WALL) {
+        if (!write) {
+            *value = *home;
+        } else {
+            *home = *value;
+            pv_wall_clock_write(v);
+        }
+        return true;
+    }
     /* It is out here because KVM judged the access, or a value, to be wrong. */
     if (kept_by_kvm(kvm_of(v)->vm, row))
         return false;
-    home = (uint64_t *)(void *)((char *)&v->st + row->offset);
     if (!write) {
         *value = *home;
         return true;

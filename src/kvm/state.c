@@ -167,9 +167,10 @@ static bool put_sregs(Vcpu *v, GError **err)
     KvmVcpu *kv = kvm_of(v);
     struct kvm_sregs2 *s = &kv->ks.sregs;
 
-    s->cr8 = v->vm->bus->tpr_get(v);
+    if (!kv->vm->kernel_apic)
+        s->cr8 = v->vm->bus->tpr_get(v);
     uint64_t apic_base;
-    if (!v->vm->bus->apic_msr_read(v, 0x1b, &apic_base))
+    if (kv->vm->kernel_apic || !v->vm->bus->apic_msr_read(v, 0x1b, &apic_base))
         apic_base = v->st.msr.apic_base;
     s->apic_base = apic_base;
 
@@ -243,9 +244,13 @@ static bool put_fpu(Vcpu *v, GError **err)
 static void event_flags(KvmVcpu *kv)
 {
     const KvmHost *h = kv->vm->host;
+    const struct kvm_vcpu_events *e = &kv->ks.events;
+    /* With it goes an INIT that waits at KVM's local APIC, which is not ours to say: as long as SMM
+     * is not in play it is left out. */
+    bool smm = h->cap[CAP_X86_SMM] && (!kv->vm->kernel_apic || e->smi.smm || e->smi.pending);
     kv->ks.events.flags =
         KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD |
-        (h->cap[CAP_X86_SMM] ? KVM_VCPUEVENT_VALID_SMM : 0) |
+        (smm ? KVM_VCPUEVENT_VALID_SMM : 0) |
         (h->cap[CAP_X86_TRIPLE_FAULT_EVENT] ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
 }
 
@@ -264,7 +269,7 @@ static bool tsc_msr(KvmVcpu *kv, uint64_t offset)
     return kvm_one_msr(kv->fd, KVM_SET_MSRS, 0x10, &value);
 }
 
-enum { MSR_TSC_ADJUST = 0x3b };
+enum { MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0 };
 
 static bool put_tsc(Vcpu *v, GError **err)
 {
@@ -322,6 +327,10 @@ static bool get_msrs(Vcpu *v, GError **err)
     kv->msrs->nmsrs = kvm->n_msrs;
     for (unsigned i = 0; i < kvm->n_msrs; i++)
         kv->msrs->entries[i] = (struct kvm_msr_entry){.index = kvm_msr_rows[kvm->msr[i]].index};
+    if (kvm->kernel_apic) { /* shown, not moved: it goes with the local APIC (irqchip.c) */
+        kv->msrs->entries[kvm->n_msrs] = (struct kvm_msr_entry){.index = MSR_TSC_DEADLINE};
+        kv->msrs->nmsrs += cpuid_has(v->vm->cpuid, FEAT_TSC_DEADLINE);
+    }
     int n = ioctl(kv->fd, KVM_GET_MSRS, kv->msrs);
     if (n < 0)
         return kvm_error(err, "KVM_GET_MSRS");
@@ -339,7 +348,9 @@ static bool get_msrs(Vcpu *v, GError **err)
         if (!half || (uint32_t)*home != value)
             *home = value;
     }
-    for (unsigned i = 0; i < kvm_msr_rows_n; i++) {
+    if (kvm->kernel_apic)
+        v->st.msr.tsc_deadline = kv->msrs->entries[kvm->n_msrs].data;
+    for (unsigned i = 0; i < kvm_msr_rows_n && !kvm->kernel_apic; i++) {
         uint64_t value;
         if (kvm_msr_rows[i].policy == MSRP_APIC && !kvm_msr_rows[i].is_const &&
             v->vm->bus->apic_msr_read(v, kvm_msr_rows[i].index, &value))
@@ -448,7 +459,8 @@ static bool is_held(Vcpu *v, unsigned group)
 static bool get_synced(KvmVcpu *kv, unsigned group)
 {
     const struct kvm_sync_regs *from = &kv->run->s.regs;
-    if (!kv->synced)
+    /* With its local APIC in KVM others may have sent it an NMI since. */
+    if (!kv->synced || (group == GRP_EVENTS && kv->vm->kernel_apic))
         return false;
     switch (group) {
     case GRP_REGS:
@@ -504,6 +516,35 @@ static bool put_group(Vcpu *v, const GroupRow *row, GError **err)
     }
 }
 
+/* With local APICs of its own KVM knows what a vCPU waits for. After a reset it has had its INIT.
+ */
+static enum RunState run_state_of(uint32_t mp_state)
+{
+    switch (mp_state) {
+    case KVM_MP_STATE_HALTED:
+        return RUN_HALTED;
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED:
+    case KVM_MP_STATE_SIPI_RECEIVED:
+        return RUN_WAIT_SIPI;
+    default:
+        return RUN_RUNNING;
+    }
+}
+
+static uint32_t mp_state_of(enum RunState s)
+{
+    switch (s) {
+    case RUN_HALTED:
+        return KVM_MP_STATE_HALTED;
+    case RUN_WAIT_SIPI:
+    case RUN_INIT_RECEIVED:
+        return KVM_MP_STATE_INIT_RECEIVED;
+    default: /* who is stopped by a shutdown is not let in */
+        return KVM_MP_STATE_RUNNABLE;
+    }
+}
+
 bool kvm_export(Vcpu *v, unsigned groups, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
@@ -519,9 +560,29 @@ bool kvm_export(Vcpu *v, unsigned groups, GError **err)
     for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
         if (groups & group_rows[i].group)
             keep(v, group_rows[i].group);
-    if (groups & GRP_SREGS)
+    if (groups & GRP_SREGS && kv->vm->kernel_apic)
+        v->st.msr.apic_base = kv->ks.sregs.apic_base;
+    else if (groups & GRP_SREGS)
         v->st.cr8 = v->vm->bus->tpr_get(v);
+    if (groups & GRP_MP_STATE && kv->vm->kernel_apic)
+        v->st.run_state = run_state_of(kv->ks.mp_state.mp_state);
     return true;
+}
+
+/*
+ * KVM_RUN's outputs that say whether an interrupt can be injected, for the state that went in: an
+ * interrupt that waits is then taken before any instruction, as it must be when it ended a HLT.
+ */
+static void injection_flags(const Vcpu *v, unsigned groups)
+{
+    const unsigned all = GRP_REGS | GRP_EVENTS;
+    const Events *e = &v->st.ev;
+    bool open = (groups & all) == all && v->st.rflags & FL_IF;
+    kvm_of(v)->run->if_flag = open;
+    kvm_of(v)->run->ready_for_interrupt_injection =
+        open && !e->shadow_sti && !e->shadow_mov_ss && !e->exception.pending &&
+        !e->exception.injected && !e->interrupt.injected && !e->nmi.pending && !e->nmi.injected &&
+        !kvm_of(v)->vm->kernel_apic;
 }
 
 bool kvm_import(Vcpu *v, unsigned groups, GError **err)
@@ -546,6 +607,8 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
         return false;
     }
     kvm_state_from_cpu(&kv->ks, &v->st, groups);
+    if (groups & GRP_MP_STATE && kv->vm->kernel_apic)
+        kv->ks.mp_state.mp_state = mp_state_of(v->st.run_state);
     if (groups & GRP_EVENTS)
         event_flags(kv);
     kv->synced = false;
@@ -569,8 +632,6 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
     kv->held = held;
     if (keep_events && ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &kv->ks.events) < 0)
         return kvm_error(err, "KVM_SET_VCPU_EVENTS");
-    /* These describe the state before; the next KVM_RUN sets them anew. */
-    kv->run->ready_for_interrupt_injection = 0;
-    kv->run->if_flag = 0;
+    injection_flags(v, groups);
     return true;
 }

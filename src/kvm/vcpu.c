@@ -18,8 +18,6 @@
 
 #include "cpu/disasm.h"
 
-enum { KICK_SIGNAL = SIGUSR1 };
-
 static void on_kick(int sig) {}
 
 static void install_handler(void)
@@ -29,7 +27,7 @@ static void install_handler(void)
         /* SA_RESTART spares everybody else's system calls; KVM_RUN returns all the same. */
         struct sigaction sa = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
         sigemptyset(&sa.sa_mask);
-        sigaction(KICK_SIGNAL, &sa, NULL);
+        sigaction(KVM_KICK_SIGNAL, &sa, NULL);
         g_once_init_leave(&once, 1);
     }
 }
@@ -68,7 +66,7 @@ void kvm_kick(Vcpu *v)
         kvm_ask_sync(kv);
     set_immediate_exit(kv, 1);
     if (atomic_load(&kv->in_run) && !pthread_equal(kv->thread, pthread_self()))
-        pthread_kill(kv->thread, KICK_SIGNAL);
+        pthread_kill(kv->thread, KVM_KICK_SIGNAL);
 }
 
 /* ---- exits that KVM completes on re-entry ---- */
@@ -138,7 +136,7 @@ bool kvm_io_exit(Vcpu *v)
 static void sync_tpr(Vcpu *v, uint64_t entered_with)
 {
     uint64_t now = kvm_of(v)->run->cr8;
-    if (now != entered_with)
+    if (now != entered_with && !kvm_of(v)->vm->kernel_apic)
         v->vm->bus->tpr_set(v, (uint8_t)(now & 0xf));
 }
 
@@ -154,7 +152,7 @@ bool kvm_drain(Vcpu *v, GError **err)
                         "KVM does not complete the I/O instruction that is under way");
             return false;
         }
-        uint64_t cr8 = v->vm->bus->tpr_get(v);
+        uint64_t cr8 = kv->vm->kernel_apic ? 0 : v->vm->bus->tpr_get(v);
         kv->run->cr8 = cr8;
         kv->run->request_interrupt_window = 0;
         kv->incomplete = false;
@@ -189,7 +187,7 @@ static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
         if (ioctl(kv->fd, KVM_NMI) < 0)
             return false;
     }
-    if (req & VREQ_INTR) {
+    if (req & VREQ_INTR && v->vm->irqchip != IRQCHIP_ON) {
         /* Not into a half-done instruction: it may yet end in an exception, which KVM delivers in
          * the interrupt's stead, and the acknowledged interrupt would be gone. */
         if (kv->run->ready_for_interrupt_injection && kv->run->if_flag && !kv->incomplete) {
@@ -342,22 +340,24 @@ static Exit internal_error(Vcpu *v, KvmVcpu *kv)
  */
 static void cancel_injection(KvmVcpu *kv)
 {
-    struct {
-        struct kvm_signal_mask head;
-        uint64_t set; /* the kernel's sigset_t: 64 signals */
-    } inside = {.head.len = sizeof(uint64_t)};
+    uint64_t set = 0; /* the kernel's sigset_t: 64 signals */
+    union {
+        struct kvm_signal_mask m;
+        uint8_t room[sizeof(struct kvm_signal_mask) + sizeof(set)];
+    } inside = {.m.len = sizeof(set)};
     sigset_t kick, outside;
     const struct timespec now = {0};
 
     sigemptyset(&kick);
-    sigaddset(&kick, KICK_SIGNAL);
+    sigaddset(&kick, KVM_KICK_SIGNAL);
     pthread_sigmask(SIG_BLOCK, &kick, &outside);
     for (int sig = 1; sig <= 64; sig++)
-        if (sigismember(&outside, sig) == 1 && sig != KICK_SIGNAL)
-            inside.set |= BIT(sig - 1);
+        if (sigismember(&outside, sig) == 1 && sig != KVM_KICK_SIGNAL)
+            set |= BIT(sig - 1);
+    memcpy(inside.m.sigset, &set, sizeof(set));
     if (ioctl(kv->fd, KVM_SET_SIGNAL_MASK, &inside) == 0) {
         set_immediate_exit(kv, 0);
-        pthread_kill(pthread_self(), KICK_SIGNAL);
+        pthread_kill(pthread_self(), KVM_KICK_SIGNAL);
         ioctl(kv->fd, KVM_RUN, 0);
         ioctl(kv->fd, KVM_SET_SIGNAL_MASK, NULL);
         sigtimedwait(&kick, NULL, &now);
@@ -397,6 +397,9 @@ static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR: /* sync_tpr() has done it */
+        return false;
+    case KVM_EXIT_IOAPIC_EOI:
+        v->vm->bus->ioapic_eoi(v, kv->run->eoi.vector);
         return false;
     case KVM_EXIT_HLT:
         v->st.run_state = RUN_HALTED;
@@ -441,7 +444,7 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
             kv->run->request_interrupt_window = 0;
         else if (!inject(v, kv, req))
             return system_error("KVM_NMI or KVM_INTERRUPT");
-        uint64_t cr8 = v->vm->bus->tpr_get(v);
+        uint64_t cr8 = kv->vm->kernel_apic ? 0 : v->vm->bus->tpr_get(v);
         kv->run->cr8 = cr8;
         kv->incomplete = false;
         int r = kvm_enter(kv);

@@ -101,6 +101,15 @@ bool kvm_available(GError **err)
 
 bool kvm_supported_cpuid(CpuidTable *out, GError **err)
 {
+    if (!kvm_supported_cpuid_apic(out, err))
+        return false;
+    cpuid_drop(out, FEAT_KVM_PV_IPI);
+    cpuid_drop(out, FEAT_KVM_PV_EOI);
+    return true;
+}
+
+bool kvm_supported_cpuid_apic(CpuidTable *out, GError **err)
+{
     const KvmHost *h = kvm_host(err);
     struct kvm_cpuid2 *c;
     unsigned room = 128;
@@ -173,8 +182,12 @@ void kvm_describe(GString *out)
 
 /* ---- MSR filter ---- */
 
-static bool allow(const MsrRow *row)
+static bool allow(const KvmVm *kvm, const MsrRow *row)
 {
+    if (row->policy == MSRP_APIC && !row->is_const)
+        return kvm->kernel_apic;
+    if (row->policy == MSRP_KVM_WALL)
+        return false;
     return row->is_alias || (kvm_msr_in_kernel(row) && row->policy != MSRP_HIDDEN);
 }
 
@@ -182,10 +195,10 @@ static bool allow(const MsrRow *row)
  * What the tables do not hold raises #GP, in KVM as in the software engine: so that a guest never
  * finds a register in one engine that is gone in the other.
  */
-static bool set_msr_filter(int vm_fd, GError **err)
+static bool set_msr_filter(const KvmVm *kvm, GError **err)
 {
     enum { RANGE = 0x1000 };
-    static const uint32_t base[] = {0, 0xc0000000, 0xc0010000};
+    static const uint32_t base[] = {0, 0xc0000000, 0xc0010000, 0x4b564000};
     uint8_t bitmap[ARRAY_LEN(base)][RANGE / 8] = {{0}};
     struct kvm_msr_filter filter = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
 
@@ -193,7 +206,7 @@ static bool set_msr_filter(int vm_fd, GError **err)
         const MsrRow *row = &kvm_msr_rows[i];
         for (unsigned r = 0; r < ARRAY_LEN(base); r++) {
             uint32_t n = row->index - base[r];
-            if (row->index >= base[r] && n < RANGE && allow(row))
+            if (row->index >= base[r] && n < RANGE && allow(kvm, row))
                 bitmap[r][n / 8] |= (uint8_t)(1u << n % 8);
         }
     }
@@ -204,12 +217,17 @@ static bool set_msr_filter(int vm_fd, GError **err)
             .base = base[r],
             .bitmap = bitmap[r],
         };
-    if (ioctl(vm_fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
+    if (ioctl(kvm->fd, KVM_X86_SET_MSR_FILTER, &filter) < 0)
         return kvm_error(err, "KVM_X86_SET_MSR_FILTER");
     return true;
 }
 
-static bool enable_cap(int vm_fd, enum KvmCap cap, uint64_t arg, GError **err)
+const char *kvm_cap_name(enum KvmCap cap)
+{
+    return caps[cap].name;
+}
+
+bool kvm_enable_cap(int vm_fd, enum KvmCap cap, uint64_t arg, GError **err)
 {
     struct kvm_enable_cap c = {.cap = (uint32_t)caps[cap].number, .args = {arg}};
     if (ioctl(vm_fd, KVM_ENABLE_CAP, &c) == 0)
@@ -219,31 +237,33 @@ static bool enable_cap(int vm_fd, enum KvmCap cap, uint64_t arg, GError **err)
     return false;
 }
 
-static bool set_up(KvmVm *kvm, GError **err)
+static bool set_up(KvmVm *kvm, enum Irqchip irqchip, GError **err)
 {
     /* Three pages and one that old Intel processors need for real mode: below the I/O APIC, where
      * a PC has neither RAM nor devices. */
     uint64_t identity = 0xfeffc000;
     const KvmHost *h = kvm->host;
 
+    if (!kvm_irqchip_create(kvm, irqchip, err))
+        return false;
     if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0)
         return kvm_error(err, "KVM_SET_IDENTITY_MAP_ADDR");
     if (ioctl(kvm->fd, KVM_SET_TSS_ADDR, identity + 0x1000) < 0)
         return kvm_error(err, "KVM_SET_TSS_ADDR");
-    if (!enable_cap(kvm->fd, CAP_EXCEPTION_PAYLOAD, 1, err) ||
-        !enable_cap(kvm->fd, CAP_X86_USER_SPACE_MSR,
-                    KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN |
-                        KVM_MSR_EXIT_REASON_FILTER,
-                    err) ||
-        !set_msr_filter(kvm->fd, err))
+    if (!kvm_enable_cap(kvm->fd, CAP_EXCEPTION_PAYLOAD, 1, err) ||
+        !kvm_enable_cap(kvm->fd, CAP_X86_USER_SPACE_MSR,
+                        KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN |
+                            KVM_MSR_EXIT_REASON_FILTER,
+                        err) ||
+        !set_msr_filter(kvm, err))
         return false;
     if (h->cap[CAP_X86_TRIPLE_FAULT_EVENT] &&
-        !enable_cap(kvm->fd, CAP_X86_TRIPLE_FAULT_EVENT, 1, err))
+        !kvm_enable_cap(kvm->fd, CAP_X86_TRIPLE_FAULT_EVENT, 1, err))
         return false;
     /* An instruction KVM cannot emulate must come out as an exit at any privilege level, not go
      * into the guest as #UD. */
     if (h->cap[CAP_EXIT_ON_EMULATION_FAILURE] &&
-        !enable_cap(kvm->fd, CAP_EXIT_ON_EMULATION_FAILURE, 1, err))
+        !kvm_enable_cap(kvm->fd, CAP_EXIT_ON_EMULATION_FAILURE, 1, err))
         return false;
     kvm->xsave_size = sizeof(struct kvm_xsave);
     if (h->cap[CAP_XSAVE2]) {
@@ -274,7 +294,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     kvm_guard_init(vm);
     if (kvm->fd < 0)
         kvm_error(err, "KVM_CREATE_VM");
-    else if (set_up(kvm, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
+    else if (set_up(kvm, vm->irqchip, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
         vm->tsc_offset_fixed = h->tsc == TSC_FIXED;
         return true;
     }
@@ -349,7 +369,7 @@ static bool set_up_vcpu(Vcpu *v, KvmVcpu *kv, GError **err)
             return kvm_error(err, "KVM_X86_SETUP_MCE");
     }
     kv->xsave = g_malloc0((gsize)kv->vm->xsave_size);
-    kv->msrs = g_malloc0(sizeof(*kv->msrs) + MSR_ROWS_MAX * sizeof(kv->msrs->entries[0]));
+    kv->msrs = g_malloc0(sizeof(*kv->msrs) + (MSR_ROWS_MAX + 1) * sizeof(kv->msrs->entries[0]));
     return kvm_find_msrs(v, err);
 }
 

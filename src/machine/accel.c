@@ -111,7 +111,7 @@ bool accel_init(Machine *m, GError **err)
 
     if (want_kvm)
         kvm = kvm_available(&m->engine_error[ENGINE_KVM]) &&
-              kvm_supported_cpuid(&kvm_cpuid, &m->engine_error[ENGINE_KVM]);
+              kvm_supported_cpuid_apic(&kvm_cpuid, &m->engine_error[ENGINE_KVM]);
     else
         m->engine_error[ENGINE_KVM] =
             g_error_new(TANDEM_ERROR, ERR_UNSUPPORTED,
@@ -120,10 +120,20 @@ bool accel_init(Machine *m, GError **err)
                         accel);
     if (kvm)
         kvm_cpuid.rescued = !m->cfg.no_rescue;
+    if (!irqchip_choose(m, kvm, err))
+        return false;
+    /* IPIs by hypercall reach KVM's local APICs only; and KVM without hardware does not come back
+     * from VMCALL. */
+    if (kvm && (m->vm.irqchip == IRQCHIP_OFF || !host_has_vmx_or_svm()))
+        cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_IPI);
+    if (kvm && m->vm.irqchip == IRQCHIP_OFF)
+        cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_EOI);
     if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
                      m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
         return false;
     m->vm.cpuid = &m->cpuid;
+    if (m->vm.irqchip != IRQCHIP_OFF)
+        cpuid_drop_crystal(&m->cpuid);
     for (unsigned e = 0; e < ENGINE_N; e++) {
         if (e == ENGINE_KVM && !kvm)
             continue;
@@ -270,6 +280,11 @@ void machine_describe_accel(Machine *m, GString *out)
     }
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
         vcpu_run_on(m->vcpus[i], describe_vcpu, out);
+    static const char *const irqchip[] = {
+        [IRQCHIP_OFF] = "off: the interrupt controllers are never in KVM",
+        [IRQCHIP_SPLIT] = "split: the local APICs are in KVM while the vCPUs are",
+        [IRQCHIP_ON] = "on: the interrupt controllers are in KVM while the vCPUs are"};
+    g_string_append_printf(out, "kernel-irqchip %s\n", irqchip[m->vm.irqchip]);
     g_string_append_printf(out, "cpu model %s, tsc %" G_GUINT64_FORMAT " kHz%s\n", m->cpuid.model,
                            clock_tsc_khz(m->vm.clock),
                            m->vm.tsc_offset_fixed ? ", not offset (this KVM cannot)" : "");

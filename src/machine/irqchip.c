@@ -1,19 +1,274 @@
-/* The interrupt controllers as a whole: what they hold, whoever holds it. */
+/*
+ * The interrupt controllers as a whole, whoever holds them.
+ *
+ * The device models are their home: there they are while a software engine runs the vCPUs, and
+ * whenever the machine is stopped. With kernel-irqchip=on or split, KVM has controllers of its own,
+ * which cannot be taken away from it. While vCPUs run in KVM these act; the models are parked: they
+ * remember what devices drive, and nothing else. "Out" and "home" move the state between the two,
+ * all vCPUs paused, on the main thread, where timers and character input are as well: so nobody
+ * raises anything meanwhile. Lines that are up are the devices' and are asserted anew by what holds
+ * the controllers from then on.
+ */
+#include <string.h>
+
+#include "base/log.h"
 #include "devices/i8259.h"
 #include "devices/ioapic.h"
+#include "kvm/kvm.h"
 #include "machine/machine_priv.h"
+#include "switch/vcpu_loop.h"
+#include "vmstate/rules.h"
+
+bool host_has_vmx_or_svm(void)
+{
+    g_autofree char *text = NULL;
+    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL))
+        return true;
+    const char *flags = strstr(text, "\nflags");
+    const char *end = flags ? strchr(flags + 1, '\n') : NULL;
+    g_autofree char *line =
+        flags ? g_strndup(flags, end ? (gsize)(end - flags) : strlen(flags)) : NULL;
+    return line && (strstr(line, " vmx ") || strstr(line, " svm "));
+}
+
+bool irqchip_choose(Machine *m, bool kvm, GError **err)
+{
+    static const char *const name[] = {
+        [IRQCHIP_OFF] = "off", [IRQCHIP_SPLIT] = "split", [IRQCHIP_ON] = "on"};
+    const char *asked = m->cfg.kernel_irqchip;
+    if (!asked)
+        return true;
+    unsigned kind = 0;
+    while (kind < ARRAY_LEN(name) && strcmp(asked, name[kind]))
+        kind++;
+    if (kind == ARRAY_LEN(name)) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE,
+                    "-machine kernel-irqchip=%s: there are on, split and off", asked);
+        return false;
+    }
+    if (kind != IRQCHIP_OFF && !kvm) {
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                    "-machine kernel-irqchip=%s is about KVM, which this machine is without: %s",
+                    asked, m->engine_error[ENGINE_KVM]->message);
+        return false;
+    }
+    if (kind != IRQCHIP_OFF && !kvm_irqchip_possible((enum Irqchip)kind, err)) {
+        g_prefix_error(err, "-machine kernel-irqchip=%s: ", asked);
+        return false;
+    }
+    m->vm.irqchip = (enum Irqchip)kind;
+    return true;
+}
+
+/* ---- what reaches the controllers meanwhile ---- */
+
+static bool message(void *opaque, uint64_t address, uint32_t data)
+{
+    Machine *m = opaque;
+    return kvm_send_msi(&m->vm, address, data);
+}
+
+void irqchip_line(Machine *m, unsigned gsi, bool level)
+{
+    if (m->chips_in_kvm && m->vm.irqchip == IRQCHIP_ON)
+        kvm_irq_line(&m->vm, gsi, level);
+}
+
+void irqchip_pic_intr(Machine *m)
+{
+    if (!m->chips_in_kvm)
+        return;
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++) {
+        if (i8259_intr(m->pc.pic))
+            vcpu_kick(m->vcpus[i], VREQ_INTR);
+        else
+            vcpu_request_clear(m->vcpus[i], VREQ_INTR);
+    }
+}
+
+/* Split: of level-triggered entries KVM must report the EOI. */
+static void entries_changed(void *opaque)
+{
+    Machine *m = opaque;
+    g_autoptr(GError) err = NULL;
+    IoapicState s;
+    ioapic_save(m->pc.ioapic, &s);
+    if (!kvm_route_levels(&m->vm, &s, &err))
+        warn_user("%s", err->message);
+}
+
+typedef struct LapicWork {
+    Machine *m;
+    LapicState *s;
+    uint32_t version;
+    GError *err;
+} LapicWork;
+
+static void version_work(Vcpu *v, void *opaque)
+{
+    LapicWork *w = opaque;
+    kvm_lapic_version(v, &w->version, &w->err);
+}
+
+bool irqchip_init(Machine *m, GError **err)
+{
+    if (m->vm.irqchip == IRQCHIP_OFF)
+        return true;
+    LapicWork w = {.m = m};
+    vcpu_run_on(m->vcpus[0], version_work, &w);
+    if (w.err) {
+        g_propagate_error(err, w.err);
+        return false;
+    }
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        lapic_set_kind(m->pc.lapic[i], w.version, KVM_APIC_BUS_HZ);
+    if (m->vm.irqchip == IRQCHIP_SPLIT)
+        ioapic_watch(m->pc.ioapic, entries_changed, m);
+    return true;
+}
+
+/* ---- moving ---- */
+
+static void park(Machine *m, bool parked)
+{
+    m->chips_in_kvm = parked;
+    apic_bus_divert(parked ? message : NULL, m);
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        lapic_park(m->pc.lapic[i], parked);
+    if (m->vm.irqchip == IRQCHIP_ON) {
+        i8259_park(m->pc.pic, parked);
+        ioapic_park(m->pc.ioapic, parked);
+    }
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        machine_update_intr(m->vcpus[i]);
+}
+
+static void get_work(Vcpu *v, void *opaque)
+{
+    LapicWork *w = opaque;
+    LapicState *s = &w->s[v->id];
+    /* KVM may acknowledge an interrupt meanwhile: its copy of the vCPU has to be the true one. */
+    if (vcpu_bring_in(v, &w->err) && kvm_lapic_get(v, s, &w->err))
+        chip_rules_apply(s, NULL, RULE_TO_SOFT, NULL);
+}
+
+static void set_work(Vcpu *v, void *opaque)
+{
+    LapicWork *w = opaque;
+    LapicState *s = &w->s[v->id];
+    s->at_ns = MAX_OF(clock_ns(w->m->vm.clock), 1);
+    chip_rules_apply(s, NULL, RULE_TO_KVM, NULL);
+    kvm_lapic_set(v, s, &w->err);
+}
+
+static bool each_lapic(Machine *m, VcpuWork *fn, LapicState *s, GError **err)
+{
+    LapicWork w = {.m = m, .s = s};
+    for (unsigned i = 0; i < m->vm.n_vcpus && !w.err; i++)
+        vcpu_run_on(m->vcpus[i], fn, &w);
+    if (w.err)
+        g_propagate_error(err, w.err);
+    return !w.err;
+}
+
+bool irqchip_home(Machine *m, GError **err)
+{
+    g_autofree LapicState *lapic = g_new0(LapicState, m->vm.n_vcpus);
+    ChipState chips;
+    bool on = m->vm.irqchip == IRQCHIP_ON;
+    if (!m->chips_in_kvm)
+        return true;
+    /* The chips last: settling a local APIC may still end an interrupt there. */
+    if (!each_lapic(m, get_work, lapic, err))
+        return false;
+    machine_lock(m);
+    i8259_save(m->pc.pic, chips.pic); /* for what KVM has no place for */
+    ioapic_save(m->pc.ioapic, &chips.ioapic);
+    machine_unlock(m);
+    if (on && !kvm_chips_get(&m->vm, &chips, err))
+        return false;
+    chip_rules_apply(NULL, &chips, RULE_TO_SOFT, NULL);
+    machine_lock(m);
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        lapic_load(m->pc.lapic[i], &lapic[i]);
+    if (on) {
+        i8259_load(m->pc.pic, chips.pic);
+        ioapic_load(m->pc.ioapic, &chips.ioapic);
+    }
+    park(m, false);
+    machine_unlock(m);
+    return true;
+}
+
+bool irqchip_out(Machine *m, GError **err)
+{
+    g_autofree LapicState *lapic = g_new0(LapicState, m->vm.n_vcpus);
+    ChipState chips;
+    bool on = m->vm.irqchip == IRQCHIP_ON;
+    if (m->vm.irqchip == IRQCHIP_OFF || m->chips_in_kvm || m->vcpus[0]->engine->is_software)
+        return true;
+    machine_lock(m);
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        lapic_save(m->pc.lapic[i], &lapic[i]);
+    i8259_save(m->pc.pic, chips.pic);
+    ioapic_save(m->pc.ioapic, &chips.ioapic);
+    park(m, true);
+    machine_unlock(m);
+    chip_rules_apply(NULL, &chips, RULE_TO_KVM, NULL);
+    /* The local APICs first: the chips may have something for them at once. */
+    if (each_lapic(m, set_work, lapic, err) && (!on || kvm_chips_set(&m->vm, &chips, err)))
+        return true;
+    machine_lock(m);
+    park(m, false);
+    machine_unlock(m);
+    return false;
+}
+
+/* ---- in words ---- */
+
+/* What the devices here hold is shown; for that they have to be at home. */
+static void with_home(Machine *m, void (*fn)(Machine *, unsigned, GString *), unsigned n,
+                      GString *out)
+{
+    static const char *const kind[] = {[IRQCHIP_SPLIT] =
+                                           "the local APICs are in KVM (kernel-irqchip=split)",
+                                       [IRQCHIP_ON] = "they are in KVM (kernel-irqchip=on)"};
+    g_autoptr(GError) err = NULL;
+    bool away = m->chips_in_kvm;
+    if (away) {
+        g_string_append_printf(out, "%s\n", kind[m->vm.irqchip]);
+        vcpus_pause(&m->vm);
+    }
+    if (irqchip_home(m, &err)) {
+        machine_lock(m);
+        fn(m, n, out);
+        machine_unlock(m);
+        if (away)
+            irqchip_out(m, &err);
+    }
+    if (err)
+        g_string_append_printf(out, "Error: %s\n", err->message);
+    if (away)
+        vcpus_resume(&m->vm);
+}
+
+static void describe_pic(Machine *m, unsigned n, GString *out)
+{
+    m->pc.pic->cls->describe(m->pc.pic, out);
+    m->pc.ioapic->cls->describe(m->pc.ioapic, out);
+}
+
+static void describe_lapic(Machine *m, unsigned cpu, GString *out)
+{
+    lapic_describe(m->pc.lapic[cpu], out);
+}
 
 void machine_describe_pic(Machine *m, GString *out)
 {
-    machine_lock(m);
-    m->pc.pic->cls->describe(m->pc.pic, out);
-    m->pc.ioapic->cls->describe(m->pc.ioapic, out);
-    machine_unlock(m);
+    with_home(m, describe_pic, 0, out);
 }
 
 void machine_describe_lapic(Machine *m, unsigned cpu, GString *out)
 {
-    machine_lock(m);
-    lapic_describe(m->pc.lapic[cpu], out);
-    machine_unlock(m);
+    with_home(m, describe_lapic, cpu, out);
 }

@@ -98,7 +98,12 @@ static void end_loop(Machine *m, int status)
 static void pause_machine(Machine *m, enum RunStatus why)
 {
     if (m->status == ST_RUNNING) {
+        g_autoptr(GError) err = NULL;
         vcpus_pause(&m->vm);
+        if (!irqchip_home(m, &err))
+            warn_user("the interrupt controllers stay in KVM, where time goes on: %s",
+                      err->message);
+        pvclock_stop(m);
         machine_lock(m);
         clock_stop(m->vm.clock);
         machine_unlock(m);
@@ -111,6 +116,26 @@ void machine_stop(Machine *m)
     pause_machine(m, m->status == ST_RUNNING ? ST_PAUSED : m->status);
 }
 
+/* vCPUs paused. False: those in KVM cannot run. */
+static bool send_chips_out(Machine *m, GError **err)
+{
+    if (irqchip_out(m, err))
+        return true;
+    if (err)
+        g_prefix_error(err, "the interrupt controllers do not get into KVM: ");
+    return false;
+}
+
+/* Nothing can run on: main thread, vCPUs paused by the caller too. */
+static void fail_running(Machine *m)
+{
+    warn_user("the vCPUs are in KVM and the interrupt controllers do not get there; 'switch tcg' "
+              "and 'cont' go on in the software engine");
+    pause_machine(m, ST_INTERNAL_ERROR);
+    if (!m->cfg.no_shutdown && !m->cfg.has_monitor)
+        end_loop(m, 1);
+}
+
 void machine_cont(Machine *m)
 {
     if (m->status == ST_RUNNING)
@@ -120,6 +145,9 @@ void machine_cont(Machine *m)
     arm_timer_fd(m, timers_run(m->vm.clock));
     machine_unlock(m);
     m->status = ST_RUNNING;
+    pvclock_start(m);
+    if (!send_chips_out(m, NULL))
+        fail_running(m);
     vcpus_resume(&m->vm);
 }
 
@@ -178,7 +206,7 @@ static gboolean do_reset(gpointer opaque)
     bool running = m->status == ST_RUNNING;
     if (running)
         vcpus_pause(&m->vm);
-    if (!reset_all(m, &err)) {
+    if (!irqchip_home(m, &err) || !reset_all(m, &err) || (running && !send_chips_out(m, &err))) {
         warn_user("reset: %s", err->message);
         g_error_free(err);
         end_loop(m, 1);
@@ -501,7 +529,8 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     if (!pc_init(m, err))
         goto fail;
     memory_map_build(m);
-    if (!open_trace(m, err) || !start_vcpus(m, err) || !reset_all(m, err) || !load_policies(m, err))
+    if (!open_trace(m, err) || !start_vcpus(m, err) || !irqchip_init(m, err) ||
+        !reset_all(m, err) || !load_policies(m, err))
         goto fail;
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
@@ -597,6 +626,34 @@ static void switch_work(Vcpu *v, void *opaque)
     vcpu_switch(v, w->to, SWITCH_USER, &w->err);
 }
 
+static void events_work(Vcpu *v, void *opaque)
+{
+    vcpu_take_events(v);
+}
+
+/* All of first to last or none. */
+static bool move_vcpus(Machine *m, const Engine *to, unsigned first, unsigned last, GError **err)
+{
+    const Engine *from = m->vcpus[first]->engine;
+    for (unsigned i = first; i <= last; i++) {
+        SwitchWork w = {to, NULL};
+        /* Where KVM has the local APICs, an INIT that came to one of ours is not its business. */
+        if (m->vm.irqchip != IRQCHIP_OFF)
+            vcpu_run_on(m->vcpus[i], events_work, NULL);
+        vcpu_run_on(m->vcpus[i], switch_work, &w);
+        if (!w.err)
+            continue;
+        g_propagate_error(err, w.err);
+        for (unsigned back = first; back < i; back++) {
+            SwitchWork b = {from, NULL};
+            vcpu_run_on(m->vcpus[back], switch_work, &b);
+            g_clear_error(&b.err);
+        }
+        return false;
+    }
+    return true;
+}
+
 bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
 {
     if (cpu >= (int)m->vm.n_vcpus) {
@@ -606,27 +663,23 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
     }
     /* All or none, at one moment: the others wait at a boundary until every one has moved. One by
      * itself moves while the others run (kvm/guard.c). */
-    if (cpu < 0)
-        vcpus_pause(&m->vm);
-    GError *failed = NULL;
     unsigned first = cpu < 0 ? 0 : (unsigned)cpu,
              last = cpu < 0 ? m->vm.n_vcpus - 1 : (unsigned)cpu;
     const Engine *from = m->vcpus[first]->engine;
-    for (unsigned i = first; i <= last && !failed; i++) {
-        SwitchWork w = {to, NULL};
-        vcpu_run_on(m->vcpus[i], switch_work, &w);
-        failed = w.err;
-        if (failed && i > first) {
-            for (unsigned back = first; back < i; back++) {
-                SwitchWork b = {from, NULL};
-                vcpu_run_on(m->vcpus[back], switch_work, &b);
-                g_clear_error(&b.err);
-            }
-        }
+    bool all = first == 0 && last == m->vm.n_vcpus - 1;
+    if (!all)
+        return move_vcpus(m, to, first, last, err);
+    vcpus_pause(&m->vm);
+    bool ok = irqchip_home(m, err);
+    pvclock_read(m);
+    m->vm.moving = true;
+    ok = ok && move_vcpus(m, to, first, last, err);
+    if (m->status == ST_RUNNING && !send_chips_out(m, ok ? err : NULL)) {
+        if (ok && !move_vcpus(m, from, first, last, NULL))
+            fail_running(m);
+        ok = false;
     }
-    if (cpu < 0)
-        vcpus_resume(&m->vm);
-    if (failed)
-        g_propagate_error(err, failed);
-    return !failed;
+    m->vm.moving = false;
+    vcpus_resume(&m->vm);
+    return ok;
 }

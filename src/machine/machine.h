@@ -26,7 +26,8 @@ typedef struct MachineConfig {
     const char *accel;   /* kvm | tcg | interp | kvm:tcg | auto */
     bool no_rescue;      /* what KVM cannot execute stops the machine */
     enum { ADAPTIVE_AUTO, ADAPTIVE_ON, ADAPTIVE_OFF } adaptive; /* AUTO: with accel auto */
-    const char *cpu;                                            /* -cpu argument; NULL: "max" */
+    const char *kernel_irqchip; /* on | split | off; NULL: what suits the machine */
+    const char *cpu;            /* -cpu argument; NULL: "max" */
     uint64_t ram_bytes;
     unsigned smp;
     unsigned tb_mib; /* -accel tb-size; 0: as the translator likes */

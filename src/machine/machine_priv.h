@@ -53,6 +53,8 @@ struct Machine {
     Adapt adapt[MACHINE_MAX_CPUS];
     GSource *adapt_timer; /* NULL: not adaptive */
 
+    bool chips_in_kvm;      /* KVM acts for the parked interrupt controllers: irqchip.c */
+    uint64_t pv_stopped_ns; /* the paravirtual clock at the last stop */
     enum RunStatus status;
     GMainLoop *loop;
     int exit_status;
@@ -87,6 +89,28 @@ void pc_irq_taken(Machine *);
 /* Loads -kernel (again after a reset: the guest may have overwritten it) and the tables it needs.
  */
 bool pc_load(Machine *, GError **);
+
+/* irqchip.c: the interrupt controllers that VmCommon.irqchip names */
+bool irqchip_choose(Machine *, bool kvm, GError **); /* sets VmCommon.irqchip */
+/* KVM without VMX or SVM below it is a software back end: it runs some guests and not others. */
+bool host_has_vmx_or_svm(void);
+bool irqchip_init(Machine *, GError **); /* devices and vCPUs are there */
+/*
+ * Main thread, all vCPUs paused. Home: from KVM to the devices here. Out: to KVM, if the vCPUs are
+ * in it. Neither does anything where it is so already; after an error nothing has moved.
+ */
+bool irqchip_home(Machine *, GError **);
+bool irqchip_out(Machine *, GError **);
+/* Lock held. An input of the I/O APIC changed. */
+void irqchip_line(Machine *, unsigned gsi, bool level);
+/* Lock held: INTR of the 8259s changed. */
+void irqchip_pic_intr(Machine *);
+
+/* pvclock.c: main thread, vCPUs paused, the machine's clock running. Read: before vCPUs leave KVM.
+ */
+void pvclock_start(Machine *);
+void pvclock_stop(Machine *);
+void pvclock_read(Machine *);
 
 /* accel.c */
 bool accel_init(Machine *, GError **);

@@ -29,6 +29,7 @@ static void isa_irq(void *opaque, int n, bool level)
     Machine *m = opaque;
     i8259_set_irq(m->pc.pic, n, level);
     ioapic_set_irq(m->pc.ioapic, n == 0 ? 2 : n, level);
+    irqchip_line(m, n == 0 ? 2 : (unsigned)n, level);
 }
 
 static void gsi(void *opaque, int n, bool level)
@@ -37,6 +38,7 @@ static void gsi(void *opaque, int n, bool level)
     if (n < 16)
         i8259_set_irq(m->pc.pic, n == 2 ? 0 : n, level);
     ioapic_set_irq(m->pc.ioapic, n, level);
+    irqchip_line(m, (unsigned)n, level);
 }
 
 static void pic_intr(void *opaque, int n, bool level)
@@ -44,6 +46,7 @@ static void pic_intr(void *opaque, int n, bool level)
     Machine *m = opaque;
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
         lapic_set_lint0(m->pc.lapic[i], level);
+    irqchip_pic_intr(m);
 }
 
 static void hpet_legacy(void *opaque, bool on)
@@ -59,6 +62,8 @@ static bool irq0_busy(void *opaque)
 {
     Machine *m = opaque;
     bool open = false;
+    if (m->chips_in_kvm) /* does not tell */
+        return false;
     for (unsigned i = 0; i < m->vm.n_vcpus && !open; i++)
         open = lapic_lint0_open(m->pc.lapic[i]);
     return (open && i8259_irq_pending(m->pc.pic, 0)) || ioapic_irq_pending(m->pc.ioapic, 2);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "devices/ferr.h"
 #include "devices/i8259.h"
+#include "devices/ioapic.h"
 #include "machine/machine_priv.h"
 #include "switch/vcpu_loop.h"
 
@@ -52,9 +53,17 @@ static void pio_write(Vcpu *v, uint16_t port, unsigned size, uint32_t value)
     machine_unlock(m);
 }
 
+/* While KVM has the local APIC, what they wait for here is the 8259s' INTR: with the local APICs
+ * alone there, those are still here. */
+static bool interrupt_waits(Vcpu *v)
+{
+    Machine *m = v->machine;
+    return m->chips_in_kvm ? i8259_intr(m->pc.pic) : lapic_pending(v->apic) >= 0;
+}
+
 void machine_update_intr(Vcpu *v)
 {
-    if (lapic_pending(v->apic) >= 0)
+    if (interrupt_waits(v))
         vcpu_request(v, VREQ_INTR);
     else
         vcpu_request_clear(v, VREQ_INTR);
@@ -64,7 +73,11 @@ static int irq_ack(Vcpu *v)
 {
     Machine *m = v->machine;
     machine_lock(m);
-    int vector = lapic_ack(v->apic);
+    int vector = LAPIC_EXTINT;
+    if (!m->chips_in_kvm)
+        vector = lapic_ack(v->apic);
+    else if (!i8259_intr(m->pc.pic)) /* another vCPU was first */
+        vector = -1;
     if (vector == LAPIC_EXTINT)
         vector = i8259_ack(m->pc.pic);
     pc_irq_taken(m);
@@ -78,6 +91,12 @@ static int irq_ack(Vcpu *v)
 static bool apic_msr_read(Vcpu *v, uint32_t msr, uint64_t *value)
 {
     Machine *m = v->machine;
+    /* A rescued instruction: KVM has the local APIC, and where it is on was exported with the rest.
+     */
+    if (m->chips_in_kvm) {
+        *value = v->st.msr.apic_base;
+        return msr == 0x1b;
+    }
     machine_lock(m);
     bool ok = lapic_msr_read(v->apic, msr, value);
     machine_unlock(m);
@@ -87,6 +106,8 @@ static bool apic_msr_read(Vcpu *v, uint32_t msr, uint64_t *value)
 static bool apic_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
 {
     Machine *m = v->machine;
+    if (m->chips_in_kvm)
+        return false;
     machine_lock(m);
     bool ok = lapic_msr_write(v->apic, msr, value);
     machine_update_intr(v);
@@ -119,6 +140,29 @@ static bool x87_error(Vcpu *v, bool ferr)
     return ignne;
 }
 
+static void end_of_interrupt(Vcpu *v, uint8_t vector)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    ioapic_eoi(m->pc.ioapic, vector);
+    machine_unlock(m);
+}
+
+static int pv_ipi(Vcpu *v, const uint64_t map[2], uint32_t first, uint32_t icr)
+{
+    Machine *m = v->machine;
+    int taken = 0;
+    machine_lock(m);
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++) {
+        uint32_t bit = lapic_id(m->pc.lapic[i]) - first;
+        if (bit < 128 && map[bit / 64] >> bit % 64 & 1)
+            taken += apic_bus_deliver(m->pc.lapic, m->vm.n_vcpus, (uint8_t)lapic_id(m->pc.lapic[i]),
+                                      false, icr >> 8 & 7, (uint8_t)icr, false);
+    }
+    machine_unlock(m);
+    return taken;
+}
+
 const VcpuBus machine_bus = {
     .mmio_read = mmio_read,
     .mmio_write = mmio_write,
@@ -130,4 +174,6 @@ const VcpuBus machine_bus = {
     .tpr_get = tpr_get,
     .tpr_set = tpr_set,
     .x87_error = x87_error,
+    .ioapic_eoi = end_of_interrupt,
+    .pv_ipi = pv_ipi,
 };

@@ -78,8 +78,14 @@ static bool opt_machine(Options *o, const OptionRow *row, const char *arg, GErro
         else if (!strcmp(p->key, "accel")) {
             g_free(o->machine_accel);
             o->machine_accel = g_strdup(p->value);
+        } else if (!strcmp(p->key, "kernel-irqchip") || !strcmp(p->key, "kernel_irqchip")) {
+            ok = !strcmp(p->value, "on") || !strcmp(p->value, "off") ||
+                 !strcmp(p->value, "split") ||
+                 bad(err, "-%s %s: there are %s=on, split and off", row->name, arg, p->key);
+            o->cfg.kernel_irqchip = keep(o, g_strdup(p->value));
         } else
-            ok = bad(err, "-%s %s: no property '%s'; there is accel", row->name, arg, p->key);
+            ok = bad(err, "-%s %s: no property '%s'; there are accel and kernel-irqchip", row->name,
+                     arg, p->key);
     }
     props_free(props);
     if (ok && o->cfg.machine && strcmp(o->cfg.machine, "pc") != 0)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/log.h"
+#include "cpu/pv.h"
 #include "switch/loop_priv.h"
 #include "switch/trace.h"
 #include "vmstate/checks.h"
@@ -36,7 +37,7 @@ bool switch_export(Vcpu *v, GError **err)
         return false;
     /* Rule halt-state: without an in-kernel APIC, KVM calls every vCPU runnable; who is halted or
      * waits for SIPI only the loop knows. */
-    if (run_state != RUN_RUNNING)
+    if (run_state == RUN_STOPPED || (run_state != RUN_RUNNING && !vcpu_waits_in_engine(v)))
         v->st.run_state = run_state;
     return true;
 }
@@ -162,6 +163,20 @@ static void mark(Run *r)
     uint64_t t = switch_now_ns();
     r->ns[r->step++] = t - r->t;
     r->t = t;
+}
+
+/* Where KVM keeps interrupt controllers, these move as a whole, with all vCPUs (machine/irqchip.c).
+ */
+static bool moves_alone(const Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
+{
+    /* A rescue comes back before the vCPU can miss them. */
+    if (v->vm->irqchip == IRQCHIP_OFF || reason == SWITCH_RESCUE || v->vm->moving ||
+        v->engine->is_software == to->is_software)
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                "the interrupt controllers are in KVM, so all vCPUs move together (-machine "
+                "kernel-irqchip=off lets one move alone)");
+    return false;
 }
 
 static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *imported, RuleNotes *notes,
@@ -325,8 +340,11 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     Run r = {.t = switch_now_ns()};
     uint64_t start = r.t;
 
-    bool ok = move(v, to, &r, &old, &imported, &notes, &why_not);
+    bool ok =
+        moves_alone(v, to, reason, &why_not) && move(v, to, &r, &old, &imported, &notes, &why_not);
     if (ok) {
+        if (from->is_software && !to->is_software)
+            pv_leave_software(v);
         v->engine = to;
         v->where = ST_IN_ENGINE;
         if (to->enter)

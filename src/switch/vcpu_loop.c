@@ -13,6 +13,7 @@
 #include "switch/vcpu_loop.h"
 
 #include "base/log.h"
+#include "cpu/pv.h"
 #include "kvm/kvm.h"
 #include "switch/loop_priv.h"
 
@@ -59,8 +60,7 @@ bool vcpu_sync_state(Vcpu *v, GError **err)
     return true;
 }
 
-/* Before run(): someone took or changed v->st, so the engine must take it in again. */
-static bool bring_in(Vcpu *v, GError **err)
+bool vcpu_bring_in(Vcpu *v, GError **err)
 {
     if (v->where == ST_IN_ENGINE)
         return true;
@@ -158,6 +158,11 @@ static void take_events(VcpuLoop *l, uint32_t req)
         take_sipi(l);
 }
 
+void vcpu_take_events(Vcpu *v)
+{
+    take_events(v->loop, atomic_load(&v->request));
+}
+
 /* ---- halted ---- */
 
 /* Is there anything that ends the wait of a vCPU that does not run? INIT, SIPI and SMI are taken
@@ -194,7 +199,7 @@ static void run_engine(VcpuLoop *l)
     Vcpu *v = l->v;
     GError *err = NULL;
 
-    if (!bring_in(v, &err)) {
+    if (!vcpu_bring_in(v, &err)) {
         if (rescue_refused(l, err))
             g_error_free(err);
         else
@@ -206,6 +211,8 @@ static void run_engine(VcpuLoop *l)
         l->counted_as = v->engine;
     }
     l->drained = false;
+    if (v->engine->is_software)
+        pv_steal_update(v);
     const RunLimit *limit = rescue_limit(l), *policy = limit->max_insns ? NULL : policy_limit(l);
     Exit e = v->engine->run(v, policy ? policy : limit);
     rescue_ran(l, &e);
@@ -323,7 +330,8 @@ static bool step(VcpuLoop *l)
         pthread_mutex_lock(&l->lock);
         return false;
     }
-    if (v->st.run_state != RUN_RUNNING) {
+    if (v->st.run_state == RUN_STOPPED ||
+        (v->st.run_state != RUN_RUNNING && !vcpu_waits_in_engine(v))) {
         if (!wakes(v, req)) {
             sleep_locked(l);
             return false;

@@ -49,6 +49,10 @@ void vcpu_kick(Vcpu *, uint32_t request_bits);
 
 /* Makes vcpu->st the truth (export if need be). On the vCPU's thread (inside vcpu_run_on). */
 bool vcpu_sync_state(Vcpu *, GError **);
+/* The other way: someone took or changed vcpu->st, so the engine takes it in again. */
+bool vcpu_bring_in(Vcpu *, GError **err);
 bool vcpu_on_own_thread(const Vcpu *);
+/* Takes INIT and SIPI that wait. On the vCPU's thread (inside vcpu_run_on). */
+void vcpu_take_events(Vcpu *);
 
 #endif

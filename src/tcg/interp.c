@@ -10,6 +10,7 @@
  */
 #include <sys/mman.h>
 #include "base/log.h"
+#include "cpu/pv.h"
 #include "tcg/blocklog.h"
 #include "tcg/idle.h"
 #include "tcg/run.h"
@@ -644,6 +645,8 @@ static bool interp_export(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
 {
     if ((groups & GRP_SREGS) && v->vm->bus && v->vm->bus->tpr_get)
         v->st.cr8 = v->vm->bus->tpr_get(v);
+    if ((groups & GRP_MSRS) && v->vm->bus && v->vm->bus->apic_msr_read)
+        v->vm->bus->apic_msr_read(v, 0x1b, &v->st.msr.apic_base);
     return true;
 }
 
@@ -671,6 +674,7 @@ static void interp_enter(Vcpu *v)
     t->idle = (IdleWatch){0}; /* it was elsewhere, not idle */
     tlb_flush(t);
     blocks_distrust(t);
+    pv_enter_software(v);
 }
 
 const Engine engine_interp = {

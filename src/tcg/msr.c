@@ -3,6 +3,7 @@
  * vmstate/msrs.def; what the policies mean to the software engine is here.
  */
 #include "base/log.h"
+#include "cpu/pv.h"
 #include "tcg/sys.h"
 
 enum Policy {
@@ -24,6 +25,11 @@ enum Policy {
     POL_SEG_BASE,
     POL_TSC_OFFSET,
     POL_TSC_ADJUST,
+    POL_KVM_CLOCK,
+    POL_KVM_WALL,
+    POL_KVM_STEAL,
+    POL_KVM_EOI,
+    POL_KVM_POLL,
     POL_APIC,
     POL_CONST,
 };
@@ -147,10 +153,11 @@ static bool write_efer(CpuState *s, Tcg *t, uint64_t v)
 }
 
 /* The register, and TSC_ADJUST by as much (SDM vol. 3, 18.17.3). */
-static void move_tsc(CpuState *s, uint64_t delta)
+static void move_tsc(Vcpu *v, CpuState *s, uint64_t delta)
 {
     s->msr.tsc_adjust += delta;
     s->tsc_offset += delta;
+    pv_clock_write(v); /* which tells time by it */
 }
 
 bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
@@ -173,13 +180,13 @@ bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
     case POL_TSC_OFFSET:
         /* Where KVM's TSC cannot be moved, none is: the write has no effect, as there. */
         if (!t->v->vm->tsc_offset_fixed)
-            move_tsc(s, v - vcpu_tsc(t->v));
+            move_tsc(t->v, s, v - vcpu_tsc(t->v));
         return true;
     case POL_TSC_ADJUST:
         if (t->v->vm->tsc_offset_fixed)
             s->msr.tsc_adjust = v;
         else
-            move_tsc(s, v - s->msr.tsc_adjust);
+            move_tsc(t->v, s, v - s->msr.tsc_adjust);
         return true;
     case POL_IGNORED:
         return true;
@@ -215,10 +222,25 @@ bool msr_write(CpuState *s, Tcg *t, uint32_t index, uint64_t v)
     case POL_MC_CTL:
         ok = !v || v == ~0ull;
         break;
+    case POL_KVM_STEAL:
+        ok = !(v & 0x3e);
+        break;
+    case POL_KVM_EOI:
+        ok = !(v & 2);
+        break;
+    case POL_KVM_POLL:
+        ok = !(v >> 1);
+        break;
     default:
         break;
     }
     if (ok)
         *p = v;
+    if (ok && row->policy == POL_KVM_CLOCK)
+        pv_clock_write(t->v);
+    else if (ok && row->policy == POL_KVM_WALL)
+        pv_wall_clock_write(t->v);
+    else if (ok && row->policy == POL_KVM_STEAL)
+        pv_enter_software(t->v);
     return ok;
 }

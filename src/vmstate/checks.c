@@ -214,6 +214,18 @@ static bool check_tsc_aux(const Ctx *c)
     return v >> 32 ? bad(c, "IA32_TSC_AUX", v, "bits 63:32 are not zero") : true;
 }
 
+static bool check_kvm_msrs(const Ctx *c)
+{
+    const Msrs *m = &c->s->msr;
+    if (m->kvm_steal_time & 0x3e)
+        return bad(c, "KVM_STEAL_TIME", m->kvm_steal_time, "a reserved bit is set");
+    if (m->kvm_pv_eoi & 2)
+        return bad(c, "KVM_PV_EOI", m->kvm_pv_eoi, "the address is not aligned");
+    return m->kvm_poll_control >> 1
+               ? bad(c, "KVM_POLL_CONTROL", m->kvm_poll_control, "a reserved bit is set")
+               : true;
+}
+
 static bool check_apic_base(const Ctx *c)
 {
     enum { X2APIC = 1 << 10, ENABLED = 1 << 11 };

@@ -129,6 +129,7 @@ static void random_msrs(Msrs *m, uint64_t *r)
     }
     m->apic_base = 0xfee00900;
     m->misc_enable = 1;
+    m->kvm_poll_control = 1;
     m->smbase = 0x30000;
     m->mtrr_def_type = coin(r) ? 0xc06 : 0;
     for (unsigned i = 0; i < MTRR_FIXED_N; i++)

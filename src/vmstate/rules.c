@@ -217,6 +217,49 @@ static bool rule_tsc_adjust(Ctx *c)
     return true;
 }
 
+/* ---- KVM's paravirtual registers ---- */
+
+/* Without the feature nobody has the register: KVM drops what is written, or refuses it. */
+static bool not_offered(const Ctx *c, enum CpuFeature f)
+{
+    return c->env->cpuid && !cpuid_has(c->env->cpuid, f);
+}
+
+static bool rule_kvmclock(Ctx *c)
+{
+    if (not_offered(c, FEAT_KVMCLOCK) && not_offered(c, FEAT_KVMCLOCK_OLD))
+        CANON(c, "KVM_SYSTEM_TIME", c->s->msr.kvm_system_time, 0);
+    return true;
+}
+
+static bool rule_wall_clock(Ctx *c)
+{
+    if (not_offered(c, FEAT_KVMCLOCK) && not_offered(c, FEAT_KVMCLOCK_OLD))
+        CANON(c, "KVM_WALL_CLOCK", c->s->msr.kvm_wall_clock, 0);
+    return true;
+}
+
+static bool rule_steal_time(Ctx *c)
+{
+    if (not_offered(c, FEAT_KVM_STEAL_TIME))
+        CANON(c, "KVM_STEAL_TIME", c->s->msr.kvm_steal_time, 0);
+    return true;
+}
+
+static bool rule_pv_eoi(Ctx *c)
+{
+    if (not_offered(c, FEAT_KVM_PV_EOI))
+        CANON(c, "KVM_PV_EOI", c->s->msr.kvm_pv_eoi, 0);
+    return true;
+}
+
+static bool rule_poll_control(Ctx *c)
+{
+    if (not_offered(c, FEAT_KVM_POLL_CONTROL)) /* as after reset: the host may poll */
+        CANON(c, "KVM_POLL_CONTROL", c->s->msr.kvm_poll_control, 1);
+    return true;
+}
+
 /* ---- events ---- */
 
 static bool rule_pending_events(Ctx *c)

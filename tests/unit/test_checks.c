@@ -88,6 +88,9 @@ SPOIL(mtrr_mask_52, s->msr.mtrr_mask[0] = BIT(52) | 0x800)
 SPOIL(mtrr_mask_0, s->msr.mtrr_mask[2] = 1)
 SPOIL(mc_one, s->msr.mc_ctl[9] = 1)
 SPOIL(mcg_half, s->msr.mcg_ctl = UINT32_MAX)
+SPOIL(steal, s->msr.kvm_steal_time = 0x1003)
+SPOIL(pv_eoi, s->msr.kvm_pv_eoi = 0x1003)
+SPOIL(poll, s->msr.kvm_poll_control = 2)
 SPOIL(aux, s->msr.tsc_aux = BIT(32))
 SPOIL(apic_0, s->msr.apic_base = 0xfee00901)
 SPOIL(apic_x2_off, s->msr.apic_base = 0xfee00500)
@@ -191,6 +194,7 @@ static const Row rows[] = {
     {"mtrr-reserved", REAL, mtrr_def_2}, {"mtrr-reserved", LONG, mtrr_fixed_7}, {"mtrr-reserved", PROT, mtrr_base_8},
     {"mtrr-reserved", LONG, mtrr_mask_52}, {"mtrr-reserved", REAL, mtrr_mask_0},
     {"mc-ctl", LONG, mc_one}, {"mc-ctl", REAL, mcg_half}, {"tsc-aux-upper", LONG, aux},
+    {"kvm-msrs", LONG, steal}, {"kvm-msrs", REAL, pv_eoi}, {"kvm-msrs", LONG, poll},
     {"apic-base", LONG, apic_0}, {"apic-base", PROT, apic_x2_off}, {"apic-base", REAL, apic_52},
     {"xcr0-valid", LONG, xcr0_mpx},
     {"msr-canonical", LONG, lstar}, {"msr-canonical", LONG, cstar}, {"msr-canonical", PROT, kgs},

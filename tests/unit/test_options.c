@@ -177,13 +177,15 @@ START_TEST(values_arrive)
 {
     Options o;
     GError *err = NULL;
-    const char *args[] = {"-kernel",   "K",  "-m",           "size=1G", "-smp",
-                          "2,cores=2", "-M", "pc,accel=kvm", "-S",      NULL};
+    const char *args[] = {"-kernel", "K",         "-m", "size=1G",
+                          "-smp",    "2,cores=2", "-M", "pc,accel=kvm,kernel_irqchip=split",
+                          "-S",      NULL};
     ck_assert_msg(parse(&o, args, &err), "%s", err ? err->message : "");
     ck_assert_str_eq(o.cfg.kernel, "K");
     ck_assert_uint_eq(o.cfg.ram_bytes, 1ull << 30);
     ck_assert_uint_eq(o.cfg.smp, 2);
     ck_assert_str_eq(o.cfg.machine, "pc");
+    ck_assert_str_eq(o.cfg.kernel_irqchip, "split");
     ck_assert_str_eq(o.cfg.accel, "kvm");
     ck_assert(o.cfg.start_paused && !o.cfg.no_reboot);
     options_clear(&o);
@@ -291,6 +293,8 @@ static const struct {
     {{"-smp", "4,sockets=2"}, {"sockets=2", "sockets=1,cores=4,threads=1"}},
     {{"-smp", "4,cores=2,threads=2"}, {"-smp", "one socket"}},
     {{"-smp", "2,maxcpus=4"}, {"maxcpus=4", "later"}},
+    {{"-machine", "pc,kernel-irqchip=maybe"}, {"kernel-irqchip=on", "split and off"}},
+    {{"-machine", "pc,kernel_irqchips=on"}, {"no property", "kernel_irqchips"}},
     {{"-smp", "2,dies=1"}, {"dies", "no property"}},
     {{"-m", "0"}, {"-m 0", "1 MiB"}},
     {{"-m", "lots"}, {"-m lots", "not a size"}},

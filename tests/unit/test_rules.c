@@ -105,6 +105,11 @@ FOREIGN(bv_avx512, s->fpu.v[3].b[20] = 1; s->fpu.v[3].b[63] = 1; s->fpu.v[31].b[
         s->fpu.xstate_bv == 0xe4)
 FOREIGN(sysenter, s->msr.sysenter_esp = 0x0000c00000000000ull, s->msr.sysenter_esp == 0xffffc00000000000ull)
 FOREIGN(tsc, s->tsc_offset = 5, !s->tsc_offset)
+FOREIGN(kvmclock, s->msr.kvm_system_time = 0x3001, !s->msr.kvm_system_time)
+FOREIGN(wall, s->msr.kvm_wall_clock = 0x3100, !s->msr.kvm_wall_clock)
+FOREIGN(steal, s->msr.kvm_steal_time = 0x3201, !s->msr.kvm_steal_time)
+FOREIGN(pv_eoi, s->msr.kvm_pv_eoi = 0x3301, !s->msr.kvm_pv_eoi)
+FOREIGN(poll, s->msr.kvm_poll_control = 0, s->msr.kvm_poll_control == 1)
 FOREIGN(tsc_adjust, s->msr.tsc_adjust = 5, !s->msr.tsc_adjust)
 FOREIGN(minus_one, s->ev.interrupt.nr = 0xff; s->ev.exception.nr = 0xff; s->ev.exception.error = 7,
         !s->ev.interrupt.nr && !s->ev.exception.nr && !s->ev.exception.error)
@@ -164,6 +169,9 @@ static const Row rows[] = {
     R("xsave-format", RULE_BOTH, true, bv_avx512, NULL),
     R("msr-set", RULE_TO_KVM, true, sysenter, "sysenter-canonical"),
     R("tsc", RULE_BOTH, false, tsc, NULL), R("tsc-adjust", RULE_BOTH, false, tsc_adjust, NULL),
+    R("kvmclock", RULE_BOTH, false, kvmclock, NULL), R("wall-clock", RULE_BOTH, false, wall, NULL),
+    R("steal-time", RULE_BOTH, false, steal, NULL), R("pv-eoi", RULE_BOTH, false, pv_eoi, NULL),
+    R("poll-control", RULE_BOTH, false, poll, NULL),
     R("pending-events", RULE_BOTH, false, minus_one, NULL), R("pending-events", RULE_BOTH, false, soft_int, NULL),
     R("pending-events", RULE_BOTH, false, soft_bp, NULL), R("pending-events", RULE_TO_KVM, false, twice, "event-single"),
     R("pending-events", RULE_BOTH, false, real_error, "event-error-code"),
@@ -187,7 +195,13 @@ static const RuleEnv env_table = {.cpuid = &features, .tsc_offset_fixed = true};
 
 static const RuleEnv *env_of(const Row *r)
 {
-    return !strcmp(r->rule, "tsc-adjust") ? &env_table : &env;
+    static const char *const by_feature[] = {"tsc-adjust", "kvmclock", "wall-clock",
+                                             "steal-time", "pv-eoi",   "poll-control"};
+    for (unsigned i = 0; i < ARRAY_LEN(by_feature); i++) {
+        if (!strcmp(r->rule, by_feature[i]))
+            return &env_table;
+    }
+    return &env;
 }
 
 static void foreign_state(const Row *r, CpuState *s)

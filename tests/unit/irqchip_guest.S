@@ -1,0 +1,248 @@
+/*
+ * Guest of test_irqchip.c and test_pv.c: 64 KiB at the reset vector, real mode, local APICs in x2APIC mode. It asks for commands
+ * at port 0x500 and says what happens at port 0x501, a letter at a time. 0x502 and 0x503 hold it where it is while
+ * they read as zero; 0x504 gives 32-bit arguments, and takes results, the lower half first.
+ */
+#define OFF(l) ((l) - irqchip_image)
+
+    .section .rodata
+    .balign 16
+    .globl irqchip_image, irqchip_image_end
+    .hidden irqchip_image, irqchip_image_end
+    .code16
+
+.macro SAY letter
+    movb $\letter, %al
+    movw $0x501, %dx
+    outb %al, %dx
+.endm
+.macro HOLD port
+1:  movw $\port, %dx
+    inb %dx, %al
+    testb %al, %al
+    jz 1b
+.endm
+.macro APIC reg, low
+    movl $0x800 + \reg, %ecx
+    movl \low, %eax
+    xorl %edx, %edx
+    wrmsr
+.endm
+.macro APIC_ON
+    movl $0x1b, %ecx
+    rdmsr
+    orl $0xc00, %eax
+    wrmsr
+    APIC 0x0f, $0x1ff
+.endm
+.macro VECTOR n, handler
+    movw $OFF(\handler), \n * 4
+    movw $0xf000, \n * 4 + 2
+.endm
+.macro HANDLER name, letter
+\name:
+    pushal
+    SAY \letter
+    APIC 0x0b, $0
+    popal
+    iret
+.endm
+
+irqchip_image:                  /* the second vCPU starts at F000:0 */
+    cli
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    movw $0x6000, %sp
+    APIC_ON
+    SAY 'P'
+ap_sleeps:
+    sti
+    hlt
+    jmp ap_sleeps
+
+bsp:
+    cli
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    movw $0x7000, %sp
+    VECTOR 0x02, nmi
+    VECTOR 0x40, timer
+    VECTOR 0x41, low
+    VECTOR 0x51, in_service
+    VECTOR 0x52, ipi
+    VECTOR 0x53, woken
+    VECTOR 0x54, shadow
+    VECTOR 0x91, high
+    APIC_ON
+    APIC 0x36, $0x400           /* LINT1: NMI */
+    APIC 0x3e, $0xb             /* the timer's clock by 1 */
+    sti
+next:
+    movw $0x500, %dx
+    inb %dx, %al
+    testb %al, %al
+    jz next
+    cmpb $15, %al
+    ja next
+    xorw %bx, %bx
+    movb %al, %bl
+    addw %bx, %bx
+    cs
+    callw *OFF(table)-2(%bx)
+    SAY '.'
+    sti
+    jmp next
+table:
+    .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
+    .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc)
+
+argument:
+    movw $0x504, %dx
+    inl %dx, %eax
+    ret
+
+one_shot:
+    cli
+    APIC 0x32, $0x40
+    call argument
+    movl %eax, %ebx
+    APIC 0x38, %ebx
+    sti
+    hlt
+    ret
+
+deadline:
+    cli
+    APIC 0x32, $0x40040
+    call argument
+    movl %eax, %ebx
+    rdtsc
+    addl %ebx, %eax
+    adcl $0, %edx
+    movl $0x6e0, %ecx
+    wrmsr
+    sti
+    hlt
+    ret
+
+periodic:
+    APIC 0x32, $0x20040
+    call argument
+    movl %eax, %ebx
+    APIC 0x38, %ebx
+    ret
+
+serve:
+    APIC 0x3f, $0x51
+    ret
+
+sleep:
+    cli
+    SAY 'z'
+    sti
+    hlt
+    ret
+
+sti:
+    cli
+    APIC 0x3f, $0x54
+    SAY 's'
+    HOLD 0x502
+    movb $'S', %al
+    movw $0x501, %dx
+    sti
+    outb %al, %dx
+    nop
+    ret
+
+    /* The interrupt command register, x2APIC: the destination is its upper half. */
+sipi:
+    movl $0x46f0, %eax
+    jmp command
+init:
+    movl $0x4500, %eax
+    jmp command
+ipi_ap:
+    movl $0x4052, %eax
+command:
+    movl $1, %edx
+    movl $0x830, %ecx
+    wrmsr
+    ret
+
+    /* KVM's paravirtual interface: clock at 0x3000, wall clock at 0x3100, steal time at 0x3200. */
+.macro MSR n, value
+    movl $\n, %ecx
+    movl $\value, %eax
+    xorl %edx, %edx
+    wrmsr
+.endm
+pv_new:
+    MSR 0x4b564d01, 0x3001
+    MSR 0x4b564d00, 0x3100
+    MSR 0x4b564d03, 0x3201
+    ret
+pv_old:
+    MSR 0x12, 0x3001
+    MSR 0x11, 0x3100
+    ret
+clock:
+    rdtsc
+    movl %edx, %ebx
+    jmp result
+move_tsc:                       /* forward by some seconds */
+    rdtsc
+    addl $4, %edx
+    movl $0x10, %ecx
+    wrmsr
+    ret
+call_ipi:                       /* to the first vCPU */
+    movl $10, %eax
+    movl $1, %ebx
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    movl $0x52, %esi
+    vmcall
+    jmp result
+call_unknown:
+    movl $77, %eax
+    vmmcall
+result:                         /* EBX:EAX */
+    movw $0x504, %dx
+    outl %eax, %dx
+    movl %ebx, %eax
+    outl %eax, %dx
+    ret
+
+HANDLER timer, 'T'
+HANDLER low, 'l'
+HANDLER high, 'h'
+HANDLER ipi, 'i'
+HANDLER woken, 'w'
+HANDLER shadow, 'I'
+
+in_service:
+    pushal
+    SAY 'a'
+    HOLD 0x502
+    SAY 'b'
+    APIC 0x0b, $0
+    popal
+    iret
+
+nmi:
+    pushal
+    SAY 'n'
+    HOLD 0x503
+    SAY 'm'
+    popal
+    iret
+
+    .org irqchip_image + 0xfff0
+    ljmp $0xf000, $OFF(bsp)
+    .org irqchip_image + 0x10000
+irqchip_image_end:
+    .code64
+    .section .note.GNU-stack, "", @progbits

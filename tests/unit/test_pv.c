@@ -1,0 +1,375 @@
+/*
+ * KVM's paravirtual interface in a machine that is moved between KVM and the software engine: the
+ * clock the guest computes from its page and its TSC neither steps nor goes back, the wall clock is
+ * right, steal time is kept, hypercalls are answered. Guest: irqchip_guest.S.
+ */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cpu/pv.h"
+#include "kvm/kvm.h"
+#include "machine/machine_priv.h"
+#include "switch/vcpu_loop.h"
+
+extern const uint8_t irqchip_image[], irqchip_image_end[];
+
+enum Command { NONE, PV_NEW = 10, PV_OLD, CLOCK, CALL_IPI, CALL_UNKNOWN, MOVE_TSC };
+enum { CLOCK_AT = 0x3000, WALL_AT = 0x3100, STEAL_AT = 0x3200 };
+
+static Machine *m;
+static const Engine *kvm, *soft;
+static _Atomic uint32_t command;
+static _Atomic unsigned done, ipis, results;
+static uint64_t result;
+
+/* A reading of the guest's: its TSC, and what its page makes of it, at the host's time. */
+static uint64_t pv_ns, at_ns;
+
+static uint64_t pvclock(uint64_t tsc)
+{
+    struct {
+        uint32_t version, pad;
+        uint64_t tsc, ns;
+        uint32_t mul;
+        int8_t shift;
+        uint8_t flags;
+    } c;
+    memcpy(&c, memmap_host(&m->mem, CLOCK_AT, sizeof(c), false), sizeof(c));
+    ck_assert_uint_eq(c.version & 1, 0);
+    ck_assert_uint_ne(c.version, 0);
+    uint64_t ticks = tsc - c.tsc;
+    ticks = c.shift < 0 ? ticks >> -c.shift : ticks << c.shift;
+    return c.ns + (uint64_t)((unsigned __int128)ticks * c.mul >> 32);
+}
+
+static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
+{
+    return offset == 0 ? atomic_exchange(&command, NONE) : 0;
+}
+
+static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    static uint32_t low;
+    static bool high;
+    if (offset == 1) {
+        done += value == '.';
+        ipis += value == 'i';
+    } else if (offset == 4) {
+        if (high) {
+            result = value << 32 | low;
+            at_ns = clock_ns(m->vm.clock);
+            results++;
+        }
+        low = (uint32_t)value;
+        high = !high;
+    }
+}
+
+static const IoOps port_ops = {.read = port_read, .write = port_write, .min = 1, .max = 4};
+
+static void serve(void)
+{
+    g_main_context_iteration(NULL, FALSE);
+    g_usleep(20);
+}
+
+static void run(enum Command c)
+{
+    unsigned want = done + 1;
+    command = c;
+    for (unsigned i = 0; done < want; i++) {
+        ck_assert_msg(i < 500000, "command %d is never done", c);
+        serve();
+    }
+}
+
+static void start(const char *accel, const char *cpu, const char *irqchip)
+{
+    GError *err = NULL;
+    MachineConfig cfg = {.machine = "pc",
+                         .accel = accel,
+                         .cpu = cpu,
+                         .kernel_irqchip = irqchip,
+                         .ram_bytes = 2 << 20,
+                         .smp = 1,
+                         .bios_image = irqchip_image,
+                         .bios_image_size = (size_t)(irqchip_image_end - irqchip_image),
+                         .has_monitor = true};
+    command = NONE;
+    done = ipis = results = 0;
+    m = machine_new(&cfg, &err);
+    ck_assert_msg(m != NULL, "%s", err ? err->message : "");
+    soft = machine_engine(m, "interp", NULL);
+    kvm = machine_engine(m, "kvm", NULL);
+    io_map(m->board.pio, 0x500, 8, &port_ops, NULL, "test");
+    ck_assert(machine_start(m, &err));
+}
+
+static void end(void)
+{
+    ck_assert_int_eq(machine_status(m), ST_RUNNING);
+    machine_free(m);
+}
+
+static void go_to(const Engine *e)
+{
+    GError *err = NULL;
+    if (!machine_switch(m, e, -1, &err))
+        ck_abort_msg("%s", err->message);
+}
+
+/* How far the clock is behind the machine's, of some readings the one least delayed. */
+static int64_t behind(unsigned n, uint64_t *last)
+{
+    int64_t least = INT64_MAX;
+    for (unsigned i = 0; i < n; i++) {
+        run(CLOCK);
+        pv_ns = pvclock(result);
+        ck_assert_msg(pv_ns >= *last, "back by %llu ns", (unsigned long long)(*last - pv_ns));
+        *last = pv_ns;
+        least = MIN_OF(least, (int64_t)(at_ns - pv_ns));
+    }
+    return least;
+}
+
+static bool have_kvm(void)
+{
+    g_autoptr(GError) err = NULL;
+    if (kvm_available(&err))
+        return true;
+    printf("skipped: %s\n", err->message);
+    return false;
+}
+
+static bool offered(void)
+{
+    if (cpuid_has(&m->cpuid, FEAT_KVMCLOCK))
+        return true;
+    printf("skipped: this host's KVM has no paravirtual clock\n");
+    machine_free(m);
+    return false;
+}
+
+/* A thousand switches, and the clock is where it was, to within a millisecond. */
+START_TEST(clock_through_switches)
+{
+    static const struct {
+        enum Command enable;
+        const char *irqchip;
+        bool in_kvm;
+    } rows[] = {{PV_NEW, "off", true}, {PV_OLD, "off", true}, {PV_NEW, "on", false}};
+    uint64_t last = 0;
+    if (!have_kvm())
+        return;
+    start("kvm", "max", rows[_i].irqchip);
+    if (!offered())
+        return;
+    go_to(rows[_i].in_kvm ? kvm : soft); /* where the guest turns it on */
+    run(rows[_i].enable);
+    int64_t before = behind(40, &last);
+    for (unsigned i = 0; i < 1000; i++) {
+        go_to(m->vcpus[0]->engine == kvm ? soft : kvm);
+        if (i % 10 == 0)
+            behind(1, &last);
+    }
+    go_to(kvm);
+    int64_t in_kvm = behind(40, &last);
+    go_to(soft);
+    int64_t in_soft = behind(40, &last);
+    ck_assert_msg(llabs(in_kvm - before) < 1000000 && llabs(in_soft - before) < 1000000,
+                  "behind by %lld ns before, %lld and %lld after", (long long)before,
+                  (long long)in_kvm, (long long)in_soft);
+    end();
+}
+END_TEST
+
+/* The machine's clock stands still when it is stopped, and so does this one. */
+START_TEST(clock_through_stops)
+{
+    uint64_t last = 0;
+    if (_i && !have_kvm())
+        return;
+    start(_i ? "kvm" : "interp", _i ? "max" : "max,kvm=on", "off");
+    if (!offered())
+        return;
+    run(PV_NEW);
+    int64_t before = behind(30, &last);
+    for (unsigned i = 0; i < 20; i++) {
+        machine_stop(m);
+        g_usleep(10000);
+        machine_cont(m);
+        if (kvm && i % 5 == 4)
+            go_to(i % 2 ? soft : kvm);
+        behind(1, &last);
+    }
+    int64_t after = behind(30, &last);
+    ck_assert_msg(llabs(after - before) < 2000000, "behind by %lld ns, then %lld",
+                  (long long)before, (long long)after);
+    end();
+}
+END_TEST
+
+/* A TSC that the guest moves does not move it. */
+START_TEST(clock_and_tsc)
+{
+    uint64_t last = 0;
+    start("interp", "max,kvm=on", "off");
+    run(PV_NEW);
+    int64_t before = behind(20, &last);
+    run(MOVE_TSC);
+    int64_t after = behind(20, &last);
+    ck_assert_msg(llabs(after - before) < 1000000, "behind by %lld ns, then %lld",
+                  (long long)before, (long long)after);
+    end();
+}
+END_TEST
+
+START_TEST(wall_clock)
+{
+    static const struct {
+        enum Command enable;
+        bool kvm;
+    } rows[] = {{PV_NEW, false}, {PV_OLD, false}, {PV_NEW, true}, {PV_OLD, true}};
+    uint32_t w[3];
+    struct timespec now;
+    if (rows[_i].kvm && !have_kvm())
+        return;
+    start(rows[_i].kvm ? "kvm" : "interp", rows[_i].kvm ? "max" : "max,kvm=on", "off");
+    if (!offered())
+        return;
+    run(rows[_i].enable);
+    clock_gettime(CLOCK_REALTIME, &now);
+    memcpy(w, memmap_host(&m->mem, WALL_AT, sizeof(w), false), sizeof(w));
+    int64_t zero = (int64_t)w[1] * 1000000000 + w[2];
+    int64_t real = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    int64_t is = zero + (int64_t)pv_clock_at(&m->vm, clock_tsc(m->vm.clock));
+    ck_assert_uint_eq(w[0] & 1, 0);
+    ck_assert_msg(llabs(is - real) < 1000000000, "off by %lld ns", (long long)(is - real));
+    end();
+}
+END_TEST
+
+typedef struct Steal {
+    uint64_t steal;
+    uint32_t version, flags;
+    uint8_t preempted;
+} Steal;
+
+/* KVM marks a vCPU that is not in KVM_RUN; in software it is not to look preempted, or others would
+ * leave it a TLB flush instead of an IPI. What it waited is counted once. */
+START_TEST(steal_time)
+{
+    if (!have_kvm())
+        return;
+    start("kvm", "max", "off");
+    if (!cpuid_has(&m->cpuid, FEAT_KVM_STEAL_TIME)) {
+        printf("skipped: this host's KVM has no steal time\n");
+        machine_free(m);
+        return;
+    }
+    run(PV_NEW);
+    const volatile Steal *s = (const void *)memmap_host(&m->mem, STEAL_AT, sizeof(Steal), false);
+    uint64_t last = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        go_to(i & 1 ? kvm : soft);
+        run(CLOCK);
+        if (!(i & 1))
+            ck_assert_uint_eq(s->preempted, 0);
+        ck_assert_uint_eq(s->version & 1, 0);
+        uint64_t is = s->steal;
+        ck_assert_uint_ge(is, last);
+        ck_assert_uint_lt(is - last, 60ull * NS_PER_S); /* what was taken out does not wrap */
+        last = is;
+    }
+    ck_assert_uint_eq(m->vcpus[0]->st.msr.kvm_steal_time, 0x3201);
+    end();
+}
+END_TEST
+
+START_TEST(hypercalls)
+{
+    start("interp", "max,kvm=on", "off");
+    run(CALL_IPI);
+    ck_assert_uint_eq((uint32_t)result, 1);
+    for (unsigned i = 0; !ipis && i < 100000; i++)
+        serve();
+    ck_assert_uint_eq(ipis, 1);
+    run(CALL_UNKNOWN);
+    ck_assert_int_eq((int32_t)result, -1000);
+    end();
+}
+END_TEST
+
+static void signature(const char *cpu, bool with_kvm, bool is_kvm, uint32_t features)
+{
+    CpuidTable t, k = {.n = 0};
+    g_autoptr(GError) err = NULL;
+    uint32_t r[4];
+    if (with_kvm && !kvm_supported_cpuid_apic(&k, &err))
+        return;
+    ck_assert_msg(cpuid_build(&t, cpu, with_kvm ? &k : NULL, 1, 2000000, &err), "%s",
+                  err ? err->message : "");
+    cpuid_execute(&t, 0, 0, 1, 0, 0x40000000, 0, r);
+    ck_assert_int_eq(memcmp(&r[1], is_kvm ? "KVMK" : "Tand", 4), 0);
+    ck_assert_uint_eq(r[0], is_kvm ? 0x40000001 : 0x40000000);
+    ck_assert_int_eq(pv_offered(&t), is_kvm);
+    cpuid_execute(&t, 0, 0, 1, 0, 0x40000001, 0, r);
+    if (is_kvm && features)
+        ck_assert_uint_eq(r[0], features);
+}
+
+/* Offered when the guest may meet KVM, and by name. */
+START_TEST(offers)
+{
+    const uint32_t asyncpf = 1 << 4 | 1 << 10 | 1 << 14;
+    uint32_t r[4];
+    signature("max", false, false, 0);
+    signature("max", true, kvm_available(NULL), 0);
+    signature("max,kvm=off", true, false, 0);
+    signature("qemu64,kvm=on", false, true, 0x1003a6b);
+    signature("max,+kvmclock", false, true, 8);
+    signature("max,kvm=on,-kvm-pv-eoi,kvm-poll-control=off", false, true, 0x1002a2b);
+    signature("max,kvm=on,-kvmclock", false, true, 0x3a62); /* and what needs it */
+    CpuidTable t;
+    GError *err = NULL;
+    ck_assert(!cpuid_build(&t, "max,+kvm-asyncpf", NULL, 1, 2000000, &err));
+    ck_assert_msg(strstr(err->message, "kvm-asyncpf") != NULL, "%s", err->message);
+    g_clear_error(&err);
+    ck_assert(cpuid_build(&t, "max,kvm=on", NULL, 1, 2000000, &err));
+    cpuid_execute(&t, 0, 0, 1, 0, 0x40000001, 0, r);
+    ck_assert_uint_eq(r[0] & asyncpf, 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("pv");
+    const struct {
+        const char *name;
+        const TTest *test;
+        int loops;
+    } tests[] = {
+        {"clock_through_switches", clock_through_switches, 3},
+        {"clock_through_stops", clock_through_stops, 2},
+        {"clock_and_tsc", clock_and_tsc, 1},
+        {"wall_clock", wall_clock, 4},
+        {"steal_time", steal_time, 1},
+        {"hypercalls", hypercalls, 1},
+        {"offers", offers, 1},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
+        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
+        tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
+        tcase_set_timeout(c, 60);
+        suite_add_tcase(s, c);
+    }
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failures = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failures ? 1 : 0;
+}

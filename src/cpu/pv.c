@@ -102,11 +102,12 @@ void pv_clock_write(Vcpu *v)
 static void check_clock(Vcpu *v)
 {
     enum { NEAR_NS = 100000 };
-    uint64_t msr = v->st.msr.kvm_system_time, tsc = clock_tsc(v->vm->clock);
+    uint64_t msr = v->st.msr.kvm_system_time;
     uint8_t *at = msr & ENABLED ? guest(v, msr & ~1ull, sizeof(PvClock), "kvmclock") : NULL;
     PvClock c;
     if (!at)
         return;
+    uint64_t tsc = clock_tsc(v->vm->clock);
     memcpy(&c, at, sizeof(c));
     int64_t ticks = (int64_t)(tsc + v->st.tsc_offset - c.tsc);
     int64_t khz = (int64_t)clock_tsc_khz(v->vm->clock);

@@ -39,27 +39,30 @@ typedef struct BlockLink {
 } BlockLink;
 
 struct Block {
+    /* What a look-up needs, in one cache line. */
     Block *hash_next;
-    Block *page_next[2]; /* in the page record of the first, and of the second page */
     gpa_t gpa, gpa2;  /* gpa2: start of the second page when `size` reaches into it, else NO_GPA */
     uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
     uint16_t n, size; /* instructions, bytes */
+    struct JitCode *jit; /* translated */
+    /* By instruction: its immediate is soft (jit_soft.c). A block with such is run as translated
+     * code only. */
+    uint64_t soft;
+    uint32_t runs; /* by the interpreter, until it is translated */
     uint8_t mode;
-    bool stop;           /* its one instruction is exec_stop: see stops.c */
-    bool plain;          /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    bool stop;   /* its one instruction is exec_stop: see stops.c */
+    bool plain;  /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    bool no_jit; /* it stays with the interpreter */
+
+    Block *page_next[2]; /* in the page record of the first, and of the second page */
     uint8_t *bytes;      /* as decoded */
     BlockLink to[2];     /* without, with a jump */
-    struct JitCode *jit; /* translated */
-    uint32_t runs;       /* by the interpreter, until it is translated */
-    bool no_jit;         /* it stays with the interpreter */
     bool no_runs;        /* translated without runs: they miss too often */
-    uint64_t no_slot;    /* instructions, as bits, whose slots miss too often: jit_slot.c */
-    uint16_t run_misses;
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
-    /* By instruction: its immediate was written; it is soft (jit_soft.c): soft_host is where the
-     * block's bytes are. A block with soft ones is run as translated code only. */
-    uint64_t imm_written, soft;
-    const uint8_t *soft_host;
+    uint16_t run_misses;
+    uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
+    const uint8_t *soft_host; /* where the block's bytes are */
+    uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA (~0ull)

@@ -9,7 +9,7 @@
 #include "tcg/sys.h"
 
 extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,
-    exec_mov_from_cr, exec_syscall, exec_sysret;
+    exec_mov_from_cr, exec_syscall, exec_sysret, exec_nop_0d;
 
 static void raw(Code *c, const char *bytes, unsigned n)
 {
@@ -170,6 +170,8 @@ bool jit_emit_sys(Trans *x, const Insn *i)
         done = emit_ac(x, exec == &exec_stac);
     else if (exec == &exec_mov_from_cr)
         done = emit_mov_from_cr(x, i);
+    else if (exec == &exec_nop_0d) /* PREFETCHW; with a register it depends on the vendor */
+        return i->flags & IF_MEM;
     else if (exec == &exec_syscall)
         done = emit_gate(x, GATE_SYSCALL);
     else if (exec == &exec_sysret)

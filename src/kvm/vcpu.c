@@ -358,7 +358,7 @@ static void cancel_injection(KvmVcpu *kv)
     if (ioctl(kv->fd, KVM_SET_SIGNAL_MASK, &inside) == 0) {
         set_immediate_exit(kv, 0);
         pthread_kill(pthread_self(), KVM_KICK_SIGNAL);
-        ioctl(kv->fd, KVM_RUN, 0);
+        kvm_enter(kv); /* and nothing that was known holds */
         ioctl(kv->fd, KVM_SET_SIGNAL_MASK, NULL);
         sigtimedwait(&kick, NULL, &now);
     }

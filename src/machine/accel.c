@@ -166,6 +166,63 @@ static bool adaptive(const Machine *m)
             (m->cfg.adaptive == ADAPTIVE_AUTO && (!m->cfg.accel || !strcmp(m->cfg.accel, "auto"))));
 }
 
+/* ---- all vCPUs away from KVM, where it keeps the interrupt controllers ---- */
+
+static gboolean all_home(gpointer opaque)
+{
+    Machine *m = opaque;
+    m->away_moving = true;
+    /* What refuses it has been noted by the switch; the timer comes again. */
+    bool home = machine_switch(m, m->engine[ENGINE_KVM], -1, NULL);
+    m->away_moving = false;
+    if (home)
+        accel_moved(m);
+    return home ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
+}
+
+static gboolean all_leave(gpointer opaque)
+{
+    Machine *m = opaque;
+    uint64_t ns = atomic_exchange(&m->away_ns, 0), held = atomic_exchange(&m->away_held, 0);
+    GError *err = NULL;
+    if (m->ended)
+        return G_SOURCE_REMOVE;
+    m->away_moving = true;
+    if (!machine_switch(m, m->engine[best_software(m)], -1, &err)) {
+        warn_user("the vCPUs cannot leave KVM together: %s", err->message);
+        g_error_free(err);
+    }
+    m->away_moving = false;
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++) {
+        if (held >> i & 1)
+            vcpu_resume(m->vcpus[i]);
+    }
+    accel_moved(m);
+    m->away_timer = g_timeout_source_new((guint)(ns / NS_PER_MS + 1));
+    g_source_set_callback(m->away_timer, all_home, m, NULL);
+    g_source_attach(m->away_timer, NULL);
+    return G_SOURCE_REMOVE;
+}
+
+static void all_away(Vcpu *v, uint64_t ns, bool held)
+{
+    Machine *m = v->machine;
+    uint64_t before = atomic_exchange(&m->away_ns, ns);
+    if (held)
+        atomic_fetch_or(&m->away_held, BIT(v->id));
+    if (!before || held)
+        g_idle_add_full(G_PRIORITY_HIGH, all_leave, m, NULL);
+}
+
+void accel_moved(Machine *m)
+{
+    if (!m->away_timer || m->away_moving)
+        return;
+    g_source_destroy(m->away_timer);
+    g_source_unref(m->away_timer);
+    m->away_timer = NULL;
+}
+
 void accel_vcpu_started(Machine *m, Vcpu *v)
 {
     KvmSpeed kvm;
@@ -173,6 +230,7 @@ void accel_vcpu_started(Machine *m, Vcpu *v)
         return;
     RescuePolicy p = {
         .engine = m->engine[best_software(m)],
+        .all_away = all_away,
         .stores_only = m->cfg.no_rescue,
         .confirm_shutdown = kvm.n_wrong,
     };
@@ -189,6 +247,7 @@ void accel_vcpu_started(Machine *m, Vcpu *v)
 
 void accel_stop(Machine *m)
 {
+    accel_moved(m);
     if (!m->adapt_timer)
         return;
     g_source_destroy(m->adapt_timer);

@@ -661,6 +661,7 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
                     m->vm.n_vcpus - 1);
         return false;
     }
+    accel_moved(m);
     /* All or none, at one moment: the others wait at a boundary until every one has moved. One by
      * itself moves while the others run (kvm/guard.c). */
     unsigned first = cpu < 0 ? 0 : (unsigned)cpu,

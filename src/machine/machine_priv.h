@@ -52,6 +52,11 @@ struct Machine {
     unsigned vcpus_started;
     Adapt adapt[MACHINE_MAX_CPUS];
     GSource *adapt_timer; /* NULL: not adaptive */
+    /* All vCPUs away from KVM for a while, together: what is asked for, by vCPUs that wait for it.
+     */
+    _Atomic uint64_t away_ns, away_held;
+    GSource *away_timer; /* brings them home; NULL: they are not away, or somebody moved them */
+    bool away_moving;
 
     bool chips_in_kvm;      /* KVM acts for the parked interrupt controllers: irqchip.c */
     uint64_t pv_stopped_ns; /* the paravirtual clock at the last stop */
@@ -119,5 +124,7 @@ void accel_free(Machine *);
 void accel_vcpu_started(Machine *, Vcpu *v);
 /* No more samples are asked for. Main thread, before the vCPUs end. */
 void accel_stop(Machine *);
+/* Somebody moves vCPUs by hand: nobody brings them home. Main thread. */
+void accel_moved(Machine *);
 
 #endif

@@ -98,12 +98,24 @@ void rescue_end(VcpuLoop *l)
     drop_timer(&l->rescue);
 }
 
+static bool moves_alone(const VcpuLoop *l)
+{
+    return l->v->vm->irqchip == IRQCHIP_OFF;
+}
+
 /* Until then the vCPU stays in the software engine. */
 static void stay_for(VcpuLoop *l, uint64_t ns, const char *why)
 {
     Rescue *r = &l->rescue;
 
     r->until = switch_now_ns() + ns;
+    if (!moves_alone(l)) {
+        /* The interrupts it would miss come with the others. */
+        r->stats.stay_ns += ns;
+        vcpu_pause(l->v);
+        r->policy.all_away(l->v, ns, true);
+        return;
+    }
     r->stats.stay_ns += ns;
     drop_timer(r);
     r->timer = g_timeout_source_new((guint)(ns / NS_PER_MS + 1));
@@ -138,8 +150,14 @@ bool vcpu_stay_away(Vcpu *v, uint64_t ns, const char *why)
 {
     VcpuLoop *l = v->loop;
     const Engine *home = v->engine;
-    if (!l->rescue.policy.engine || home->is_software || l->rescue.pending ||
-        !vcpu_switch(v, l->rescue.policy.engine, SWITCH_RESCUE, NULL))
+    if (!l->rescue.policy.engine || home->is_software || l->rescue.pending)
+        return false;
+    if (!moves_alone(l)) {
+        l->rescue.stats.stay_ns += ns;
+        l->rescue.policy.all_away(v, ns, false);
+        return true;
+    }
+    if (!vcpu_switch(v, l->rescue.policy.engine, SWITCH_RESCUE, NULL))
         return false;
     l->rescue.home = home;
     stay_for(l, ns, why);

@@ -13,7 +13,13 @@
 
 typedef struct RescuePolicy {
     const Engine *engine; /* a software engine; NULL: no rescue, errors go to LoopHooks.error */
-    bool stores_only;     /* of a mixed machine (EXIT_GUARDED); all else is an error */
+    /*
+     * Where KVM keeps the interrupt controllers, vCPUs move all together or for one instruction
+     * (VmCommon.irqchip): this moves all of them to `engine` for so long, from the main thread.
+     * With held, v has paused itself, and is resumed behind it. Any vCPU's thread.
+     */
+    void (*all_away)(Vcpu *v, uint64_t ns, bool held);
+    bool stores_only; /* of a mixed machine (EXIT_GUARDED); all else is an error */
     /* For a KVM that is known to do things wrong: a shutdown counts only if the software engine,
      * given the same instruction, comes to it as well. */
     bool confirm_shutdown;

@@ -46,6 +46,7 @@ def whole(accel, args):
 
 def test_kvm(args):
     err = whole("kvm", args)
+    whole("kvm", [*args, "-machine", "kernel-irqchip=on"])  # where vCPUs move for an instruction, or all together
     status, parts, err = run([BINARY, "-accel", "kvm,rescue=off", "-cpu", "max", *args])
     if parts == PARTS:
         print("this KVM needs no rescue")

@@ -374,6 +374,37 @@ START_TEST(no_way_back)
 }
 END_TEST
 
+static _Atomic unsigned asked;
+static _Atomic bool asked_held;
+
+static void all_away(Vcpu *v, uint64_t ns, bool held)
+{
+    ck_assert_uint_eq(ns, policy.stay_ns);
+    asked_held = held;
+    asked++;
+}
+
+/* With the interrupt controllers in KVM a vCPU leaves it for an instruction, or with all others. */
+START_TEST(not_alone_where_kvm_has_the_controllers)
+{
+    vm.irqchip = IRQCHIP_ON;
+    policy.all_away = all_away;
+    add_insn(0x1000);
+    add((Exit){.kind = EXIT_FAIL_ENTRY, .msg = "refused"}, 0x2000);
+    asked = 0;
+    go();
+    WAIT_FOR(asked);
+    ck_assert(asked_held);
+    ck_assert_uint_eq(fake.singles, 1);
+    ck_assert_uint_eq(fake.longs, 0);
+    ck_assert(vcpu_is_paused(cpu)); /* until the others have come */
+    vcpu_run_on(cpu, to_soft, NULL);
+    vcpu_resume(cpu);
+    WAIT_FOR(fake.longs);
+    ck_assert(!stats().away); /* whoever moved all brings all home */
+}
+END_TEST
+
 START_TEST(the_hottest_stay_in_the_list)
 {
     for (unsigned i = 0; i < 30; i++) {
@@ -412,6 +443,7 @@ int main(void)
     tcase_add_test(t, a_shutdown_is_confirmed);
     tcase_add_test(t, a_shutdown_of_a_good_kvm_is_one);
     tcase_add_test(t, no_way_back);
+    tcase_add_test(t, not_alone_where_kvm_has_the_controllers);
     tcase_add_test(t, the_hottest_stay_in_the_list);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

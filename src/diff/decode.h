@@ -22,7 +22,19 @@ static inline bool dec_code64(enum DecMode m)
     return m >= DEC_64;
 }
 
-enum DecRegClass { DR_NONE, DR_GPR, DR_SEG, DR_CR, DR_DR, DR_MMX, DR_VEC, DR_ST, DR_IP, DR_OTHER };
+enum DecRegClass {
+    DR_NONE,
+    DR_GPR,
+    DR_SEG,
+    DR_CR,
+    DR_DR,
+    DR_MMX,
+    DR_VEC,
+    DR_ST,
+    DR_MASK,
+    DR_IP,
+    DR_OTHER
+};
 typedef struct DecReg {
     uint8_t cls;  /* enum DecRegClass */
     uint8_t num;  /* AH-BH: 16-19 */

@@ -103,9 +103,12 @@ static const char *operand_differs(const DecOperand *a, const DecOperand *b)
 }
 
 /* Something that an opcode can mean without a byte for it: the accumulator, CL, DX, XMM0, a stack
- * or segment register, the operands of string instructions, the 1 of shifts, the 3 of INT3. */
+ * or segment register, the operands of string instructions, the 1 of shifts, the 3 of INT3. And the
+ * mask of EVEX, which is no operand here. */
 static bool implied(const DecOperand *o)
 {
+    if (o->kind == DK_REG && o->reg.cls == DR_MASK)
+        return true;
     if (o->encoded)
         return false;
     switch (o->kind) {
@@ -261,8 +264,8 @@ static void reg_text(const DecReg *r, GString *out)
 {
     static const char *const gpr[] = {"ax", "cx", "dx", "bx", "sp", "bp", "si", "di"};
     static const char *const seg[] = {"es", "cs", "ss", "ds", "fs", "gs", "seg6", "seg7"};
-    static const char *const cls[] = {
-        [DR_CR] = "cr", [DR_DR] = "dr", [DR_MMX] = "mm", [DR_VEC] = "vector", [DR_ST] = "st"};
+    static const char *const cls[] = {[DR_CR] = "cr",      [DR_DR] = "dr", [DR_MMX] = "mm",
+                                      [DR_VEC] = "vector", [DR_ST] = "st", [DR_MASK] = "k"};
     switch (r->cls) {
     case DR_GPR:
         if (r->num >= 16)

@@ -30,7 +30,7 @@ static GHashTable *reg_names(void)
         uint8_t cls, n;
     } numbered[] = {{"cr%u", DR_CR, 16},   {"dr%u", DR_DR, 16},   {"mm%u", DR_MMX, 8},
                     {"xmm%u", DR_VEC, 32}, {"ymm%u", DR_VEC, 32}, {"zmm%u", DR_VEC, 32},
-                    {"st%u", DR_ST, 8},    {"st(%u)", DR_ST, 8}};
+                    {"k%u", DR_MASK, 8},   {"st%u", DR_ST, 8},    {"st(%u)", DR_ST, 8}};
     GHashTable *t = g_hash_table_new(g_str_hash, g_str_equal);
     char name[16];
     for (unsigned k = 0; k < 16; k++) {
@@ -121,6 +121,10 @@ static DecOperand memory(const Insn *i, bool moffs)
     o.value = moffs ? i->imm : i->disp;
     if (op_rows[i->row].exec == &exec_vgather)
         o.idx = (DecReg){DR_VEC, i->index, 0};
+    if (op_rows[i->row].evex.flags & EV_VSIB) {
+        o.idx = (DecReg){DR_VEC, i->vvvv, 0};
+        o.scale = (uint8_t)(1 << i->scale);
+    }
     return o;
 }
 
@@ -171,6 +175,18 @@ static DecOperand tandem_operand(const Insn *i, enum Operand letter, unsigned *n
         if (mem)
             return memory(i, false);
         o.reg = (DecReg){DR_VEC, i->rm, 0};
+        break;
+    case OC_KREG:
+        o.reg = (DecReg){DR_MASK, i->reg, 0};
+        break;
+    case OC_KRM:
+    case OC_KRMREG:
+        if (mem)
+            return memory(i, false);
+        o.reg = (DecReg){DR_MASK, i->rm, 0};
+        break;
+    case OC_KVVVV:
+        o.reg = (DecReg){DR_MASK, i->vvvv, 0};
         break;
     case OC_VVVV:
         o.reg = letter == O_Bv ? gpr(i->vvvv, size) : (DecReg){DR_VEC, i->vvvv, 0};
@@ -224,6 +240,12 @@ void dec_tandem(const uint8_t bytes[DECODE_BYTES], enum DecMode mode, Decoded *o
     if (r->exec == &exec_vgather) {
         ExecFn *was = i->exec;
         vgather_prepare(i, bytes);
+        if (i->exec != was)
+            return;
+    }
+    if (r->evex.flags & EV_VSIB) {
+        ExecFn *was = i->exec;
+        egather_prepare(i, bytes);
         if (i->exec != was)
             return;
     }

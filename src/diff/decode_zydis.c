@@ -84,7 +84,8 @@ static void zydis_decode(void *opaque, const uint8_t bytes[DECODE_BYTES], Decode
     g_strlcpy(out->name, ZydisMnemonicGetString(insn.mnemonic), sizeof(out->name));
     g_strlcpy(out->extension, ZydisISAExtGetString(insn.meta.isa_ext), sizeof(out->extension));
     for (unsigned k = 0; k < insn.operand_count && out->n < DECODE_OPERANDS; k++)
-        if (operands[k].encoding != ZYDIS_OPERAND_ENCODING_NONE ||
+        if ((operands[k].encoding != ZYDIS_OPERAND_ENCODING_NONE &&
+             operands[k].encoding != ZYDIS_OPERAND_ENCODING_MASK) ||
             operands[k].type == ZYDIS_OPERAND_TYPE_POINTER)
             out->op[out->n++] = zydis_operand(z, &insn, &operands[k]);
 }

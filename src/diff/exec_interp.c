@@ -207,6 +207,7 @@ void software_prepare(DiffExec *x, const DiffCase *c)
     memcpy(software_at(x, CASE_STACK), c->stack, sizeof(c->stack));
     put_code(x, c, false);
     x->v.st = *s;
+    ((Tcg *)x->v.engine_data[ENGINE_INTERP])->zmm_clean = false;
     settle_x87(&x->v.st.fpu);
     x->v.st.fpu.mxcsr_mask = case_mxcsr_mask();
     if (c->stop == STOP_STEP)

@@ -146,7 +146,7 @@ static unsigned operand_bytes(const Gen *g)
             cls != OC_KRM)
             continue;
         if (is_evex_map(r->map))
-            return g->i.evex & EVEX_B ? r->evex.element : vec_operand_bytes(&g->i, r->op[k]);
+            return vec_operand_bytes(&g->i, r->op[k]);
         if (size)
             return size;
         return r->attr & A_AVX ? 16u << g->i.vexl : r->attr & A_SSE ? 16 : g->i.opsize;

@@ -485,6 +485,8 @@ static void string_lengths(Gen *g)
 }
 
 /* ---- state in memory ---- */
+enum { XSAVE_AREA = 2688 }; /* up to Hi16_ZMM, with Intel's offsets */
+
 static void mxcsr_memory(Gen *g)
 {
     uint32_t v = (uint32_t)rnd(g) & (one_in(g, 4) ? ~0u : 0xffff);
@@ -541,20 +543,26 @@ static void environment_memory(Gen *g)
     gen_poke(g, g->target, image, sizeof(image));
 }
 
+/* Of the components that the guest has, some. */
+static uint64_t draw_components(Gen *g)
+{
+    return rnd(g) & cpuid_xcr0_mask(case_cpuid());
+}
+
 static void xsave_mask(Gen *g)
 {
     CpuState *s = S(g);
-    s->gpr[RAX] = one_in(g, 8) ? 7 : rnd(g) & 7;
+    s->gpr[RAX] = one_in(g, 8) ? cpuid_xcr0_mask(case_cpuid()) : draw_components(g);
     s->gpr[RDX] = one_in(g, 2) ? 0 : rnd(g) & 0xffff0000;
     g->pinned |= 1u << RAX | 1u << RDX;
 }
 
 static void xrstor_memory(Gen *g)
 {
-    uint8_t image[832];
+    uint8_t image[XSAVE_AREA];
     memset(image, 0, sizeof(image));
     draw_image(g, image);
-    uint64_t header[8] = {rnd(g) & 7};
+    uint64_t header[8] = {draw_components(g)};
     if (one_in(g, 16))
         header[below(g, 8)] |= 1ull << below(g, 64);
     memcpy(image + 512, header, sizeof(header));
@@ -565,7 +573,7 @@ static void xrstor_memory(Gen *g)
 
 static void xsave_memory(Gen *g)
 {
-    uint64_t bv = rnd(g) & 7;
+    uint64_t bv = draw_components(g);
     if (!one_in(g, 8))
         gen_poke(g, g->target + 512, &bv, 8);
 }
@@ -660,13 +668,13 @@ const RowGen row_gen[] = {
     {.names = "xsave xsaveopt",
      .before = xsave_mask,
      .after = xsave_memory,
-     .size = 832,
+     .size = XSAVE_AREA,
      .align = 64,
      .flags = GEN_FPU},
     {.names = "xrstor",
      .before = xsave_mask,
      .after = xrstor_memory,
-     .size = 832,
+     .size = XSAVE_AREA,
      .align = 64,
      .flags = GEN_FPU},
     {.names = "rdmsr wrmsr rdpmc xgetbv xsetbv", .before = index_register},

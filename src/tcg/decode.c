@@ -259,8 +259,7 @@ static bool evex_broadcasts(const OpRow *r)
 /* EVEX.b with a register: is L'L the rounding, or nothing, and the length 512? */
 static bool evex_rounds(const OpRow *r, const Insn *i)
 {
-    return (i->evex & EVEX_B) && i->modrm >= 0xc0 &&
-           ((r->evex.flags & (EV_ER | EV_SAE | EV_B)) || evex_broadcasts(r));
+    return (i->evex & EVEX_B) && i->modrm >= 0xc0 && (r->evex.flags & (EV_ER | EV_SAE | EV_B));
 }
 
 static bool evex_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mode,
@@ -289,7 +288,8 @@ static bool evex_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned m
         return false;
     bool zeroes =
         first == OC_VREG || first == OC_VVVV || (first == OC_VRM && !mem) || first == OC_VRMREG;
-    bool ignores_z = amd && (e->flags & EV_NOK) && (zeroes || first == OC_REG || first == OC_RMREG);
+    bool ignores_z = amd && (e->flags & EV_NOK) &&
+                     (zeroes || first == OC_REG || first == OC_RMREG || (first == OC_RM && !mem));
     for (unsigned k = 0; k < 4; k++) {
         unsigned cls = operand_info[r->op[k]].cls;
         has_vvvv |= cls == OC_VVVV;

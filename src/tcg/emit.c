@@ -16,7 +16,8 @@ static void modrm(Code *c, const Enc *e)
         return;
     }
     bool sib = m->index != H_NONE || (m->base & 7) == H_SP;
-    unsigned mod = m->disp == 0 && (m->base & 7) != H_BP ? 0 : m->disp == (int8_t)m->disp ? 1 : 2;
+    bool disp8 = m->disp == (int8_t)m->disp && !is_evex_map(e->map); /* there it is scaled */
+    unsigned mod = m->disp == 0 && (m->base & 7) != H_BP ? 0 : disp8 ? 1 : 2;
     code8(c, mod << 6 | reg | (sib ? 4u : m->base & 7u));
     if (sib)
         code8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
@@ -25,6 +26,19 @@ static void modrm(Code *c, const Enc *e)
         code8(c, (uint8_t)m->disp);
     else if (mod == 2)
         code32(c, (uint32_t)m->disp);
+}
+
+/* r, x, b: the register bits above the low three; with 16 where there are 32 registers. */
+static void evex_prefix(Code *c, const Enc *e, unsigned r, unsigned x, unsigned b)
+{
+    static const uint8_t pp[] = {[PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
+    unsigned p0 = (r & 1) << 7 | x << 6 | (b & 1) << 5 | (r & 2) << 3;
+    if (!e->mem)
+        p0 |= (b & 2) << 5;
+    code8(c, 0x62);
+    code8(c, (p0 ^ 0xf0) | (e->map - MAP_EVEX0F + 1u));
+    code8(c, (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | 4 | pp[e->pfx]);
+    code8(c, (e->evex & ~8u) | (e->vvvv & 16 ? 0 : 8));
 }
 
 void encode(Code *c, const Enc *e)
@@ -39,7 +53,9 @@ void encode(Code *c, const Enc *e)
         code8(c, 0x65);
     if (e->lock)
         code8(c, 0xf0);
-    if (e->map >= MAP_VEX0F) {
+    if (is_evex_map(e->map)) {
+        evex_prefix(c, e, r, x, b);
+    } else if (e->map >= MAP_VEX0F) {
         code8(c, 0xc4);
         code8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
         code8(c,

@@ -47,7 +47,8 @@ typedef struct Enc {
     bool p66;    /* operand size 16, besides a mandatory prefix */
     bool lock, w, l;
     bool modrm;
-    bool rex; /* SPL to DIL and not AH to BH */
+    bool rex;     /* SPL to DIL and not AH to BH */
+    uint8_t evex; /* EVEX maps: z, L'L, b, aaa, as in Insn.evex */
     uint8_t vvvv;
     uint8_t reg, rm; /* rm: register; or see mem */
     const HostMem *mem;

@@ -66,6 +66,18 @@ static unsigned whole_align(const Tcg *t, const Insn *i, const VecThunk *th)
                                                        : operand_align(t, th->mem_size);
 }
 
+/* AMD's processors store 64 bytes in two halves: what the first one meets comes before what was
+ * found of the whole, which has not reached memory. */
+static Fault first_half(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th, Fault f)
+{
+    PendingExc whole = t->exc;
+    gva_t lin;
+    if (th->mem_size != 64 || vec_ea(s, t, i, 0, 32, ACC_WRITE, &lin) ||
+        !mem_probe_operand(s, t, lin, 32, 16, ACC_WRITE))
+        t->exc = whole;
+    return f;
+}
+
 /*
  * The memory operand before the instruction: *host is where the thunk finds it. Without a mask, or
  * where it keeps nothing from being accessed, the operand is one; else each element is by itself,
@@ -82,7 +94,7 @@ static Fault memory_before(CpuState *s, Tcg *t, const Insn *i, const VecThunk *t
     if (!masked) {
         Fault f = vec_ea(s, t, i, th->attr, th->mem_size, write ? ACC_WRITE : ACC_READ, lin);
         if (f)
-            return f;
+            return write && t->amd && !(th->attr & A_ALIGN16) ? first_half(s, t, i, th, f) : f;
         /* Before the numbers are looked at, or when not all will be written. */
         if (write)
             return (th->attr & A_FP) || (i->evex & EVEX_AAA)
@@ -119,6 +131,7 @@ static Fault evex_fn(CpuState *s, Tcg *t, const Insn *i)
     Fault f = vec_check(s, t, th->attr);
     if (unlikely(f))
         return f;
+    t->zmm_clean = false;
     VecSlots p = {
         .reg = (uint8_t *)s + th->reg_base + ((size_t)i->reg << th->reg_shift),
         .rm = (uint8_t *)s + th->rm_base + ((size_t)i->rm << th->rm_shift),
@@ -181,6 +194,7 @@ static Fault vsib(CpuState *s, Tcg *t, const Insn *i, bool gather)
     VecReg *reg = &s->fpu.v[i->reg];
     const VecReg *index = &s->fpu.v[i->vvvv];
     uint64_t base = s->gpr[i->base] + (uint64_t)i->disp, *mask = mask_of(s, i);
+    t->zmm_clean = false;
     bool begun = false;
 
     for (unsigned k = 0; k < n; k++) {

@@ -339,5 +339,6 @@ DEF_EXEC(xrstor)
         return raise_gp0(t); /* reserved MXCSR bits */
     if (rfbm & BIT(XC_X87))
         drop_selectors(s, t, i);
+    t->zmm_clean = !(s->fpu.xstate_bv & BIT(XC_ZMM_HI256));
     return FAULT_NONE;
 }

@@ -656,7 +656,9 @@ static bool interp_import(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
         v->vm->bus->tpr_set(v, (uint8_t)v->st.cr8);
     v->st.gpr[GPR_ZERO] = v->st.gpr[GPR_IP] = 0;
     /* Paging may be any other now; the code itself is checked by enter(). */
-    tlb_flush(v->engine_data[ENGINE_INTERP]);
+    Tcg *t = v->engine_data[ENGINE_INTERP];
+    t->zmm_clean = false;
+    tlb_flush(t);
     return true;
 }
 
@@ -672,6 +674,7 @@ static void interp_enter(Vcpu *v)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
     t->idle = (IdleWatch){0}; /* it was elsewhere, not idle */
+    t->zmm_clean = false;
     tlb_flush(t);
     blocks_distrust(t);
     pv_enter_software(v);

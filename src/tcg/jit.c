@@ -80,6 +80,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->t = t;
     j->ymm = __builtin_cpu_supports("avx");
     j->near_jumps = __builtin_cpu_is("amd");
+    j->zmm = t->features[FEAT_AVX512F];
     j->hot_after = JIT_HOT;
     j->hot_bytes = sizeof(JitHot);
     j->code_bytes = t->v->vm->jit_code_bytes ? t->v->vm->jit_code_bytes : JIT_CODE_BYTES;
@@ -97,7 +98,7 @@ Jit *jit_new(Tcg *t, GError **err)
     }
     j->hot_at = (int32_t)((intptr_t)j->hot - (intptr_t)&t->v->st);
     j->hot->t = t;
-    j->hot->vec_away[0] = j->hot->vec_away[1] = 1;
+    j->hot->vec_away[0] = j->hot->vec_away[1] = j->hot->vec_away[2] = 1;
     j->hot->x87_away = j->hot->x87_was = 1;
     jit_tlb_init(j);
     jit_slots_init(j);
@@ -109,7 +110,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
-    Code c = {.p = j->code_rw, .end = j->code_rw + 8192, .run = j->run};
+    Code c = {.p = j->code_rw, .end = j->code_rw + 12288, .run = j->run};
     jit_make_stubs(j, &c);
     jit_make_gates(j, &c);
     g_assert(!c.overflow);
@@ -363,7 +364,7 @@ static void by_helper(Trans *x, const Insn *i)
     const ExecSet *exec = op_rows[i->row].exec;
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
-    x->vec[0] = x->vec[1] = x->x87 = false;
+    x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
     x->dx_run = -1;
     for (unsigned k = 0; k < x->n_runs; k++)
         x->run[k].ready = false;
@@ -507,7 +508,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         Code c_before = *c;
         unsigned cold = x->n_cold, sites = x->n_sites, near = x->n_near;
         uint8_t ax = x->ax;
-        bool sse = x->vec[0], avx = x->vec[1], fpu = x->x87;
+        bool sse = x->vec[0], avx = x->vec[1], avx512 = x->vec[2], fpu = x->x87;
         next[x->k] = here(c);
         x->ended = x->guarded = false;
         x->ax = H_NONE;
@@ -519,6 +520,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             x->n_near = near;
             x->vec[0] = sse;
             x->vec[1] = avx;
+            x->vec[2] = avx512;
             x->x87 = fpu;
             x->ended = false;
             x->ax = H_NONE;
@@ -579,7 +581,7 @@ bool jit_translate(Jit *j, Block *b)
         j->slots = slots;
         x->mode = b->mode;
         x->n_cold = x->n_sites = x->n_near = 0;
-        x->vec[0] = x->vec[1] = x->x87 = false;
+        x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
         x->dx_run = -1;
         x->ax = H_NONE;
         jit_scan(x);

@@ -94,8 +94,10 @@ typedef struct JitSlot {
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
     uint64_t ip_page;           /* RIP of the first byte of the page of the running block */
-    uint64_t vec_away[2];       /* 0: the vector registers are the guest's, and SSE, AVX may run */
-    uint64_t vec_was[2];        /* the same before C was called */
+    uint64_t vec_away[3];       /* 0: the vector registers are the guest's, and SSE, AVX, AVX-512
+                                   may run */
+    uint64_t vec_was[3];        /* the same before C was called */
+    uint64_t zmm;               /* 0: as YMM, 1: as ZMM, 2: all 32 and the mask registers */
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
     uint64_t no_if, no_ac, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
@@ -179,8 +181,9 @@ typedef struct Jit {
         uint32_t n, at[JJUMP_LIST]; /* n beyond JJUMP_LIST: not all are listed */
     } jumps_global, jumps_local;
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
-    bool ymm, wrgsbase;
-    bool x87;        /* x87 runs as itself: this host has XSAVE */
+    const uint8_t *s_zmm[2];                    /* store, load */
+    bool ymm, zmm, wrgsbase;                    /* zmm: the guest has AVX-512 */
+    bool x87;                                   /* x87 runs as itself: this host has XSAVE */
     bool x87_before; /* the x87 registers were the guest's when C was called */
     JitCode **map;   /* by address of code, ascending */
     unsigned map_n, map_room;
@@ -261,7 +264,7 @@ struct Trans {
     unsigned off;  /* of the block in its page */
     unsigned mode; /* decode mode at this instruction */
     unsigned k;    /* its number */
-    bool vec[2];   /* SSE, AVX registers are live here for sure */
+    bool vec[3];   /* SSE, AVX, AVX-512 registers are live here for sure */
     bool x87;      /* so are the x87 registers */
     int dx_run;    /* the run whose host address, or slot's `add`, is in rdx, or -1 */
     uint8_t ax;    /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */

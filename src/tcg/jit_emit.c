@@ -108,12 +108,12 @@ static void need_registers(Trans *x, size_t away)
 
 static void need_vectors(Trans *x, const OpRow *r)
 {
-    unsigned n = r->attr & A_AVX ? 1 : 0;
+    unsigned n = r->attr & A_AVX512 ? 2 : r->attr & A_AVX ? 1 : 0;
     if (x->vec[n])
         return;
     need_registers(x, offsetof(JitHot, vec_away) + 8 * n);
-    x->vec[0] = true;
-    x->vec[n] = true;
+    for (unsigned k = 0; k <= n; k++)
+        x->vec[k] = true;
 }
 
 /* Prefixes, opcode and size of i, without operands. */
@@ -138,6 +138,7 @@ static Enc same_instruction(const Insn *i)
         .p66 = !vector && i->opsize == 2 && r->pfx != PFX_66,
         .w = w,
         .l = vector && i->vexl,
+        .evex = i->evex & (EVEX_LL | EVEX_B | EVEX_AAA | (i->evex & EVEX_AAA ? EVEX_Z : 0)),
         .lock = i->flags & IF_LOCK,
         .reg = r->modrm & 7,
     };
@@ -233,6 +234,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
             register_of(&rm, i->reg, operand_info[op].size == 1);
             break;
         case OC_VREG:
+        case OC_KREG:
             has_reg = true;
             break;
         case OC_RM:
@@ -247,11 +249,14 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
             break;
         case OC_VRM:
         case OC_VRMREG:
+        case OC_KRM:
+        case OC_KRMREG:
             has_rm = true;
             rm_first = k == 0;
             mem_size = size;
             break;
         case OC_VVVV:
+        case OC_KVVVV:
             if (is_vector_row(r))
                 e.vvvv = i->vvvv;
             else
@@ -336,7 +341,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     if (is_mem || simple) {
         /* e.mem, e.rm are set */
     } else if (rm.used) {
-        if (jit_host[rm.guest] == H_NONE && !rm_written && !bit_test && !rm.high) {
+        /* EVEX.b means something else with memory, and KMOV takes registers only. */
+        bool in_place = !bit_test && !rm.high && !(r->attr & A_AVX512);
+        if (jit_host[rm.guest] == H_NONE && !rm_written && in_place) {
             mem = jit_gpr(rm.guest);
             e.mem = &mem;
         } else {

@@ -129,6 +129,17 @@ static int jit_helper(Block *b, unsigned k, Tcg *t)
     return exec_insn(j, b, i, GO_ON);
 }
 
+/* How the vector registers are loaded next: all of them, or what the guest may have in the first
+ * sixteen. */
+static void zmm_level(Jit *j, bool all)
+{
+    Tcg *t = j->t;
+    if (all)
+        t->zmm_clean = false;
+    j->hot->zmm = all ? 2 : j->zmm && !t->zmm_clean;
+    j->hot->vec_away[2] = !all;
+}
+
 /* The vector and x87 registers that were the guest's when the stub stored them: again. */
 static void registers_again(Jit *j)
 {
@@ -138,6 +149,7 @@ static void registers_again(Jit *j)
         x87_load(j);
     if (h->vec_was[0])
         return;
+    zmm_level(j, !h->vec_was[2]);
     h->vec_away[0] = h->vec_was[0];
     h->vec_away[1] = h->vec_was[1];
     if (!t->fp_live) {
@@ -211,9 +223,12 @@ static int jit_vec(Block *b, unsigned k, Tcg *t)
     bool sse =
         !(s->cr0 & (CR0_EM | CR0_TS)) && (s->cr4 & CR4_OSFXSR) && (s->fpu.mxcsr & masks) == masks;
     bool avx = sse && j->ymm && (s->cr4 & CR4_OSXSAVE) && (s->xcr0 & 6) == 6;
-    if (!x87 && (op_rows[i->row].attr & A_AVX ? avx : sse)) {
+    bool wide = avx && j->zmm && (s->xcr0 & 0xe6) == 0xe6;
+    uint32_t attr = op_rows[i->row].attr;
+    if (!x87 && (attr & A_AVX512 ? wide : attr & A_AVX ? avx : sse)) {
         if (j->x87_before)
             x87_load(j);
+        zmm_level(j, attr & A_AVX512);
         j->hot->vec_away[0] = 0;
         j->hot->vec_away[1] = !avx;
         __builtin_ia32_ldmxcsr(s->fpu.mxcsr);

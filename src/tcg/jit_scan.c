@@ -154,6 +154,7 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
         case OC_RM:
         case OC_MEM:
         case OC_VRM:
+        case OC_KRM:
             *size = r->attr & (A_SSE | A_AVX)     ? vec_operand_bytes(i, r->op[k])
                     : operand_info[r->op[k]].size ? operand_info[r->op[k]].size
                                                   : i->opsize;

@@ -44,18 +44,63 @@ static HostMem vec_slot(unsigned k)
     return gs_mem((int32_t)(offsetof(CpuState, fpu.v) + k * sizeof(VecReg)));
 }
 
-static void vector_registers(Code *c, const Jit *j, bool load, bool wide)
+/* Sixteen of them, from `first` on: as ZMM (EVEX), or of VEX.L. */
+static void vector_moves(Code *c, enum OpMap map, bool wide, unsigned first, bool load)
 {
-    for (unsigned k = 0; k < 16; k++) {
+    for (unsigned k = first; k < first + 16; k++) {
         HostMem m = vec_slot(k);
-        encode(c, &(Enc){.map = j->ymm ? MAP_VEX0F : MAP_0F,
+        encode(c, &(Enc){.map = map,
                          .opcode = load ? 0x10 : 0x11,
                          .pfx = PFX_NP,
                          .l = wide,
+                         .evex = 2 << EVEX_LL_SHIFT,
                          .modrm = true,
                          .reg = (uint8_t)k,
                          .mem = &m});
     }
+}
+
+static void narrow_registers(Code *c, const Jit *j, bool load, bool wide)
+{
+    vector_moves(c, j->ymm ? MAP_VEX0F : MAP_0F, wide, 0, load);
+}
+
+/* A piece that moves ZMM registers, with ZMM16 to 31 and the mask registers where rcx is 2. */
+static const uint8_t *zmm_stub(Code *c, bool load)
+{
+    const uint8_t *at = here(c);
+    vector_moves(c, MAP_EVEX0F, false, 0, load);
+    RAW(c, "\x48\xff\xc9"); /* dec rcx */
+    uint8_t *first = emit_jcc(c, 4, here(c));
+    vector_moves(c, MAP_EVEX0F, false, 16, load);
+    for (unsigned k = 0; k < 8; k++) {
+        HostMem m = gs_mem((int32_t)(offsetof(CpuState, fpu.k) + 8 * k));
+        encode(c, &(Enc){.map = MAP_VEX0F, /* KMOVQ */
+                         .opcode = load ? 0x90 : 0x91,
+                         .pfx = PFX_NP,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)k,
+                         .mem = &m});
+    }
+    patch_rel32(first, c->run, here(c));
+    RAW(c, "\xc3");
+    return at;
+}
+
+/* As ZMM, where the guest may have used them. Returns the jump over what must follow, for where it
+ * has not; NULL where nothing of it is needed. rcx changes. */
+static uint8_t *zmm_registers(Code *c, const Jit *j, bool load)
+{
+    if (!j->zmm)
+        return NULL;
+    emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, zmm)));
+    RAW(c, "\x48\x85\xc9"); /* test rcx, rcx */
+    uint8_t *narrow = emit_jcc(c, 4, here(c));
+    emit_call(c, j->s_zmm[load]);
+    uint8_t *done = emit_jmp(c, here(c));
+    patch_rel32(narrow, c->run, here(c));
+    return done;
 }
 
 static void mxcsr(Code *c, unsigned n)
@@ -67,19 +112,24 @@ static void mxcsr(Code *c, unsigned n)
 /* If the vector registers are the guest's: back to CpuState, with MXCSR. Flags and rcx change. */
 static void vectors_out(Code *c, const Jit *j)
 {
-    emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away) + 8));
-    emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_was) + 8));
+    for (unsigned k = j->zmm ? 2 : 1; k > 0; k--) {
+        emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away) + 8 * k));
+        emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_was) + 8 * k));
+    }
     emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away)));
     emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_was)));
     RAW(c, "\x48\x85\xc9"); /* test rcx, rcx */
-    uint8_t *skip = emit_jcc(c, 5, here(c));
-    vector_registers(c, j, false, j->ymm);
+    uint8_t *skip = emit_jcc(c, 5, here(c)), *done = zmm_registers(c, j, false);
+    narrow_registers(c, j, false, j->ymm);
+    if (done)
+        patch_rel32(done, c->run, here(c));
     mxcsr(c, 3);
     if (j->ymm)
         RAW(c, "\xc5\xf8\x77"); /* vzeroupper */
     emit_imm32(c, H_CX, 1);
     emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away)));
     emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away) + 8));
+    emit_store(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away) + 16));
     patch_rel32(skip, c->run, here(c));
 }
 
@@ -111,6 +161,7 @@ static void vectors_in(Code *c, const Jit *j)
     emit_load(c, H_CX, jit_hot(j, offsetof(JitHot, vec_away)));
     RAW(c, "\x48\x85\xc9");
     uint8_t *skip = emit_jcc(c, 5, here(c)), *narrow = NULL, *done = NULL;
+    uint8_t *zmm_done = zmm_registers(c, j, true);
     if (j->ymm) { /* are all upper halves 0? */
         for (unsigned k = 0; k < 16; k++) {
             HostMem m = vec_slot(k);
@@ -123,13 +174,15 @@ static void vectors_in(Code *c, const Jit *j)
         }
         RAW(c, "\xc4\xe2\x79\x17\xc0"); /* vptest xmm0, xmm0 */
         narrow = emit_jcc(c, 4, here(c));
-        vector_registers(c, j, true, true);
+        narrow_registers(c, j, true, true);
         done = emit_jmp(c, here(c));
         patch_rel32(narrow, c->run, here(c));
     }
-    vector_registers(c, j, true, false);
+    narrow_registers(c, j, true, false);
     if (done)
         patch_rel32(done, c->run, here(c));
+    if (zmm_done)
+        patch_rel32(zmm_done, c->run, here(c));
     patch_rel32(skip, c->run, here(c));
 }
 
@@ -246,6 +299,8 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
 
 void jit_make_stubs(Jit *j, Code *c)
 {
+    for (unsigned load = 0; load < 2 && j->zmm; load++)
+        j->s_zmm[load] = zmm_stub(c, load);
     /* enter(code): callee-saved registers, then the guest's */
     j->enter = (int (*)(const uint8_t *))(uintptr_t)here(c);
     RAW(c, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx, rbp, r12-r15 */

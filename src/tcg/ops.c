@@ -16,7 +16,10 @@ enum {
 #define EVEX_CLASS(name, attr, suppress) EC_ATTR_##name = (attr), EC_SUPPRESS_##name = (suppress),
     EVEX_CLASSES(EVEX_CLASS)
 #undef EVEX_CLASS
-        A_WIG = 0
+        A_WIG = 0,
+    EMIT_OF_evex = EMIT_COPY,
+    EMIT_OF_egather = EMIT_HELPER,
+    EMIT_OF_escatter = EMIT_HELPER,
 };
 
 #define INSN(map, opc, pfx, modrm, name, o1, o2, o3, o4, fn, emit, wr, rd, un, at, feat)     \
@@ -31,7 +34,7 @@ enum {
      name,                                                                                    \
      {O_##o1, O_##o2, O_##o3, O_##o4},                                                        \
      &exec_##fn,                                                                              \
-     EMIT_HELPER,                                                                             \
+     EMIT_OF_##fn,                                                                            \
      (ev)&EV_FLAGS ? FL_ARITH : 0,                                                            \
      0,                                                                                       \
      0,                                                                                       \

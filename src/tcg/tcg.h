@@ -97,9 +97,10 @@ struct Tcg {
     /* Interrupts are off for the next instruction. STI sets this and s->ev.shadow_sti; MOV SS and
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;
-    bool ferr;     /* FERR# is asserted: an x87 exception was pending with CR0.NE clear */
-    bool fp_live;  /* the guest's MXCSR is in the host's register: vec_release() */
-    bool one_iter; /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
+    bool ferr;      /* FERR# is asserted: an x87 exception was pending with CR0.NE clear */
+    bool zmm_clean; /* bits 511:256 of ZMM0-15 are known to be zero */
+    bool fp_live;   /* the guest's MXCSR is in the host's register: vec_release() */
+    bool one_iter;  /* REP instructions do a single iteration and return FAULT_AGAIN (TF, steps) */
     /* Changed by every tlb_flush*(), by a switch to another PCID and by block.c: where linear
      * addresses led to, and what was decoded there, is not known any more, or not in this PCID.
      * Never 0. */

@@ -48,6 +48,8 @@ static bool is_vex_map(unsigned map)
 
 unsigned vec_operand_bytes(const Insn *i, unsigned op)
 {
+    if ((i->evex & EVEX_B) && (i->flags & IF_MEM))
+        return op_rows[i->row].evex.element;
     unsigned x = is_vex_map(op_rows[i->row].map) ? 16u << i->vexl : 16;
     if (op_rows[i->row].evex.tuple == TT_DUP && !i->vexl)
         x = 8; /* of the memory operand, which alone matters */
@@ -161,9 +163,7 @@ void vec_describe(const Insn *i, VecThunk *th)
         slot_of(c, &th->rm_base, &th->rm_shift);
         if (mem) {
             th->mem = k ? VM_READ : VM_WRITE;
-            th->mem_size = th->is_evex && (i->evex & EVEX_B)
-                               ? row->evex.element
-                               : (uint8_t)vec_operand_bytes(i, row->op[k]);
+            th->mem_size = (uint8_t)vec_operand_bytes(i, row->op[k]);
         }
     }
     unsigned first = operand_info[row->op[0]].cls;

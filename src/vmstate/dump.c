@@ -102,11 +102,16 @@ static void dump_fpu(const CpuState *s, GString *out)
     for (unsigned i = 0; i < 8; i++)
         g_string_append_printf(out, "FPR%u=" X64 " %04x%c", i, f->r[i].mant, f->r[i].se,
                                i % 2 ? '\n' : ' ');
-    bool wide = s->xcr0 & 4;
-    unsigned n = cpu_code64(s) ? 16 : 8;
+    bool wide = s->xcr0 & 4, zmm = (s->xcr0 & 0xc0) == 0xc0;
+    unsigned n = !cpu_code64(s) ? 8 : zmm ? 32 : 16;
+    for (unsigned i = 0; (s->xcr0 & 0x20) && i < 8; i++)
+        g_string_append_printf(out, "Opmask%02u=" X64 "%c", i, f->k[i], i % 4 == 3 ? '\n' : ' ');
     for (unsigned i = 0; i < n; i++) {
         const VecReg *v = &f->v[i];
-        if (wide)
+        if (zmm)
+            g_string_append_printf(out, "ZMM%02u=" X64 X64 X64 X64 X64 X64 X64 X64 "\n", i, v->q[7],
+                                   v->q[6], v->q[5], v->q[4], v->q[3], v->q[2], v->q[1], v->q[0]);
+        else if (wide)
             g_string_append_printf(out, "YMM%02u=" X64 X64 X64 X64 "\n", i, v->q[3], v->q[2],
                                    v->q[1], v->q[0]);
         else

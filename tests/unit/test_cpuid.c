@@ -76,7 +76,13 @@ START_TEST(dependencies)
 {
     build("max,-sse", NULL, 1);
     ck_assert(!cpuid_has(&t, FEAT_SSE2) && !cpuid_has(&t, FEAT_SSE42) && !cpuid_has(&t, FEAT_AES));
+    build("max,-avx512f", NULL, 1);
+    ck_assert(!cpuid_has(&t, FEAT_AVX512VL) && !cpuid_has(&t, FEAT_AVX512_BF16) &&
+              !(cpuid_xcr0_mask(&t) & 0xe0));
+    build("max,-avx512bw", NULL, 1);
+    ck_assert(!cpuid_has(&t, FEAT_AVX512VBMI) && !cpuid_has(&t, FEAT_AVX512BITALG));
     build("max,-xsave", NULL, 1);
+    ck_assert(!cpuid_has(&t, FEAT_AVX512F));
     ck_assert(!cpuid_has(&t, FEAT_XSAVEOPT));
     ck_assert_uint_eq(cpuid_xcr0_mask(&t), 0);
 }

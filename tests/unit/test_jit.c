@@ -280,6 +280,67 @@ static void vector(Code *c)
     encode(c, &e);
 }
 
+static bool has_avx512(void)
+{
+    return cpuid_has(&guest.cpuid, FEAT_AVX512VL);
+}
+
+/* AVX-512, in pieces that use mask registers as results, operands and masks. */
+static void evex(Code *c)
+{
+    static const struct {
+        uint8_t map, opcode, pfx;
+        bool w, vvvv, load_only;
+    } ops[] = {{MAP_EVEX0F, 0x58, PFX_NP, false, true, false},
+               {MAP_EVEX0F, 0x59, PFX_66, true, true, false},
+               {MAP_EVEX0F, 0x6f, PFX_F3, true, false, false},
+               {MAP_EVEX0F, 0x7f, PFX_F2, false, false, false},
+               {MAP_EVEX0F, 0x7f, PFX_F3, true, false, false},
+               {MAP_EVEX0F, 0xfe, PFX_66, false, true, false},
+               {MAP_EVEX0F, 0x74, PFX_66, false, true, false},
+               {MAP_EVEX0F38, 0x8b, PFX_66, true, false, false},
+               {MAP_EVEX0F38, 0x89, PFX_66, false, false, false},
+               {MAP_EVEX0F, 0x28, PFX_NP, false, false, false},
+               {MAP_VEX0F, 0x92, PFX_F2, true, false, false},
+               {MAP_VEX0F, 0x93, PFX_F2, true, false, false},
+               {MAP_VEX0F, 0x98, PFX_NP, true, false, false},
+               {MAP_VEX0F, 0x91, PFX_NP, false, false, true},
+               {MAP_VEX0F3A, 0x31, PFX_66, true, false, false}};
+    unsigned n = below(ARRAY_LEN(ops));
+    bool is_evex = is_evex_map(ops[n].map), masks = ops[n].opcode == 0x74 || !is_evex;
+    HostMem m = data();
+    if (!has_avx512())
+        return;
+    Enc e = {.map = ops[n].map,
+             .opcode = ops[n].opcode,
+             .pfx = ops[n].pfx,
+             .w = ops[n].w,
+             .modrm = true,
+             .reg = (uint8_t)below(masks ? 8 : 32),
+             .rm = (uint8_t)below(masks && !is_evex ? 8 : 32),
+             .vvvv = ops[n].vvvv ? (uint8_t)below(32) : 0};
+    if (is_evex) {
+        e.evex = (uint8_t)(below(3) << EVEX_LL_SHIFT | (one_in(2) ? below(8) : 0));
+        bool stores = ops[n].opcode == 0x7f || ops[n].opcode == 0x8b;
+        e.mem = one_in(2) ? &m : NULL;
+        if ((e.evex & EVEX_AAA) && !masks && !(stores && e.mem) && one_in(2))
+            e.evex |= EVEX_Z;
+        if ((ops[n].opcode == 0x58 || ops[n].opcode == 0xfe) && e.mem && one_in(3))
+            e.evex |= EVEX_B;
+    } else if (ops[n].opcode == 0x92) {
+        e.rm = (uint8_t)any();
+    } else if (ops[n].opcode == 0x93) {
+        e.reg = (uint8_t)any();
+    } else if (ops[n].load_only) {
+        e.mem = &m;
+    }
+    if (ops[n].map == MAP_VEX0F3A) {
+        e.imm_size = 1;
+        e.imm = below(64);
+    }
+    encode(c, &e);
+}
+
 /* x87: computing, loads and stores, what looks at it, and MMX beside it. */
 static void x87(Code *c)
 {
@@ -323,7 +384,7 @@ static unsigned make_block(uint8_t *bytes, size_t room)
         else if (what < 8)
             stack(&c);
         else
-            vector(&c);
+            one_in(2) ? vector(&c) : evex(&c);
         if (one_in(12)) { /* a branch over the next byte, a NOP; a call to there */
             code8(&c, one_in(2) ? 0x70 + below(16) : 0xeb);
             code8(&c, 1);
@@ -385,12 +446,15 @@ static void registers(CpuState *s)
     }
     s->gpr[RBX] = below(32);
     s->rflags = FL_FIXED | (rnd() & FL_ARITH);
-    for (unsigned k = 0; k < 16; k++)
-        for (unsigned q = 0; q < 4; q++)
+    bool wide = has_avx512() && one_in(2);
+    for (unsigned k = 0; k < 8; k++)
+        s->fpu.k[k] = wide ? rnd() >> below(64) : 0;
+    for (unsigned k = 0; k < (wide ? 32 : 16); k++)
+        for (unsigned q = 0; q < (wide ? 8u : 4u); q++)
             s->fpu.v[k].q[q] = one_in(2) ? rnd() : 0x3ff0000000000000ull + (uint64_t)below(1000);
     s->fpu.mxcsr = one_in(20) ? 0x1f00 : 0x1f80; /* now and then one that is not masked */
     s->fpu.fcw = one_in(10) ? 0x372 : one_in(3) ? 0x27f : 0x37f;
-    s->xcr0 = 7;
+    s->xcr0 = 7 | (has_avx512() ? 0xe0 : 0);
     s->cr4 |= CR4_OSXSAVE;
     s->seg[TR] = (Segment){.base = G_RAM + 0x6000, .limit = 0x67, .attr = 0x8b, .selector = 24};
     s->gdt = (DescTable){G_GDT, 0x1f};
@@ -428,9 +492,13 @@ static GString *compare(const CpuState *in, const uint8_t *bytes, unsigned n)
         if (a.gpr[r] != b.gpr[r])
             g_string_append_printf(what, "\n  gpr %u: %#lx, translated %#lx", r, a.gpr[r],
                                    b.gpr[r]);
-    for (unsigned k = 0; k < 16; k++)
-        if (memcmp(a.fpu.v[k].b, b.fpu.v[k].b, 32))
+    for (unsigned k = 0; k < 32; k++)
+        if (memcmp(a.fpu.v[k].b, b.fpu.v[k].b, 64))
             g_string_append_printf(what, "\n  vector register %u", k);
+    for (unsigned k = 0; k < 8; k++)
+        if (a.fpu.k[k] != b.fpu.k[k])
+            g_string_append_printf(what, "\n  mask register %u: %#lx, translated %#lx", k,
+                                   a.fpu.k[k], b.fpu.k[k]);
     if (a.rip != b.rip || a.cr2 != b.cr2 || a.rflags != b.rflags || a.fpu.mxcsr != b.fpu.mxcsr)
         g_string_append_printf(
             what, "\n  rip %#lx cr2 %#lx rflags %#lx mxcsr %#x, translated %#lx %#lx %#lx %#x",

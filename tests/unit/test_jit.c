@@ -634,6 +634,55 @@ START_TEST(over_page_ends)
 }
 END_TEST
 
+/* A page that is mapped anew before it is used again, and again, forgotten by INVLPG or by CR3: no
+ * access may find where it was. */
+START_TEST(mapped_anew)
+{
+    static const char *const forget[] = {
+        "\x0f\x01\x3e",              /* invlpg [rsi] */
+        "\x0f\x20\xd8\x0f\x22\xd8"}; /* mov rax, cr3; mov cr3, rax */
+    static const uint8_t access[][4] = {{0x48, 0x03, 0x16}, {0x48, 0x01, 0x16}, {0x02, 0x16}};
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    j->kernel_slots = true;
+    for (unsigned k = 0; k < ARRAY_LEN(forget) * ARRAY_LEN(access); k++) {
+        static CpuState in;
+        static uint8_t bytes[64];
+        const uint8_t *a = access[k / ARRAY_LEN(forget)];
+        seed = k + 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RSI] = 0x1000;
+        in.gpr[RDI] = LOW_PT + 8;
+        in.gpr[RBX] = (DATA + 0x1000) | 7;
+        in.gpr[RBP] = DATA | 7;
+        in.gpr[RCX] = 9;
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x41\xb8\x03\x00\x00\x00", 6); /* mov r8d, 3 */
+        const uint8_t *again = c.p;
+        code_bytes(&c, a, a[0] == 0x48 ? 3 : 2);
+        code_bytes(&c, "\x41\xff\xc8\x75", 4); /* dec r8d; jnz */
+        code8(&c, (uint8_t)(again - (c.p + 1)));
+        code_bytes(&c, "\x48\x87\xeb\x48\x89\x2f", 6); /* xchg rbx, rbp; mov [rdi], rbp */
+        code_bytes(&c, forget[k % ARRAY_LEN(forget)],
+                   (unsigned)strlen(forget[k % ARRAY_LEN(forget)]));
+        code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+        code8(&c, (uint8_t)(bytes - (c.p + 1)));
+        code8(&c, 0xf4);
+        n_cuts = 0;
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -644,6 +693,7 @@ int main(void)
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, random_blocks);
     tcase_add_test(tc, over_page_ends);
+    tcase_add_test(tc, mapped_anew);
     Suite *suite = suite_create("jit");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

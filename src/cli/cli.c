@@ -16,6 +16,7 @@
 #include "demo/demo.h"
 #include "diff/diff.h"
 #include "monitor/monitor.h"
+#include "switch/record_rip.h"
 #include "tcg/perf.h"
 
 #define MONITORS_MAX 8
@@ -196,6 +197,22 @@ static void open_standard_fds(void)
     }
 }
 
+/* tandem rip FILE [SYMBOLS]: what -record-rip wrote, as text. */
+static int rip_main(int argc, char *argv[])
+{
+    GError *err = NULL;
+    if (argc < 2 || argc > 3 || argv[1][0] == '-') {
+        warn_user("usage: tandem rip FILE [SYMBOLS[,offset=N]]: prints what -record-rip wrote, a "
+                  "line an instruction: vCPU, address, symbol");
+        return 1;
+    }
+    Symbols *symbols = symbols_new();
+    bool ok = (argc < 3 || symbols_add_option(symbols, argv[2], &err)) &&
+              rip_record_dump(argv[1], symbols, stdout, &err);
+    symbols_free(symbols);
+    return ok && fflush(stdout) == 0 ? 0 : err ? complain(err) : 1;
+}
+
 int tandem_main(int argc, char *argv[])
 {
     Options o;
@@ -207,6 +224,8 @@ int tandem_main(int argc, char *argv[])
         return diff_main(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "bench"))
         return bench_main(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "rip"))
+        return rip_main(argc - 1, argv + 1);
     if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
         status = complain(err);
     } else if (o.print) {

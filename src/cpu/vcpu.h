@@ -78,6 +78,10 @@ typedef struct RunStops {
      * asked. Or at one of these privilege levels, a bit each (STOP_CPL). */
     gva_t lo, hi;
     uint8_t cpl;
+    /* Software engines: told of each instruction in [step_lo, step_hi) before it runs (step_hi 0:
+     * of all). */
+    void (*step)(Vcpu *, gva_t lin);
+    gva_t step_lo, step_hi;
     /* KVM: stop behind exits of these reasons, a bit each (STOP_EXIT; code: the reason). */
     uint64_t exits;
 } RunStops;
@@ -173,10 +177,11 @@ typedef struct VmCommon {
         uint64_t tsc, ns;
         bool exact;
     } pv;
-    void *kvm;      /* struct KvmVm of the kvm room; NULL without KVM */
-    void *tcg;      /* struct TcgVm of the tcg room: shared page flags */
-    void *trace;    /* struct EngineTrace of the switch room, or NULL */
-    void *policies; /* struct Policies of the switch room, or NULL */
+    void *kvm;        /* struct KvmVm of the kvm room; NULL without KVM */
+    void *tcg;        /* struct TcgVm of the tcg room: shared page flags */
+    void *trace;      /* struct EngineTrace of the switch room, or NULL */
+    void *rip_record; /* struct RipRecord of the switch room, or NULL */
+    void *policies;   /* struct Policies of the switch room, or NULL */
     /*
      * Set while some vCPUs are in KVM and others in a software engine: then guard_page() has KVM's
      * stores to a page come out, and release_page() ends that unless has_code() says otherwise.

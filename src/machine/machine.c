@@ -13,6 +13,7 @@
 #include "machine/loader.h"
 #include "machine/machine_priv.h"
 #include "switch/policy.h"
+#include "switch/record_rip.h"
 #include "switch/trace.h"
 #include "switch/vcpu_loop.h"
 
@@ -430,6 +431,23 @@ static bool load_symbols(Machine *m, GError **err)
     return true;
 }
 
+bool machine_record_rip(Machine *m, const char *text, uint64_t *n, GError **err)
+{
+    vcpus_pause(&m->vm);
+    bool ok =
+        text ? rip_record_start(&m->vm, m->symbols, text, err) : rip_record_stop(&m->vm, n, err);
+    vcpus_resume(&m->vm);
+    return ok;
+}
+
+static void end_record(Machine *m)
+{
+    g_autoptr(GError) err = NULL;
+    uint64_t n;
+    if (m->vm.rip_record && !rip_record_stop(&m->vm, &n, &err))
+        warn_user("%s", err->message);
+}
+
 static bool open_trace(Machine *m, GError **err)
 {
     if (!m->cfg.trace_engines)
@@ -530,7 +548,8 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
         goto fail;
     memory_map_build(m);
     if (!open_trace(m, err) || !start_vcpus(m, err) || !irqchip_init(m, err) ||
-        !reset_all(m, err) || !load_policies(m, err))
+        !reset_all(m, err) || !load_policies(m, err) ||
+        (cfg->record_rip && !rip_record_start(&m->vm, m->symbols, cfg->record_rip, err)))
         goto fail;
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
@@ -579,6 +598,7 @@ void machine_free(Machine *m)
         g_source_destroy(m->timer_source);
         g_source_unref(m->timer_source);
     }
+    end_record(m);
     policies_free(m->policies);
     engine_trace_close(m->vm.trace);
     pc_free(m);

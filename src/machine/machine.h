@@ -38,6 +38,7 @@ typedef struct MachineConfig {
     CharDev *debugcon;
     const char *const *devices;  /* -device arguments, NULL-terminated; may be NULL */
     const char *const *policies; /* -switch arguments, NULL-terminated; may be NULL */
+    const char *record_rip;      /* -record-rip: as for machine_record_rip(); or NULL */
     const char *trace_engines;   /* -trace-engines: a file; or NULL */
     const char *const *symbols;  /* -symbols arguments, NULL-terminated; may be NULL */
     bool no_reboot, no_shutdown, start_paused;
@@ -88,6 +89,9 @@ void machine_log_changed(Machine *, GString *out);
 /* Policies (switch/policy.h); text as for -switch. number 0: all. Main thread. */
 bool machine_policy_add(Machine *, const char *text, unsigned *number, GString *warning, GError **);
 bool machine_policy_delete(Machine *, unsigned number, GError **);
+/* Records which instructions run (switch/record_rip.h). NULL: ends it; *n is then how many there
+ * were. Main thread. */
+bool machine_record_rip(Machine *, const char *text, uint64_t *n, GError **);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */

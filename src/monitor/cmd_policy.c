@@ -4,6 +4,7 @@
 #include "base/nearest.h"
 #include "monitor/monitor_priv.h"
 #include "switch/policy.h"
+#include "switch/record_rip.h"
 
 static void error(MonCall *c, GError *err)
 {
@@ -70,4 +71,17 @@ void cmd_switch_policy(MonCall *c)
     if (near.best)
         g_string_append_printf(c->out, "; did you mean '%s'?", near.best);
     g_string_append_c(c->out, '\n');
+}
+
+void cmd_record_rip(MonCall *c)
+{
+    GError *err = NULL;
+    uint64_t n = 0;
+    bool stop = c->has[0] && !strcmp(c->word[0], "stop");
+    if (!c->has[0])
+        rip_record_describe(machine_vm(c->m), c->out);
+    else if (!machine_record_rip(c->m, stop ? NULL : c->word[0], &n, &err))
+        error(c, err);
+    else if (stop)
+        g_string_append_printf(c->out, "%" G_GUINT64_FORMAT " instructions\n", n);
 }

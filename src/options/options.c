@@ -394,6 +394,11 @@ static bool opt_switch(Options *o, const OptionRow *row, const char *arg, GError
     return true;
 }
 
+static bool opt_record_rip(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    return not_empty(&o->cfg.record_rip, row, arg, err);
+}
+
 static bool opt_trace_engines(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     return not_empty(&o->cfg.trace_engines, row, arg, err);
@@ -544,8 +549,8 @@ static bool check(Options *o, GError **err)
         return bad(err, "-switches is for -demo; the monitor's switch command moves other guests");
     if (o->demo && o->policies->len > 1)
         return bad(err, "-switch is not for -demo, which switches by itself");
-    if (o->demo && c->trace_engines)
-        return bad(err, "-trace-engines is not for -demo");
+    if (o->demo && (c->trace_engines || c->record_rip))
+        return bad(err, "-%s is not for -demo", c->record_rip ? "record-rip" : "trace-engines");
     if (o->demo)
         return true;
     if (!c->kernel && (c->append || c->initrd))

@@ -100,4 +100,8 @@ void policy_moved(VcpuLoop *, const Engine *from, uint64_t ns, bool for_now);
 const char *policy_firing(const VcpuLoop *);
 void policy_end(VcpuLoop *);
 
+/* record_rip.c, the same way; policies rest on a vCPU that is recorded. */
+const RunLimit *rip_record_limit(VcpuLoop *);
+bool rip_record_exit(VcpuLoop *, const Exit *);
+
 #endif

@@ -158,9 +158,7 @@ static bool fire(VcpuLoop *l, Policy *p)
     return true;
 }
 
-/* The region was left by a call or an interrupt: the address that leads back into it is on the
- * stack, at the top or above an error code. */
-static gva_t way_back(const Policy *p, const Vcpu *v)
+gva_t way_back(gva_t lo, gva_t hi, const Vcpu *v)
 {
     const CpuState *s = &v->st;
     unsigned size = cpu_code64(s) ? 8 : s->seg[SS].attr & SEG_DB ? 4 : 2;
@@ -172,7 +170,7 @@ static gva_t way_back(const Policy *p, const Vcpu *v)
             !memmap_read(v->vm->mem, gpa, (uint8_t *)&rip, size))
             break;
         rip += size == 8 ? 0 : s->seg[CS].base;
-        if (rip >= p->addr && rip < p->end)
+        if (rip >= lo && rip < hi)
             return rip;
     }
     return 0;
@@ -184,7 +182,7 @@ static void go_home(VcpuLoop *l)
     Policy *p = pl->active;
     Vcpu *v = l->v;
     if (p->kind == POLICY_region)
-        of(p, v)->resume = way_back(p, v);
+        of(p, v)->resume = way_back(p->addr, p->end, v);
     pl->active = NULL;
     pl->back_at = 0;
     pl->dirty = true;

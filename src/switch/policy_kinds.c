@@ -61,9 +61,8 @@ static bool parse_span(const char *key, const char *text, Span *s, GError **err)
                         end);
 }
 
-static bool unknown_symbol(const Policies *all, const char *text, const char *name, GError **err)
+static bool unknown_symbol(const Symbols *s, const char *text, const char *name, GError **err)
 {
-    const Symbols *s = all->env.symbols;
     const char *near = symbols_nearest(s, name);
     if (!symbols_count(s))
         return policy_error(err,
@@ -76,7 +75,7 @@ static bool unknown_symbol(const Policies *all, const char *text, const char *na
 }
 
 /* "0x1234", "schedule", "schedule+0x10". size: of the symbol alone, else 0. */
-static bool parse_address(const Policies *all, const char *text, gva_t *addr, uint64_t *size,
+static bool parse_address(const Symbols *symbols, const char *text, gva_t *addr, uint64_t *size,
                           GError **err)
 {
     size_t len = strcspn(text, "+-");
@@ -89,8 +88,8 @@ static bool parse_address(const Policies *all, const char *text, gva_t *addr, ui
         *addr = g_ascii_strtoull(name, &end, 0);
         if (*end)
             return policy_error(err, "'%s' is not an address", text);
-    } else if (!symbols_find(all->env.symbols, name, addr, size)) {
-        return unknown_symbol(all, text, name, err);
+    } else if (!symbols_find(symbols, name, addr, size)) {
+        return unknown_symbol(symbols, text, name, err);
     }
     if (!text[len])
         return true;
@@ -115,7 +114,7 @@ static void stop_at(PolicyLoop *l, Policy *p, gva_t addr)
 static bool parse_at(Policy *p, const char *value, GError **err)
 {
     uint64_t size;
-    return parse_address(p->all, value, &p->addr, &size, err);
+    return parse_address(p->all->env.symbols, value, &p->addr, &size, err);
 }
 
 static void arm_at(Policy *p, PolicyLoop *l, const Vcpu *v)
@@ -209,22 +208,28 @@ static void arm_when(Policy *p, PolicyLoop *l, const Vcpu *v)
 
 /* ---- region ---- */
 
-static bool parse_region(Policy *p, const char *value, GError **err)
+bool policy_parse_region(const Symbols *symbols, const char *value, gva_t *lo, gva_t *hi,
+                         GError **err)
 {
     const char *dots = strstr(value, "..");
     uint64_t size;
     g_autofree char *from = dots ? g_strndup(value, (gsize)(dots - value)) : g_strdup(value);
-    if (!parse_address(p->all, from, &p->addr, &size, err))
+    if (!parse_address(symbols, from, lo, &size, err))
         return false;
     if (!dots && !size)
         return policy_error(err, "region=%s: where does it end? FROM..TO, or a symbol alone",
                             value);
-    p->end = p->addr + size;
-    if (dots && !parse_address(p->all, dots + 2, &p->end, &size, err))
+    *hi = *lo + size;
+    if (dots && !parse_address(symbols, dots + 2, hi, &size, err))
         return false;
-    if (p->end <= p->addr)
+    if (*hi <= *lo)
         return policy_error(err, "region=%s: it ends before it begins", value);
     return true;
+}
+
+static bool parse_region(Policy *p, const char *value, GError **err)
+{
+    return policy_parse_region(p->all->env.symbols, value, &p->addr, &p->end, err);
 }
 
 static void arm_region(Policy *p, PolicyLoop *l, const Vcpu *v)

@@ -88,6 +88,11 @@ static inline bool policy_applies(const Policy *p, const Vcpu *v)
 const Engine *policy_target(const Policy *, const Vcpu *);
 /* Parses all of text into p (zeroed); p->all is set. */
 bool policy_parse(Policy *p, const char *text, GString *warning, GError **err);
+/* "FROM..TO" or "SYMBOL". */
+bool policy_parse_region(const Symbols *, const char *value, gva_t *lo, gva_t *hi, GError **err);
+/* [lo, hi) was left by a call or an interrupt: the address that leads back into it, which is on the
+ * stack, at the top or above an error code; 0: none is. */
+gva_t way_back(gva_t lo, gva_t hi, const Vcpu *v);
 void policy_clear(Policy *);
 bool policy_error(GError **err, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 

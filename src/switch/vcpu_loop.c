@@ -213,9 +213,13 @@ static void run_engine(VcpuLoop *l)
     l->drained = false;
     if (v->engine->is_software)
         pv_steal_update(v);
-    const RunLimit *limit = rescue_limit(l), *policy = limit->max_insns ? NULL : policy_limit(l);
-    Exit e = v->engine->run(v, policy ? policy : limit);
+    const RunLimit *limit = rescue_limit(l);
+    const RunLimit *rip = limit->max_insns ? NULL : rip_record_limit(l);
+    const RunLimit *policy = limit->max_insns || rip ? NULL : policy_limit(l);
+    Exit e = v->engine->run(v, rip ? rip : policy ? policy : limit);
     rescue_ran(l, &e);
+    if (rip && rip_record_exit(l, &e))
+        return;
     if (policy && policy_exit(l, &e))
         return;
     switch (e.kind) {

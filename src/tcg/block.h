@@ -146,7 +146,7 @@ Fault exec_stop(CpuState *s, Tcg *t, const Insn *i);
 /* True, and *x filled: the instruction at lin is to be stopped at. */
 bool stops_address_due(const Tcg *t, gva_t lin, Exit *x);
 /* True, and *x filled: the state before the next instruction is to be stopped at. */
-bool stops_state_due(const CpuState *s, const Tcg *t, gva_t lin, Exit *x);
+bool stops_state_due(const CpuState *s, Tcg *t, gva_t lin, Exit *x);
 /* The instruction at lin is run now. */
 void stops_passed(Tcg *t, gva_t lin);
 

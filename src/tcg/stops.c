@@ -8,6 +8,8 @@
  * only the offset was the same, or the stop is to be passed, the run loop runs the one instruction
  * beneath by itself (step_over).
  *
+ * Who is to be told of each instruction of a range (step) has them run by themselves there.
+ *
  * Leaving a range is looked at before each block, which are then run one by one (each_block).
  * Privilege levels change only where blocks are not joined either: the run loop looks at them
  * there.
@@ -15,13 +17,15 @@
 #include <string.h>
 #include "tcg/block.h"
 
-static unsigned offsets_of(const RunStops *st, uint16_t out[STOPS_MAX + 1])
+static unsigned offsets_of(const RunStops *st, uint16_t out[STOPS_MAX + 2])
 {
     unsigned n = 0;
     if (!st)
         return 0;
     for (; n < st->n_addr; n++)
         out[n] = (uint16_t)(st->addr[n] & ~PAGE_MASK);
+    if (st->step && st->step_hi)
+        out[n++] = (uint16_t)(st->step_lo & ~PAGE_MASK);
     if (st->hi) /* code that runs straight on out of the range must not do so inside a block */
         out[n++] = (uint16_t)(st->hi & ~PAGE_MASK);
     return n;
@@ -29,10 +33,10 @@ static unsigned offsets_of(const RunStops *st, uint16_t out[STOPS_MAX + 1])
 
 void stops_begin(Tcg *t, RunStops *st)
 {
-    uint16_t now[STOPS_MAX + 1], before[STOPS_MAX + 1];
+    uint16_t now[STOPS_MAX + 2], before[STOPS_MAX + 2];
     unsigned n = offsets_of(st, now), n_before = t->n_stop_at;
     t->stops = st;
-    t->each_block = st && st->hi;
+    t->each_block = st && (st->hi || st->step);
     t->step_over = false;
     if (n == n_before && memcmp(now, t->stop_at, n * sizeof(now[0])) == 0)
         return;
@@ -64,9 +68,13 @@ bool stops_address_due(const Tcg *t, gva_t lin, Exit *x)
     return false;
 }
 
-bool stops_state_due(const CpuState *s, const Tcg *t, gva_t lin, Exit *x)
+bool stops_state_due(const CpuState *s, Tcg *t, gva_t lin, Exit *x)
 {
     const RunStops *st = t->stops;
+    if (st->step && (!st->step_hi || (lin >= st->step_lo && lin < st->step_hi))) {
+        st->step(t->v, lin);
+        t->step_over = true;
+    }
     if (st->hi && (lin < st->lo || lin >= st->hi)) {
         *x = (Exit){.kind = EXIT_STOP, .stop = STOP_LEFT};
         return true;

@@ -119,7 +119,7 @@ struct Tcg {
     RunStops *stops; /* of this run(), or NULL */
     bool each_block; /* stops are looked for before each block: none is joined to another */
     bool step_over;  /* one instruction by itself: it may lie below a stop */
-    uint16_t stop_at[STOPS_MAX + 1]; /* offsets in a page at which blocks are cut, and stop */
+    uint16_t stop_at[STOPS_MAX + 2]; /* offsets in a page at which blocks are cut, and stop */
     unsigned n_stop_at;
     IdleWatch idle;
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */

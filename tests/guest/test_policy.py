@@ -2,12 +2,13 @@
 """Triggers: a small guest with names is moved at, in, every and when, and comes to the same result;
 a Debian kernel boots while policies move it; wrong policies are refused by name.
 
-usage: test_policy.py TANDEM GUESTS small|explain|kvm|kernel|bad
+usage: test_policy.py TANDEM GUESTS small|explain|record|stopped|kvm|kernel|bad
 """
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,7 +126,8 @@ def explain(tmp):
         mon("switch --dry-run", "is missing")
         mon("info cpus", "CPU #1.*engine=interp")
         mon(f"savestate {tmp}/s")
-        assert "R13" in mon(f"statediff {tmp}/s cpu0", r"regs +RIP|fields differ")
+        while "fields differ: " not in mon(f"statediff {tmp}/s cpu0"):
+            time.sleep(0.05)  # questions come before the guest
         mon("stop")
         mon(f"savestate {tmp}/s 0")
         mon(f"statediff {tmp}/s cpu0", "no field differs")
@@ -147,6 +149,85 @@ def explain(tmp):
         if "ts" in e:
             assert e["ts"] >= last.get(e["tid"], 0)
             last[e["tid"]] = e["ts"]
+
+
+def record(tmp):
+    """record-rip: the same bytes from each engine; the monitor's way; wrong arguments; a full disk."""
+    guest = build(tmp)
+    files = {}
+    for accel in ("interp", "jit", "kvm"):
+        p = subprocess.run([BINARY, "-accel", accel, "-kernel", guest, "-append", "20", "-display", "none", "-serial",
+                            "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-monitor", "none",
+                            "-record-rip", f"{tmp}/{accel},region=work..work_end"],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        if accel == "kvm" and p.returncode == 1 and "-accel kvm" in p.stderr:
+            print(f"without KVM: {p.stderr.strip()}")
+            continue
+        assert p.returncode == 1 and not p.stderr, p  # what isa-debug-exit makes of 0
+        files[accel] = open(f"{tmp}/{accel}", "rb").read()
+    assert len(set(files.values())) == 1, {a: len(f) for a, f in files.items()}
+    out = subprocess.run([BINARY, "rip", f"{tmp}/interp", guest], capture_output=True, text=True, check=True).stdout
+    lines = out.splitlines()
+    assert len(lines) == 20 * (2 + 20 * 5 + 1), len(lines)
+    assert re.fullmatch(r"0 [0-9a-f]{16} work", lines[0]) and lines[1].endswith(" work+0x5"), lines[:2]
+    assert all(" work" in line for line in lines)
+    assert len(files["interp"]) < len(lines) * 1.1, "a byte an instruction"
+    # Everything, begun at the monitor, and ended there.
+    args = ["-accel", "interp", "-kernel", guest, "-append", "99999999", "-display", "none", "-serial", "null",
+            "-monitor", f"unix:{tmp}/mon,server,nowait"]
+    with Tandem(BINARY, args, 60) as t:
+        mon = Monitor(f"{tmp}/mon")
+        mon("record-rip", "nothing is being recorded")
+        mon("record-rip stop", "nothing is being recorded")
+        mon(f"record-rip {tmp}/all,region=nowhere", "no symbol 'nowhere'")
+        mon(f"record-rip {tmp}/all,cpu=3", "there are 0 to 0")
+        mon(f"record-rip {tmp}/no/file", "No such file")
+        mon(f"record-rip {tmp}/all")
+        mon(f"record-rip {tmp}/more", "is being written")
+        while not re.search(r"all: \d{4,} instructions", mon("record-rip")):
+            time.sleep(0.05)
+        n = int(re.search(r"(\d+) instructions", mon("record-rip stop")).group(1))
+        mon("quit", ends=True)
+        assert t.wait() == 0
+    out = subprocess.run([BINARY, "rip", f"{tmp}/all", guest], capture_output=True, text=True, check=True).stdout
+    assert len(out.splitlines()) == n and " leaf\n" in out, n
+    for bad_args, says in (([], "usage: tandem rip"), ([guest], "not a file of record-rip"), ([f"{tmp}/none"], "none"),
+                           ([f"{tmp}/all", f"{tmp}/none"], "no such file")):
+        p = subprocess.run([BINARY, "rip", *bad_args], capture_output=True, text=True)
+        assert p.returncode == 1 and says in p.stderr, (bad_args, p)
+
+
+def stopped(tmp):
+    """A vCPU's thread that stands still for seconds while it is to be switched; and two monitors that want
+    the same vCPU in two engines at once. Every request is answered, one after the other; the guest goes on."""
+    guest = build(tmp)
+    args = ["-accel", "interp", "-kernel", guest, "-append", "99999999", "-display", "none", "-serial", "null",
+            "-smp", "2", "-monitor", f"unix:{tmp}/mon,server,nowait", "-monitor", f"unix:{tmp}/mon2,server,nowait"]
+    with Tandem(BINARY, args, 90) as t:
+        a, b = Monitor(f"{tmp}/mon"), Monitor(f"{tmp}/mon2")
+        # SIGSTOP stops a whole process, whichever thread it is sent to.
+        tid = int(re.search(r"CPU #0.*thread_id=(\d+)", a("info cpus")).group(1))
+        for _ in range(3):
+            a.sock.sendall(b"switch jit 0\n")
+            os.kill(tid, signal.SIGSTOP)
+            b.sock.sendall(b"switch interp 0\n")
+            time.sleep(1.5)
+            os.kill(t.proc.pid, signal.SIGCONT)
+            assert re.search(r"cpu 0: (now in|is in) jit", a.until_prompt())
+            assert re.search(r"cpu 0: (now in|is in) interp", b.until_prompt())
+            a("info switch", "cpu 0: in (interp|jit)")
+        before = int(re.search(r"CPU #0.*insns=(\d+)", a("info cpus")).group(1))
+        for i in range(100):
+            wants = ("jit", "interp") if i % 2 else ("interp", "jit")
+            a.sock.sendall(f"switch {wants[0]} 0\n".encode())
+            b.sock.sendall(f"switch {wants[1]} 0\n".encode())
+            assert f"in {wants[0]}" in a.until_prompt() and f"in {wants[1]}" in b.until_prompt()
+        out = a("info switch")
+        assert "refused" not in out, out
+        while int(re.search(r"CPU #0.*insns=(\d+)", a("info cpus")).group(1)) <= before:
+            time.sleep(0.05)
+        a("quit", ends=True)
+        assert t.wait() == 0, t.tail()
 
 
 def kvm(tmp):
@@ -208,4 +289,4 @@ def bad(tmp):
 
 
 with tempfile.TemporaryDirectory() as TMP:
-    {"small": small, "explain": explain, "kvm": kvm, "kernel": kernel, "bad": bad}[CASE](TMP)
+    {"small": small, "explain": explain, "record": record, "stopped": stopped, "kvm": kvm, "kernel": kernel, "bad": bad}[CASE](TMP)

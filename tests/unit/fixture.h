@@ -17,6 +17,7 @@
 #include "kvm/kvm.h"
 
 #define FIX_RAM   (16ull << 20)
+#define FIX_USED  (1u << 20) /* by programs; the rest stays zero */
 #define PROGRAM   0x1000u
 #define FIX_STACK 0x7000u
 #define FIX_DATA  0x8000u
@@ -136,8 +137,9 @@ static inline Fixture *fixture_new(bool want_kvm)
         .fd = f->fd,
     };
     f->vector = -1;
-    f->v = aligned_alloc(64, (sizeof(Vcpu) + 63) / 64 * 64);
-    memset(f->v, 0, sizeof(Vcpu));
+    f->v = vcpu_alloc(&err);
+    if (!f->v)
+        g_error("%s", err->message);
     f->vcpus[0] = f->v;
     f->vm = (VmCommon){
         .mem = &f->mem, .clock = clock_new(), .bus = &fix_bus, .vcpu = f->vcpus, .n_vcpus = 1};
@@ -177,7 +179,7 @@ static inline void fixture_free(Fixture *f)
     munmap(f->mem.slot[0].host, FIX_RAM);
     close(f->fd);
     clock_free(f->vm.clock);
-    free(f->v);
+    vcpu_release(f->v);
     g_free(f);
 }
 
@@ -195,7 +197,7 @@ static inline void fixture_load(Fixture *f, FixMode mode, const void *code, size
 {
     CpuState *s = &f->v->st;
     uint8_t *ram = fix_ram(f);
-    memset(ram, 0, FIX_RAM);
+    memset(ram, 0, FIX_USED);
     memcpy(ram + PROGRAM, code, len);
     f->ended = false;
     f->n_out = f->n_mmio = 0;

@@ -5,6 +5,7 @@
 
 #include "fixture.h"
 #include "switch/switch.h"
+#include "tcg/jit.h"
 #include "vmstate/state.h"
 
 #define P(name) extern const uint8_t program_##name[], program_##name##_end[];
@@ -28,10 +29,13 @@ static Fixture *f;
 static void setup(void)
 {
     f = fixture_new(true);
+    f->have[ENGINE_JIT] = jit_supported(NULL) && engine_jit.vcpu_init(f->v, NULL);
 }
 
 static void teardown(void)
 {
+    if (f->have[ENGINE_JIT])
+        engine_jit.vcpu_free(f->v);
     fixture_free(f);
 }
 
@@ -102,9 +106,11 @@ static void must_equal(const char *program, const char *what, const Result *want
     unsigned n =
         vmstate_diff(&want->st, &got->st, GRP_REGS | GRP_SREGS | GRP_DEBUGREGS, report, NULL);
     ck_assert_msg(n == 0, "%s: %s: %u fields differ", program, what, n);
-    for (unsigned i = 0; i < sizeof(want->memory); i++)
-        ck_assert_msg(want->memory[i] == got->memory[i], "%s: %s: memory at %#x is %02x, not %02x",
-                      program, what, i, got->memory[i], want->memory[i]);
+    for (unsigned i = 0; i < sizeof(want->memory); i++) {
+        if (want->memory[i] != got->memory[i])
+            ck_abort_msg("%s: %s: memory at %#x is %02x, not %02x", program, what, i,
+                         got->memory[i], want->memory[i]);
+    }
     ck_assert_uint_eq(want->n_out, got->n_out);
     ck_assert_mem_eq(want->out, got->out, want->n_out);
 }
@@ -163,6 +169,115 @@ START_TEST(switched_after_every_instruction)
 }
 END_TEST
 
+/* ---- the exhaustive walk: one switch, at each instruction of the program in turn ---- */
+
+static const struct {
+    const char *name;
+    const Engine *from, *to;
+} pairs[] = {
+    {"interp to kvm", &engine_interp, &engine_kvm}, {"kvm to interp", &engine_kvm, &engine_interp},
+    {"jit to kvm", &engine_jit, &engine_kvm},       {"kvm to jit", &engine_kvm, &engine_jit},
+    {"interp to jit", &engine_interp, &engine_jit}, {"jit to interp", &engine_jit, &engine_interp},
+};
+
+static void ready(const Engine *e, Result *r, unsigned p)
+{
+    fixture_load(f, programs[p].mode, programs[p].code,
+                 (size_t)(programs[p].end - programs[p].code), e);
+    r->steps = 0;
+    if (f->have[ENGINE_JIT]) /* translated the first time */
+        ((Tcg *)f->v->engine_data[ENGINE_JIT])->jit->hot_after = 0;
+}
+
+static void to_the_end(Result *r)
+{
+    RunLimit none = {0};
+    while (!f->ended)
+        must_run(f->v->engine->run(f->v, &none));
+    finish(r);
+}
+
+/* at instructions in one engine, step by step, then to the end in the other, as it likes. False:
+ * the program has ended before. */
+static bool run_with_switch_at(unsigned p, const Engine *from, const Engine *to, unsigned at,
+                               Result *r)
+{
+    RunLimit one = {.max_insns = 1, .whole = true};
+    GError *err = NULL;
+    ready(from, r, p);
+    for (; r->steps < at && !f->ended; r->steps++)
+        must_run(f->v->engine->run(f->v, &one));
+    if (f->ended)
+        return false;
+    if (!vcpu_switch(f->v, to, SWITCH_TEST, &err))
+        ck_abort_msg("at instruction %u: %s", at, err->message);
+    to_the_end(r);
+    return true;
+}
+
+/* Out of KVM: until something is put into it KVM keeps its copy, so that after each visit to the
+ * software engine it is stepped on from there, with the memory of then. */
+static unsigned walk_out_of_kvm(unsigned p, const Engine *to, const Result *want, Result *got)
+{
+    RunLimit one = {.max_insns = 1};
+    g_autofree uint8_t *ram = g_malloc(FIX_USED);
+    GError *err = NULL;
+    unsigned at = 0;
+    for (ready(&engine_kvm, got, p); !f->ended; at++) {
+        g_autofree char *what = g_strdup_printf("kvm to %s at step %u", to->name, at);
+        memcpy(ram, fix_ram(f), FIX_USED);
+        Fixture was = *f;
+        if (!vcpu_switch(f->v, to, SWITCH_TEST, &err))
+            ck_abort_msg("%s: %s", what, err->message);
+        to_the_end(got);
+        must_equal(programs[p].name, what, want, got);
+        memcpy(fix_ram(f), ram, FIX_USED);
+        f->ended = false;
+        f->n_out = was.n_out;
+        f->v->engine = &engine_kvm;
+        f->v->where = ST_IN_ENGINE;
+        must_run(f->v->engine->run(f->v, &one));
+    }
+    return at;
+}
+
+START_TEST(walk)
+{
+    unsigned p = (unsigned)_i / ARRAY_LEN(pairs), pair = (unsigned)_i % ARRAY_LEN(pairs), at = 0;
+    const Engine *from = pairs[pair].from, *to = pairs[pair].to;
+    if (!f->have[from->id] || !f->have[to->id]) {
+        fprintf(stderr, "skipped: %s: this host has not both\n", pairs[pair].name);
+        return;
+    }
+    Result *want = reference(p), *got = g_new0(Result, 1);
+    /* Into KVM only now and then: it can take a host long, and the tests above do it after each. */
+    unsigned stride = to == &engine_kvm ? 4 : 1;
+    if (from == &engine_kvm)
+        at = walk_out_of_kvm(p, to, want, got);
+    else
+        for (; run_with_switch_at(p, from, to, at, got); at += stride) {
+            g_autofree char *what = g_strdup_printf("%s at instruction %u", pairs[pair].name, at);
+            must_equal(programs[p].name, what, want, got);
+        }
+    ck_assert_uint_gt(at, 60);
+    g_free(want);
+    g_free(got);
+}
+END_TEST
+
+/* And back and forth after each. */
+START_TEST(software_engines_to_and_fro)
+{
+    if (!f->have[ENGINE_JIT])
+        return;
+    Result *want = reference((unsigned)_i), *got = g_new0(Result, 1);
+    run_alternating((unsigned)_i, &engine_interp, &engine_jit, 0, got);
+    must_equal(programs[_i].name, "interpreter and translator", want, got);
+    g_free(want);
+    g_free(got);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("contract");
@@ -172,6 +287,12 @@ int main(void)
     tcase_add_loop_test(t, interpreter_stepwise, 0, ARRAY_LEN(programs));
     tcase_add_loop_test(t, kvm_straight, 0, ARRAY_LEN(programs));
     tcase_add_loop_test(t, switched_after_every_instruction, 0, ARRAY_LEN(programs));
+    suite_add_tcase(s, t);
+    t = tcase_create("walk");
+    tcase_set_timeout(t, 60);
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_loop_test(t, walk, 0, ARRAY_LEN(programs) * ARRAY_LEN(pairs));
+    tcase_add_loop_test(t, software_engines_to_and_fro, 0, ARRAY_LEN(programs));
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

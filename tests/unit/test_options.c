@@ -54,6 +54,7 @@ static const struct {
     {"demo", NULL},
     {"switch", "every=10ms"},
     {"trace-engines", "t.json"},
+    {"record-rip", "r,region=a..b"},
     {"switches", "10"},
     {"net", "none"},
     {"nic", "none"},

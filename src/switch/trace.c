@@ -22,6 +22,9 @@ struct EngineTrace {
 
 static const char closing[] = "\n]\n";
 
+/* A write inside one page of the file is done wholly or not at all, even if we are killed. */
+#define PAGE 4096
+
 static uint64_t now_ns(void)
 {
     struct timespec ts;
@@ -43,6 +46,17 @@ static void quote(GString *out, const char *text)
     g_string_append_c(out, '"');
 }
 
+/* Blanks the closing bracket out, and what is left of the page: what comes would not fit. */
+static bool to_next_page(EngineTrace *t)
+{
+    size_t rest = (size_t)(PAGE - t->end % PAGE);
+    g_autofree char *blanks = g_strnfill(rest, ' ');
+    if (pwrite(t->fd, blanks, rest, t->end) != (ssize_t)rest)
+        return false;
+    t->end += (off_t)rest;
+    return true;
+}
+
 /* Lock held. events: one or more, separated by ",\n". */
 static void put(EngineTrace *t, GString *events)
 {
@@ -51,7 +65,10 @@ static void put(EngineTrace *t, GString *events)
     g_string_prepend(events, t->any ? ",\n" : "[\n");
     size_t len = events->len;
     g_string_append(events, closing);
-    ssize_t n = pwrite(t->fd, events->str, events->len, t->end);
+    bool fits = t->end % PAGE + (off_t)events->len <= PAGE;
+    ssize_t n = -1;
+    if (fits || to_next_page(t))
+        n = pwrite(t->fd, events->str, events->len, t->end);
     if (n != (ssize_t)events->len) {
         t->failed = true;
         warn_user("-trace-engines %s: %s; the trace ends here", t->path,

@@ -2,8 +2,9 @@
  * The engine trace: which vCPU was in which engine when, for Chrome's about:tracing and Perfetto.
  *
  * The file is JSON, an array of events, and a complete one after every event: each is written over
- * the closing bracket, in one write. So it can be read while the machine runs, and after it was
- * killed.
+ * the closing bracket, in one write inside a page. So it can be read while the machine runs, and
+ * after it was killed. (Between two pages there is a moment without the bracket, which the format
+ * leaves optional for this reason.)
  */
 #ifndef TANDEM_SWITCH_TRACE_H
 #define TANDEM_SWITCH_TRACE_H

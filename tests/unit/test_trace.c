@@ -90,6 +90,30 @@ START_TEST(whole_after_each_event)
 }
 END_TEST
 
+/* Over many pages, and never one event in two of them. */
+START_TEST(pages)
+{
+    static const uint64_t steps[STEP_N] = {1};
+    g_autoptr(JsonParser) p = json_parser_new();
+    g_autofree char *text = NULL;
+    for (unsigned i = 0; i < 200; i++) {
+        TracedSwitch w = {.from = &engine_interp,
+                          .to = &engine_kvm,
+                          .start_ns = switch_now_ns(),
+                          .end_ns = switch_now_ns(),
+                          .step_ns = steps,
+                          .why = "every=1ms"};
+        engine_trace_switch(trace, &guest.v, &w);
+        ck_assert_uint_eq(json_array_get_length(read_back(p)), 1 + 3 * (i + 1));
+    }
+    engine_trace_close(trace);
+    ck_assert(g_file_get_contents(path, &text, NULL, NULL));
+    ck_assert_uint_gt(strlen(text), 20 * 4096);
+    for (size_t at = 4096; at < strlen(text); at += 4096)
+        ck_assert_msg(text[at] == ',' && text[at - 1] == ' ', "at %zu", at);
+}
+END_TEST
+
 START_TEST(refused_files)
 {
     GError *err = NULL;
@@ -156,6 +180,7 @@ int main(void)
     TCase *tc = tcase_create("trace");
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, whole_after_each_event);
+    tcase_add_test(tc, pages);
     tcase_add_test(tc, refused_files);
     tcase_add_test(tc, no_room);
     tcase_add_test(tc, dry_run_touches_nothing);

@@ -298,8 +298,11 @@ bool kvm_lapic_set(Vcpu *v, const LapicState *s, GError **err)
      */
     if (!kvm_one_msr(kv->fd, KVM_SET_MSRS, MSR_APIC_BASE, &base))
         return kvm_error(err, "KVM_SET_MSRS (IA32_APIC_BASE)");
-    if (ioctl(kv->fd, KVM_GET_LAPIC, &k) < 0) /* id and version are KVM's */
+    if (ioctl(kv->fd, KVM_GET_LAPIC, &k) < 0) /* the version is KVM's */
         return kvm_error(err, "KVM_GET_LAPIC");
+    /* In either mode, as KVM's interface has it. On the way from x2APIC back to xAPIC, which a
+     * reset takes at one step, older kernels leave it in the other's form. */
+    *lapic_reg(&k, 2) = (uint32_t)v->id << 24;
 #define LAPIC(id, name, member, register) *lapic_reg(&k, register) = s->member;
 #include "vmstate/chips.def"
     if (ioctl(kv->fd, KVM_SET_LAPIC, &k) < 0)

@@ -126,7 +126,9 @@ bool accel_init(Machine *m, GError **err)
      * from VMCALL. */
     if (kvm && (m->vm.irqchip == IRQCHIP_OFF || !host_has_vmx_or_svm()))
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_IPI);
-    if (kvm && m->vm.irqchip == IRQCHIP_OFF)
+    /* A stock kernel stops at its first timer interrupts with it, under the one KVM on which that
+     * could be tried. */
+    if (kvm)
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_EOI);
     if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
                      m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))

@@ -84,7 +84,7 @@ next:
     inb %dx, %al
     testb %al, %al
     jz next
-    cmpb $15, %al
+    cmpb $16, %al
     ja next
     xorw %bx, %bx
     movb %al, %bl
@@ -96,7 +96,7 @@ next:
     jmp next
 table:
     .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
-    .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc)
+    .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87)
 
 argument:
     movw $0x504, %dx
@@ -214,6 +214,13 @@ result:                         /* EBX:EAX */
     outl %eax, %dx
     movl %ebx, %eax
     outl %eax, %dx
+    ret
+
+x87:                            /* what a KVM without hardware cannot emulate */
+    movw $3000, %cx
+1:  fld1
+    fninit
+    loop 1b
     ret
 
 HANDLER timer, 'T'

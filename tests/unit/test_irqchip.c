@@ -16,7 +16,7 @@
 
 extern const uint8_t irqchip_image[], irqchip_image_end[];
 
-enum Command { NONE, ONE_SHOT, DEADLINE, PERIODIC, SERVE, SIPI, IPI, SLEEP, STI, INIT };
+enum Command { NONE, ONE_SHOT, DEADLINE, PERIODIC, SERVE, SIPI, IPI, SLEEP, STI, INIT, X87 = 16 };
 
 static const char *const kinds[] = {"off", "split", "on"};
 
@@ -476,6 +476,33 @@ START_TEST(one_alone)
 }
 END_TEST
 
+/* Instructions this KVM may lack: one is rescued, many make all vCPUs leave KVM, with the
+ * controllers. Interrupts arrive all the same. */
+START_TEST(rescued)
+{
+    start(kinds[_i], 2);
+    command = SIPI;
+    wait_for('P', 1);
+    wait_for('.', 1);
+    command = X87;
+    wait_for('.', 2);
+    serve_for(20000);
+    ck_assert(_i == 0 || m->vcpus[0]->engine->is_software == m->vcpus[1]->engine->is_software);
+    ck_assert(_i == 0 || m->chips_in_kvm == !m->vcpus[0]->engine->is_software);
+    unsigned done = count('.');
+    command = IPI;
+    wait_for('i', 1);
+    wait_for('.', done + 1);
+    command = SLEEP;
+    wait_for('z', 1);
+    machine_lock(m);
+    apic_bus_msi(0xfee00000, 0x53);
+    machine_unlock(m);
+    wait_for('w', 1);
+    end();
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
     static const struct {
@@ -518,6 +545,7 @@ int main(void)
         {"behind_sti", behind_sti, 3},
         {"stop_and_reset", stop_and_reset, 3},
         {"one_alone", one_alone, 3},
+        {"rescued", rescued, 3},
         {"no_mwait", no_mwait, 1},
         {"bad_arguments", bad_arguments, 1},
     };

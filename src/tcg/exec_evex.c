@@ -58,12 +58,12 @@ static Fault pieces(CpuState *s, Tcg *t, const Insn *i, uint64_t elements, enum 
     return FAULT_NONE;
 }
 
-/* What is asked of an operand that is one. */
-static unsigned whole_align(const Tcg *t, const Insn *i, const VecThunk *th)
+/* Is each element accessed by itself? Where a mask keeps some from being accessed, and when what is
+ * stored is packed. */
+static bool by_element(const Insn *i, const VecThunk *th)
 {
     const EvexRow *e = &op_rows[i->row].evex;
-    return (e->flags & EV_PACK) && th->mem == VM_WRITE ? e->element
-                                                       : operand_align(t, th->mem_size);
+    return ((i->evex & EVEX_AAA) && e->suppress) || ((e->flags & EV_PACK) && th->mem == VM_WRITE);
 }
 
 /* AMD's processors store 64 bytes in two halves: what the first one meets comes before what was
@@ -86,12 +86,11 @@ static Fault first_half(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th, 
 static Fault memory_before(CpuState *s, Tcg *t, const Insn *i, const VecThunk *th,
                            uint64_t elements, gva_t *lin, void **host)
 {
-    const EvexRow *e = &op_rows[i->row].evex;
     uint8_t *buf = t->vec->buf;
-    bool write = th->mem == VM_WRITE, masked = (i->evex & EVEX_AAA) && e->suppress;
-    unsigned align = whole_align(t, i, th);
+    bool write = th->mem == VM_WRITE;
+    unsigned align = operand_align(t, th->mem_size);
     *host = buf;
-    if (!masked) {
+    if (!by_element(i, th)) {
         Fault f = vec_ea(s, t, i, th->attr, th->mem_size, write ? ACC_WRITE : ACC_READ, lin);
         if (f)
             return write && t->amd && !(th->attr & A_ALIGN16) ? first_half(s, t, i, th, f) : f;
@@ -148,9 +147,10 @@ static Fault evex_fn(CpuState *s, Tcg *t, const Insn *i)
     if (unlikely(f))
         return f;
     if (th->mem == VM_WRITE)
-        f = i->evex & EVEX_AAA
+        f = (i->evex & EVEX_AAA) || by_element(i, th)
                 ? pieces(s, t, i, elements, PIECE_WRITE)
-                : mem_write_operand(s, t, lin, t->vec->buf, th->mem_size, whole_align(t, i, th));
+                : mem_write_operand(s, t, lin, t->vec->buf, th->mem_size,
+                                    operand_align(t, th->mem_size));
     if (!f)
         vec_commit(s, t, i, th, &p, waits);
     return f;

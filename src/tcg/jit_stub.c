@@ -65,11 +65,35 @@ static void narrow_registers(Code *c, const Jit *j, bool load, bool wide)
     vector_moves(c, j->ymm ? MAP_VEX0F : MAP_0F, wide, 0, load);
 }
 
+/* ZMM0 to 15; as XMM where nothing is above their low 16 bytes: see vectors_in(). */
+static void load_wide(Code *c)
+{
+    for (unsigned k = 0; k < 48; k++) {
+        HostMem m = vec_slot(k / 3);
+        m.disp += 16 + 16 * (int32_t)(k % 3);
+        encode(c, &(Enc){.map = MAP_VEX0F,
+                         .opcode = k ? 0xeb : 0x6f, /* vpor xmm0, xmm0, m; vmovdqa xmm0, m */
+                         .pfx = PFX_66,
+                         .modrm = true,
+                         .mem = &m});
+    }
+    RAW(c, "\xc4\xe2\x79\x17\xc0"); /* vptest xmm0, xmm0 */
+    uint8_t *narrow = emit_jcc(c, 4, here(c));
+    vector_moves(c, MAP_EVEX0F, false, 0, true);
+    uint8_t *done = emit_jmp(c, here(c));
+    patch_rel32(narrow, c->run, here(c));
+    vector_moves(c, MAP_VEX0F, false, 0, true);
+    patch_rel32(done, c->run, here(c));
+}
+
 /* A piece that moves ZMM registers, with ZMM16 to 31 and the mask registers where rcx is 2. */
 static const uint8_t *zmm_stub(Code *c, bool load)
 {
     const uint8_t *at = here(c);
-    vector_moves(c, MAP_EVEX0F, false, 0, load);
+    if (load)
+        load_wide(c);
+    else
+        vector_moves(c, MAP_EVEX0F, false, 0, false);
     RAW(c, "\x48\xff\xc9"); /* dec rcx */
     uint8_t *first = emit_jcc(c, 4, here(c));
     vector_moves(c, MAP_EVEX0F, false, 16, load);

@@ -122,14 +122,13 @@ bool accel_init(Machine *m, GError **err)
         kvm_cpuid.rescued = !m->cfg.no_rescue;
     if (!irqchip_choose(m, kvm, err))
         return false;
-    /* IPIs by hypercall reach KVM's local APICs only; and KVM without hardware does not come back
-     * from VMCALL. */
-    if (kvm && (m->vm.irqchip == IRQCHIP_OFF || !host_has_vmx_or_svm()))
+    /* Under the one KVM on which that could be tried (kvm_amd on QEMU's SVM), a stock kernel stops
+     * at its first timer interrupts with EOI in memory, and two vCPUs lose an IPI sent by
+     * hypercall. */
+    if (kvm) {
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_IPI);
-    /* A stock kernel stops at its first timer interrupts with it, under the one KVM on which that
-     * could be tried. */
-    if (kvm)
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_EOI);
+    }
     if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
                      m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
         return false;

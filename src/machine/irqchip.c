@@ -19,18 +19,6 @@
 #include "switch/vcpu_loop.h"
 #include "vmstate/rules.h"
 
-bool host_has_vmx_or_svm(void)
-{
-    g_autofree char *text = NULL;
-    if (!g_file_get_contents("/proc/cpuinfo", &text, NULL, NULL))
-        return true;
-    const char *flags = strstr(text, "\nflags");
-    const char *end = flags ? strchr(flags + 1, '\n') : NULL;
-    g_autofree char *line =
-        flags ? g_strndup(flags, end ? (gsize)(end - flags) : strlen(flags)) : NULL;
-    return line && (strstr(line, " vmx ") || strstr(line, " svm "));
-}
-
 bool irqchip_choose(Machine *m, bool kvm, GError **err)
 {
     static const char *const name[] = {

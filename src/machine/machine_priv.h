@@ -97,9 +97,7 @@ bool pc_load(Machine *, GError **);
 
 /* irqchip.c: the interrupt controllers that VmCommon.irqchip names */
 bool irqchip_choose(Machine *, bool kvm, GError **); /* sets VmCommon.irqchip */
-/* KVM without VMX or SVM below it is a software back end: it runs some guests and not others. */
-bool host_has_vmx_or_svm(void);
-bool irqchip_init(Machine *, GError **); /* devices and vCPUs are there */
+bool irqchip_init(Machine *, GError **);             /* devices and vCPUs are there */
 /*
  * Main thread, all vCPUs paused. Home: from KVM to the devices here. Out: to KVM, if the vCPUs are
  * in it. Neither does anything where it is so already; after an error nothing has moved.

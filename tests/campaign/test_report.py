@@ -97,7 +97,7 @@ def report(tmp):
     square = dict(re.findall(r'<button class="([^"]*)" data-c="([^"]*)"', text))
     by_place = {v: k for k, v in re.findall(r'<button class="([^"]*)" data-c="([^"]*)"', text)}
     c.that("page: colours", by_place["1.184"] == "bad" and by_place["0.0"].startswith("c") and by_place["0.1"] == "gap", str(square)[:200])
-    c.that("page: seven maps of squares", p.tags.count("button") == 7 * 256 + 1, str(p.tags.count("button")))
+    c.that("page: ten maps of squares", p.tags.count("button") == 10 * 256 + 1, str(p.tags.count("button")))
 
     f.write_text(header(shards=1) + "".join(chunk(k) for k in range(10)))
     text, p = page_of("page without differences", ["report", f, "--html", out], out)

@@ -690,6 +690,14 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         const uint8_t *host2 = NULL;
         if (x->gpa2 != NO_GPA) {
             gpa_t page2;
+            /* Other code by now may not need the page behind, so that is not asked for first. */
+            unsigned off = gpa & ~PAGE_MASK;
+            if (x->gen != c->gen &&
+                memcmp(x->bytes, host + off, MIN_OF((uint64_t)x->size, PAGE_SIZE - off)) != 0) {
+                kill_block(t, x);
+                before = x;
+                continue;
+            }
             *fault = fetch_page(s, t, next_page(t, lin), &page2, &host2);
             if (*fault)
                 return NULL;

@@ -147,6 +147,26 @@ START_TEST(no_byte_in_the_second_page)
 }
 END_TEST
 
+/* Other code, whole in its page, where an instruction was cut by the page's end: the page behind is
+ * not asked for any more. */
+START_TEST(next_page_of_old_code)
+{
+    gpa_t page = G_CODE + 0x6000;
+    RunLimit limit = {.max_insns = 1, .stop_at_exception = true};
+    for (unsigned turn = 0; turn < 2; turn++) {
+        bool cut = !turn;
+        memcpy(gp(page - 2), cut ? "\x81\xc0\x11\x22\x33\x44" : "\x01\xc0\x11\x22\x33\x44", 6);
+        put64(G_PT + 8 * ((page - G_RAM) >> 12), cut ? page | 7 : 0);
+        engine_interp.enter(&guest.v); /* memory was written from elsewhere */
+        guest.v.st.rip = page - 2;
+        guest.v.st.gpr[RAX] = 1;
+        guest.v.st.run_state = RUN_RUNNING;
+        ck_assert_int_eq(engines[_i]->run(&guest.v, &limit).kind, EXIT_LIMIT);
+        ck_assert_uint_eq(guest.v.st.gpr[RAX], cut ? 0x44332212u : 2u);
+    }
+}
+END_TEST
+
 /* mov [rdi], esi; call rbx; add r13, rax; add r13, r9; add esi, 0x01234567; dec ecx; jnz; hlt */
 static const uint8_t patch_loop[] = {0x89, 0x37, 0xff, 0xd3, 0x49, 0x01, 0xc5,
                                      0x4d, 0x01, 0xcd, 0x81, 0xc6, 0x67, 0x45,
@@ -245,6 +265,7 @@ int main(void)
     tcase_add_loop_test(c, code_each_time, 0, 2);
     tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
+    tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);

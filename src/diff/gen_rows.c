@@ -405,22 +405,16 @@ static void masked_lanes(Gen *g)
     }
 }
 
-/* VSIB: each lane of the index leads where it should; those that are masked may lead anywhere. */
-static void gather(Gen *g)
+/* Addresses for the lanes of a gather's index register, one in `wild` of them anywhere, and the
+ * base to them. */
+static void gather_lanes(Gen *g, unsigned index, unsigned bytes, unsigned scale, uint32_t wild)
 {
     CpuState *s = S(g);
     const Insn *i = &g->i;
-    if (!(i->flags & IF_MEM) || g->c->insn[i->op_at + 1] >= 0xc0 ||
-        (g->c->insn[i->op_at + 1] & 7) != 4)
-        return;
-    unsigned sib = g->c->insn[i->op_at + 2], scale = sib >> 6;
-    unsigned index = i->index == GPR_ZERO ? 4 : i->index;
     unsigned lane = g->r->opcode & 1 ? 8 : 4;
     uint64_t middle = CASE_DATA + 0x2000;
-    masked_lanes(g);
-    g->has_target = false;
-    for (unsigned k = 0; k < 32 / lane; k++) {
-        uint64_t to = one_in(g, 3) ? gen_address(g, 8, 8) : gen_good_address(g, 8, 4);
+    for (unsigned k = 0; k < bytes / lane; k++) {
+        uint64_t to = one_in(g, wild) ? gen_address(g, 8, 8) : gen_good_address(g, 8, 4);
         if (!gen_allowed(g, to, 8) || to >= 0x80000000)
             to = CASE_DATA + CASE_DATA_GONE;
         int64_t v = (int64_t)(to - middle) >> scale;
@@ -440,37 +434,31 @@ static void gather(Gen *g)
     g->has_target = true;
 }
 
+/* VSIB: each lane of the index leads where it should; those that are masked may lead anywhere. */
+static void gather(Gen *g)
+{
+    const Insn *i = &g->i;
+    if (!(i->flags & IF_MEM) || g->c->insn[i->op_at + 1] >= 0xc0 ||
+        (g->c->insn[i->op_at + 1] & 7) != 4)
+        return;
+    unsigned sib = g->c->insn[i->op_at + 2], scale = sib >> 6;
+    unsigned index = i->index == GPR_ZERO ? 4 : i->index;
+    masked_lanes(g);
+    g->has_target = false;
+    gather_lanes(g, index, 32, scale, 3);
+}
+
 /* The same with a mask register; sib's index may be one of 32. */
 static void egather(Gen *g)
 {
-    CpuState *s = S(g);
     const Insn *i = &g->i;
     unsigned sib_at = i->op_at + 2u;
     if (!(i->flags & IF_MEM) || (g->c->insn[i->op_at + 1] & 7) != 4)
         return;
-    unsigned scale = g->c->insn[sib_at] >> 6, lane = g->r->opcode & 1 ? 8 : 4;
+    unsigned scale = g->c->insn[sib_at] >> 6;
     unsigned index =
         (i->index == GPR_ZERO ? 4u : i->index) + (g->code64 && !(i->evex & 8) ? 16 : 0);
-    uint64_t middle = CASE_DATA + 0x2000;
-    for (unsigned k = 0; k < 64 / lane; k++) {
-        uint64_t to = one_in(g, 5) ? gen_address(g, 8, 8) : gen_good_address(g, 8, 4);
-        if (!gen_allowed(g, to, 8) || to >= 0x80000000)
-            to = CASE_DATA + CASE_DATA_GONE;
-        int64_t v = (int64_t)(to - middle) >> scale;
-        if (lane == 8)
-            s->fpu.v[index].q[k] = (uint64_t)v;
-        else
-            s->fpu.v[index].d[k] = (uint32_t)v;
-    }
-    if (one_in(g, 2) && i->base < 16) {
-        s->gpr[i->base] = middle - (uint64_t)i->disp - gen_seg_base(g, i->seg);
-        if (i->asize == 4 || !g->code64)
-            s->gpr[i->base] = (uint32_t)s->gpr[i->base];
-        g->pinned |= 1u << i->base;
-        return;
-    }
-    g->target = middle;
-    g->has_target = true;
+    gather_lanes(g, index, 64, scale, 5);
 }
 
 static void string_lengths(Gen *g)

@@ -63,16 +63,6 @@ const char *log_name(enum LogCategory c)
     return categories[c].name;
 }
 
-void log_names(GString *out)
-{
-    gsize start = out->len;
-    for (unsigned c = 0; c < LOG_N; c++)
-        if (log_mask & (1u << c))
-            g_string_append_printf(out, "%s%s", out->len > start ? "," : "", categories[c].name);
-    if (out->len == start)
-        g_string_append(out, "none");
-}
-
 void log_help(GString *out)
 {
     for (unsigned c = 0; c < LOG_N; c++)

@@ -52,8 +52,6 @@ bool log_to_file(const char *path, GError **err);
 /* One name and help a line, for -d help. */
 void log_help(GString *out);
 const char *log_name(enum LogCategory);
-/* What is logged now: names separated by commas, or "none". */
-void log_names(GString *out);
 
 /* Unconditional; adds a newline. Use `if (log_on(LOG_X)) log_line(...)`. */
 void log_line(const char *fmt, ...) G_GNUC_PRINTF(1, 2);

@@ -299,30 +299,3 @@ bool pci_pirq_level(const PciBus *bus, int pirq)
 {
     return bus->raised[pirq & (N_PIRQS - 1)] > 0;
 }
-
-void pci_describe(const PciBus *bus, GString *out)
-{
-    for (unsigned i = 0; i < N_DEVFNS; i++) {
-        const PciFunction *f = bus->function[i];
-        if (!f)
-            continue;
-        g_string_append_printf(out, "00:%02x.%x %04x:%04x class %04x %s", i >> 3, i & 7,
-                               pci_get16(f, PCI_VENDOR_ID), pci_get16(f, PCI_DEVICE_ID),
-                               pci_get16(f, PCI_CLASS_DEVICE), f->name);
-        if (f->config[PCI_INT_PIN])
-            g_string_append_printf(out, ", pin %c PIRQ%c line %u", 'A' + f->config[PCI_INT_PIN] - 1,
-                                   'A' + pirq_of(f), f->config[PCI_INT_LINE]);
-        g_string_append_c(out, '\n');
-        for (unsigned n = 0; n < PCI_N_BARS; n++) {
-            const PciBar *bar = &f->bar[n];
-            if (bar->kind == PCI_BAR_NONE)
-                continue;
-            g_string_append_printf(out, "        BAR%u: %s, %#" G_GINT64_MODIFIER "x bytes, ", n,
-                                   bar->kind == PCI_BAR_IO ? "ports" : "memory", bar->size);
-            if (bar->region)
-                g_string_append_printf(out, "at %#" G_GINT64_MODIFIER "x\n", bar->base);
-            else
-                g_string_append(out, "not mapped\n");
-        }
-    }
-}

@@ -114,7 +114,4 @@ static inline void pci_set32(PciFunction *f, unsigned at, uint32_t v)
     pci_set16(f, at + 2, (uint16_t)(v >> 16));
 }
 
-/* One function and its BARs a line: for `info pci`. */
-void pci_describe(const PciBus *, GString *out);
-
 #endif

@@ -18,7 +18,6 @@ typedef struct StateHost StateHost;
 /* kvm false: the software engine alone. NULL and err where there is no usable KVM. */
 StateHost *state_host_new(bool kvm, GError **err);
 void state_host_free(StateHost *);
-Vcpu *state_host_vcpu(StateHost *);
 const VmCommon *state_host_vm(const StateHost *);
 
 /* Puts the state into the engine as it is, without rules or checks, and reads it back into *out.

@@ -185,11 +185,6 @@ void state_host_free(StateHost *h)
     g_free(h);
 }
 
-Vcpu *state_host_vcpu(StateHost *h)
-{
-    return &h->v;
-}
-
 const VmCommon *state_host_vm(const StateHost *h)
 {
     return &h->vm;

@@ -58,8 +58,8 @@ struct Machine {
     GSource *away_timer; /* brings them home; NULL: they are not away, or somebody moved them */
     bool away_moving;
 
-    bool chips_in_kvm;      /* KVM acts for the parked interrupt controllers: irqchip.c */
-    uint64_t pv_stopped_ns; /* the paravirtual clock at the last stop */
+    bool chips_in_kvm;   /* KVM acts for the parked interrupt controllers: irqchip.c */
+    int64_t pv_ahead_ns; /* the paravirtual clock less the machine's, at the last stop */
     enum RunStatus status;
     GMainLoop *loop;
     int exit_status;

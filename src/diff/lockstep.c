@@ -305,6 +305,7 @@ static bool check_machine(const Mode *mode, const Options *o, GError **err)
 static bool run_options(Mode *mode, Options *o, GError **err)
 {
     o->cfg.accel = accel(mode);
+    o->cfg.ram_file = true;
     o->cfg.kernel_irqchip = "off"; /* interrupts are ours to hand to both */
     if (!options_open(o, err))
         return false;

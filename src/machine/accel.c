@@ -101,12 +101,18 @@ static bool choose_first(Machine *m, GError **err)
     return false;
 }
 
+/* A software-only run must not depend on KVM in any way. */
+bool accel_wants_kvm(const Machine *m)
+{
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
+    return strcmp(accel, "interp") != 0 && strcmp(accel, "jit") != 0;
+}
+
 bool accel_init(Machine *m, GError **err)
 {
     CpuidTable kvm_cpuid;
-    /* A software-only run must not depend on KVM in any way. */
     const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
-    bool want_kvm = strcmp(accel, "interp") != 0 && strcmp(accel, "jit") != 0;
+    bool want_kvm = accel_wants_kvm(m);
     bool kvm = false;
 
     if (want_kvm)

@@ -29,6 +29,7 @@ typedef struct MachineConfig {
     const char *kernel_irqchip; /* on | split | off; NULL: what suits the machine */
     const char *cpu;            /* -cpu argument; NULL: "max" */
     uint64_t ram_bytes;
+    bool ram_file; /* RAM in a memfd, where SEEK_DATA tells what was touched */
     unsigned smp;
     unsigned tb_mib; /* -accel tb-size; 0: as the translator likes */
     const char *kernel, *initrd, *append, *bios;

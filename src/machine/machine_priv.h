@@ -116,6 +116,8 @@ void pvclock_stop(Machine *);
 void pvclock_read(Machine *);
 
 /* accel.c */
+/* Not with -accel interp and jit. */
+bool accel_wants_kvm(const Machine *);
 bool accel_init(Machine *, GError **);
 void accel_free(Machine *);
 /* What becomes of v when KVM cannot go on, or not well. Before it runs. */

@@ -1,5 +1,9 @@
 /*
- * Guest memory: one memfd for RAM, mapped once, used by every engine; one for the BIOS image.
+ * Guest memory: RAM, mapped once, used by every engine; a memfd for the BIOS image.
+ *
+ * RAM is anonymous memory in huge pages: a memfd gets none where the host's shmem_enabled says so,
+ * as most do. It is a memfd where somebody maps it twice (kvm/guard.c) or looks for what was never
+ * touched (lockstep).
  *
  * Map of a PC, low to high: RAM to 640 KiB, the VGA hole, 640 KiB-1 MiB of shadow blocks that the
  * host bridge's PAM registers point at RAM or ROM, RAM to 3 GiB, devices, the BIOS ending at 4 GiB,
@@ -36,6 +40,30 @@ static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err
         return false;
     }
     b->host = p;
+    return true;
+}
+
+/* So that a huge page of the guest is one of the host. */
+#define HUGE_PAGE (2ull << 20)
+
+static bool ram_anonymous(RamBlock *b, uint64_t size, GError **err)
+{
+    uint64_t room = size + HUGE_PAGE;
+    uint8_t *p = mmap(NULL, room, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
+                    "cannot map %" G_GUINT64_FORMAT " MiB of RAM: %s", size >> 20,
+                    g_strerror(errno));
+        return false;
+    }
+    b->size = size;
+    b->host = (uint8_t *)(((uintptr_t)p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+    if (b->host > p)
+        munmap(p, (size_t)(b->host - p));
+    if (b->host + size < p + room)
+        munmap(b->host + size, (size_t)(p + room - (b->host + size)));
+    (void)madvise(b->host, size, MADV_HUGEPAGE); /* a host without has small pages */
     return true;
 }
 
@@ -85,7 +113,9 @@ static bool load_bios(Machine *m, GError **err)
 bool memory_init(Machine *m, GError **err)
 {
     m->ram.fd = m->bios.fd = -1;
-    return block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err) &&
+    bool file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && accel_wants_kvm(m));
+    return (file ? block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err)
+                 : ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&
            (!(m->cfg.bios || m->cfg.bios_image) || load_bios(m, err));
 }
 

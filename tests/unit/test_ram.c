@@ -1,0 +1,61 @@
+/* What guest RAM is made of: huge pages where one mapping is enough, a file where it is not. */
+#include <check.h>
+#include <stdlib.h>
+
+#include "machine/machine_priv.h"
+
+static uint8_t bios[65536];
+
+static Machine *machine(const char *accel, unsigned smp, bool ram_file)
+{
+    GError *err = NULL;
+    MachineConfig cfg = {.accel = accel,
+                         .ram_bytes = 5ull << 20,
+                         .ram_file = ram_file,
+                         .smp = smp,
+                         .bios_image = bios,
+                         .bios_image_size = sizeof(bios)};
+    Machine *m = machine_new(&cfg, &err);
+    ck_assert_msg(m != NULL, "%s", err ? err->message : "");
+    /* All of it is there, and empty. */
+    const RamSlot *last = memmap_find(&m->mem, (5ull << 20) - 1);
+    ck_assert_ptr_nonnull(last);
+    uint8_t *end = last->host + last->size - 1;
+    ck_assert_uint_eq(*end, 0);
+    *end = 1;
+    return m;
+}
+
+START_TEST(kinds)
+{
+    static const struct {
+        const char *accel;
+        unsigned smp;
+        bool ram_file, file;
+    } rows[] = {{"interp", 1, false, false},     {"interp", 2, false, false},
+                {"jit:interp", 1, false, false}, {"tcg", 1, false, false},
+                {"tcg", 2, false, true}, /* KVM may come in, and guards pages in its own mapping */
+                {"interp", 1, true, true}};
+    for (unsigned k = 0; k < ARRAY_LEN(rows); k++) {
+        Machine *m = machine(rows[k].accel, rows[k].smp, rows[k].ram_file);
+        const RamSlot *s = memmap_find(&m->mem, 0);
+        ck_assert_int_eq(s->fd >= 0, rows[k].file);
+        if (!rows[k].file) /* guest's and host's huge pages are the same */
+            ck_assert_uint_eq((uintptr_t)s->host & ((2 << 20) - 1), 0);
+        machine_free(m);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tc = tcase_create("ram");
+    tcase_add_test(tc, kinds);
+    Suite *suite = suite_create("ram");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

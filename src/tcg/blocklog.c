@@ -55,7 +55,7 @@ void blocklog_out_asm(const Jit *j, const JitCode *code, const uint8_t *const ne
     g_autoptr(GString) out = g_string_new(NULL);
     const Block *b = code->block;
     const uint8_t *rw = code->start - j->run, *end = code->start + code->size;
-    g_string_append_printf(out, "OUT: [size=%u]\n  -- entry\n", code->size);
+    g_string_append_printf(out, "OUT: [size=%u]\n  -- entry\n", code->size + code->cold_size);
     append_code(out, 64, (uintptr_t)code->start, rw, (size_t)(next[0] - code->start));
     for (unsigned k = 0; k < b->n; k++) {
         const Insn *i = &b->insn[k];
@@ -66,6 +66,7 @@ void blocklog_out_asm(const Jit *j, const JitCode *code, const uint8_t *const ne
     }
     g_string_append(out, "  -- out of line\n");
     append_code(out, 64, (uintptr_t)tail, rw + (tail - code->start), (size_t)(end - tail));
+    append_code(out, 64, (uintptr_t)code->cold, code->cold - j->run, code->cold_size);
     log_text(out);
 }
 

@@ -115,6 +115,7 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_make_gates(j, &c);
     g_assert(!c.overflow);
     j->used = j->used_fixed = (size_t)(c.p - j->code_rw + 63) & ~(size_t)63;
+    j->cold_used = j->code_bytes / 2;
     if (perf_on)
         perf_code(j->code_rw + j->run, j->code_rw, j->used_fixed,
                   "tandem: in and out of translated code");
@@ -302,6 +303,7 @@ void jit_flush(Jit *j)
     }
     j->map_n = 0;
     j->used = j->used_fixed;
+    j->cold_used = j->code_bytes / 2;
     jit_slots_flush(j);
     j->slots = 0;
     j->pending = NULL;
@@ -441,6 +443,8 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     }
 }
 
+#define BLOCK_CODE_MAX (64u << 10) /* bytes of a block's code, and of what is out of line */
+
 static bool translatable(const Block *b)
 {
     const unsigned flat32 = DM_FLAT | DM_CS32 | DM_SS32 | DM_PROT;
@@ -480,6 +484,31 @@ static ptrdiff_t size_of(const Trans *x, const Insn *i)
                    ? 20
                    : 100;
     return op_rows[i->row].attr & (A_SSE | A_AVX | A_FPU) && access ? 100 : access ? 85 : 30;
+}
+
+/* Code that is out of line is written from here on. */
+static uint8_t *cold_at(const Jit *j)
+{
+    return j->code_rw + j->cold_used;
+}
+
+/* What is behind the last instruction of a block, and elsewhere: what seldom runs is not to take
+ * room in the processor's caches from what does. */
+static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
+{
+    Code *c = &x->c;
+    code->size = (uint32_t)(here(c) - code->start);
+    c->p = cold_at(x->j);
+    c->end = c->p + BLOCK_CODE_MAX;
+    code->cold = here(c);
+    for (unsigned k = 0; k < x->n_sites; k++) {
+        uint32_t at = (uint32_t)(here(c) - code->start);
+        code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
+        cold_code(x, code, &(struct Cold){.kind = COLD_HELPER, .k = (uint16_t)x->site_k[k]}, next);
+    }
+    for (unsigned k = 0; k < x->n_cold; k++)
+        cold_code(x, code, &x->cold[k], next);
+    code->cold_size = (uint32_t)(here(c) - code->cold);
 }
 
 /* All of b; false when there is no room, or (out_of_reach is set then) an island is out of reach.
@@ -536,23 +565,19 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     island(x, false);
     if (x->out_of_reach)
         return false;
-    for (unsigned k = 0; k < x->n_sites; k++) {
-        uint32_t at = (uint32_t)(here(c) - code->start);
-        code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
-        cold_code(x, code, &(struct Cold){.kind = COLD_HELPER, .k = (uint16_t)x->site_k[k]}, next);
-    }
-    for (unsigned k = 0; k < x->n_cold; k++)
-        cold_code(x, code, &x->cold[k], next);
+    out_of_line(x, code, next);
     return !c->overflow;
 }
 
 static void name_for_perf(const Jit *j, const JitCode *code)
 {
     const Vcpu *v = j->t->v;
-    char name[SYMBOL_TEXT];
+    char name[SYMBOL_TEXT + 8];
     if (!*symbols_text(v->vm->symbols, v->st.rip, name))
-        g_snprintf(name, sizeof(name), "guest-%#" G_GINT64_MODIFIER "x", v->st.rip);
+        g_snprintf(name, SYMBOL_TEXT, "guest-%#" G_GINT64_MODIFIER "x", v->st.rip);
     perf_code(code->start, code->start - j->run, code->size, name);
+    g_strlcat(name, ".cold", sizeof(name)); /* as gcc calls it */
+    perf_code(code->cold, code->cold - j->run, code->cold_size, name);
 }
 
 #define HEAD_BYTES 21 /* before entry_poll, in most blocks */
@@ -562,10 +587,10 @@ bool jit_translate(Jit *j, Block *b)
     static _Thread_local Trans trans;
     Trans *x = &trans;
     const uint8_t *next[BLOCK_MAX_INSNS + 1];
-    const size_t most = 64 << 10;
     if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
         return false;
-    if (j->used + most > j->code_bytes || j->slots + 2 * BLOCK_MAX_INSNS > JIT_SLOTS)
+    if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
+        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 2 * BLOCK_MAX_INSNS > JIT_SLOTS)
         jit_flush(j);
     JitCode *code = g_new0(JitCode, 1);
     code->sites = g_new(JitSite, ARRAY_LEN(x->site));
@@ -585,7 +610,8 @@ bool jit_translate(Jit *j, Block *b)
         x->dx_run = -1;
         x->ax = H_NONE;
         jit_scan(x);
-        x->c = (Code){.p = j->code_rw + j->used, .end = j->code_rw + j->used + most, .run = j->run};
+        x->c = (Code){
+            .p = j->code_rw + j->used, .end = j->code_rw + j->used + BLOCK_CODE_MAX, .run = j->run};
         done = translate(x, code, next);
     }
     if (!done) {
@@ -593,12 +619,12 @@ bool jit_translate(Jit *j, Block *b)
         g_free(code);
         return false;
     }
-    code->size = (uint32_t)(here(&x->c) - code->start);
     code->n_sites = (uint16_t)x->n_sites;
     code->sites = g_renew(JitSite, code->sites, MAX_OF(1u, x->n_sites));
     code->block = b;
     /* So that the next one's entry_poll, which loops come back to, begins a cache line. */
     j->used = ((j->used + code->size + HEAD_BYTES + 63) & ~(size_t)63) - HEAD_BYTES;
+    j->cold_used += code->cold_size;
     if (j->map_n == j->map_room) {
         j->map_room = MAX_OF(1024u, 2 * j->map_room);
         j->map = g_renew(JitCode *, j->map, j->map_room);

@@ -139,8 +139,8 @@ typedef struct JitSite {
 typedef struct JitCode {
     /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
      */
-    const uint8_t *start, *entry_far, *entry_poll, *entry;
-    uint32_t size;
+    const uint8_t *start, *entry_far, *entry_poll, *entry, *cold;
+    uint32_t size, cold_size; /* from start on, and from cold on */
     uint16_t n_sites;
     JitLink link[2];
     JitLink *in; /* links that lead here */
@@ -161,7 +161,8 @@ typedef struct Jit {
     int32_t hot_at; /* hot minus CpuState: what gs:[] adds */
     uint8_t *code_rw;
     int64_t run; /* executable minus writable */
-    size_t code_bytes, used, used_fixed;
+    /* Code that runs comes from the start on, what is out of line from the middle on. */
+    size_t code_bytes, used, used_fixed, cold_used;
     /* stubs */
     int (*enter)(const uint8_t *code);
     const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES], *s_fill[MMU_MODES][2];
@@ -278,7 +279,7 @@ struct Trans {
     unsigned n_runs;
     int16_t run_of[BLOCK_MAX_INSNS];
     int32_t run_at[BLOCK_MAX_INSNS];
-    const uint8_t *tail; /* after the last instruction: what is out of line */
+    const uint8_t *tail; /* after the last instruction: islands */
     bool ended;          /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
     struct Near {

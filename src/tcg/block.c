@@ -340,6 +340,23 @@ void blocks_kill_at_offset(Tcg *t, unsigned offset)
             kill_in_page(t, p, p->gpa + offset, 1, false);
 }
 
+bool blocks_float(const Tcg *t, const Block *b)
+{
+    const CodePage *p = code_page(t, b->gpa & PAGE_MASK);
+    return !p || p->floats;
+}
+
+void blocks_make_float(Tcg *t, const Block *b)
+{
+    CodePage *p = code_page(t, b->gpa & PAGE_MASK);
+    if (!p)
+        return;
+    p->floats = true;
+    for (unsigned k = 0; k < ARRAY_LEN(p->first); k++)
+        for (Block *x = p->first[k]; x; x = x->page_next[which_page(x, p->gpa)])
+            jit_block_dead(t->jit, x);
+}
+
 /* Pages above 4 GiB share flags: is any other of ours on this flag in use? */
 static bool flag_in_use(const Tcg *t, gpa_t page)
 {

@@ -63,9 +63,11 @@ struct Block {
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
+    uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
-#define NO_GPA (~0ull)
+#define NO_GPA       (~0ull)
+#define BLOCK_FLOATS 1ull
 
 /* A physical page this vCPU has blocks from. */
 #define CODE_GRAIN  16u
@@ -76,6 +78,7 @@ typedef struct CodePage {
     Block *first[PAGE_SIZE / CODE_STRIPE]; /* by where their bytes in this page begin */
     unsigned n, longest;                   /* blocks; most bytes that one of them has had here */
     unsigned cold_writes;                  /* since a block was last made here */
+    bool floats; /* has been met at two linear addresses: its translated code is for any */
     /* Pieces of CODE_GRAIN bytes that blocks have bytes in (or had): a write elsewhere is data's.
      */
     uint64_t used[PAGE_SIZE / CODE_GRAIN / 64];
@@ -127,6 +130,11 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 
 /* b has soft immediates and cannot be run translated: it is made anew without. */
 void blocks_harden(Tcg *t, Block *b);
+
+/* Does the page of b have code for any linear address? */
+bool blocks_float(const Tcg *t, const Block *b);
+/* From here on it has: what is translated of it goes. */
+void blocks_make_float(Tcg *t, const Block *b);
 
 /* Kills the blocks with a byte at this offset of any page. */
 void blocks_kill_at_offset(Tcg *t, unsigned offset);

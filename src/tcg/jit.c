@@ -376,7 +376,7 @@ static void by_helper(Trans *x, const Insn *i)
         x->mode &= ~(unsigned)DM_AC;
 }
 
-static void leave(Trans *x, enum JitExit why, uint32_t rip_off)
+static void leave(Trans *x, enum JitExit why, int64_t rip_off)
 {
     Code *c = &x->c;
     jit_rip(x, H_CX, rip_off);
@@ -521,9 +521,11 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     uint8_t *away = emit_jmp(c, here(c)); /* from the poll */
     jit_cold(x, away, COLD_POLL)->rip_off = x->off;
     code->entry_far = here(c);
-    emit_lea(c, b->mode & DM_CODE64, H_CX,
-             (HostMem){.base = H_AX, .index = H_NONE, .disp = -(int32_t)x->off});
-    emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
+    if (!x->fixed) {
+        emit_lea(c, b->mode & DM_CODE64, H_CX,
+                 (HostMem){.base = H_AX, .index = H_NONE, .disp = -(int32_t)x->off});
+        emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
+    }
     code->entry_poll = here(c);
     emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
     code8(c, 0xe3); /* jrcxz */
@@ -580,7 +582,7 @@ static void name_for_perf(const Jit *j, const JitCode *code)
     perf_code(code->cold, code->cold - j->run, code->cold_size, name);
 }
 
-#define HEAD_BYTES 21 /* before entry_poll, in most blocks */
+#define HEAD_BYTES 5 /* before entry_poll, in most blocks */
 
 bool jit_translate(Jit *j, Block *b)
 {
@@ -598,6 +600,8 @@ bool jit_translate(Jit *j, Block *b)
     x->t = j->t;
     x->b = b;
     x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+    x->fixed = !blocks_float(j->t, b);
+    b->fixed_at = x->fixed ? j->t->v->st.rip - x->off : BLOCK_FLOATS;
     uint32_t slots = j->slots;
     bool done = false;
     for (unsigned again = 0; again < 2 && !done; again++) {

@@ -13,8 +13,9 @@
  *   are loaded when a block first needs them and stored before any C code runs.
  * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
  *   with the page it met last.
- * - RIP: code does not know where it runs: the linear address of its page is in JitHot.ip_page. So
- *   code is keyed by physical address and survives remapping.
+ * - RIP: code is keyed by physical address and made for the linear address that its page has then
+ *   (Block.fixed_at). A page that turns up at another one as well has code that does not know where
+ *   it runs from then on: the linear address of its page is in JitHot.ip_page.
  * - Jumps: inside a page from block to block directly; otherwise through JitHot's jump cache, from
  *   linear address to code.
  *
@@ -93,7 +94,8 @@ typedef struct JitSlot {
 
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
-    uint64_t ip_page;           /* RIP of the first byte of the page of the running block */
+    uint64_t ip_page;           /* RIP of the first byte of the page of the running block, where
+                                   that is Block.fixed_at's BLOCK_FLOATS */
     uint64_t vec_away[3];       /* 0: the vector registers are the guest's, and SSE, AVX, AVX-512
                                    may run */
     uint64_t vec_was[3];        /* the same before C was called */
@@ -205,8 +207,18 @@ bool jit_supported(GError **err);
 /* NULL and err: no memory. */
 Jit *jit_new(Tcg *, GError **err);
 void jit_free(Jit *);
-/* Makes code for b; false: it stays with the interpreter. */
+/* Makes code for b at CpuState.rip; false: it stays with the interpreter. */
 bool jit_translate(Jit *, Block *b);
+/* May b's code (it has some) run with b at this RIP? */
+static inline bool jit_fits(const Block *b, uint64_t rip)
+{
+    return b->fixed_at == BLOCK_FLOATS || b->fixed_at == rip - (b->gpa & ~PAGE_MASK);
+}
+/* RIP of the first byte of the page of b, whose code runs. */
+static inline uint64_t jit_page(const Jit *j, const Block *b)
+{
+    return b->fixed_at == BLOCK_FLOATS ? j->hot->ip_page : b->fixed_at;
+}
 /* `info jit`, of this vCPU; on its thread, or while it is stopped. Appends. */
 void jit_describe(const Vcpu *, GString *out);
 void jit_run_init(Jit *);
@@ -263,6 +275,7 @@ struct Trans {
     Block *b;
     Code c;
     unsigned off;  /* of the block in its page */
+    bool fixed;    /* its page is at b->fixed_at */
     unsigned mode; /* decode mode at this instruction */
     unsigned k;    /* its number */
     bool vec[3];   /* SSE, AVX, AVX-512 registers are live here for sure */
@@ -300,7 +313,7 @@ struct Trans {
         uint8_t kind; /* enum ColdKind */
         int8_t link;
         uint16_t k;
-        uint32_t rip_off;
+        int64_t rip_off;
     } cold[4 * BLOCK_MAX_INSNS];
     unsigned n_cold;
     JitSite site[3 * BLOCK_MAX_INSNS];
@@ -316,9 +329,6 @@ bool jit_emit_insn(Trans *, const Insn *i, unsigned ax);
 bool jit_emit_branch(Trans *, const Insn *i);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
-/* Looks up rax in the jump cache, leaving the index in rdx; if it is not there, cold code of this
- * kind. */
-void jit_emit_lookup(Trans *, enum ColdKind);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */
 struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
 /* To cold code unless rcx is 1, or 0; rcx changes. The first, where it can, by an island that must
@@ -385,7 +395,13 @@ void jit_get(Trans *, unsigned to, unsigned r);
 void jit_put(Trans *, unsigned r, unsigned from);
 /* RSP += n, as the stack is in this mode. */
 void jit_move_rsp(Trans *, int32_t n);
-/* rax = ip_page + off, as RIP is in this mode. */
-void jit_rip(Trans *, unsigned to, uint32_t off);
+/* RIP at `off` bytes into the page of a block that is `fixed`. */
+static inline uint64_t jit_fixed_rip(const Trans *x, int64_t off)
+{
+    uint64_t rip = x->b->fixed_at + (uint64_t)off;
+    return x->mode & DM_CODE64 ? rip : (uint32_t)rip;
+}
+/* A register = RIP at `off` bytes into the page. */
+void jit_rip(Trans *, unsigned to, int64_t off);
 
 #endif

@@ -7,38 +7,62 @@
  */
 #include "tcg/jit.h"
 
-void jit_emit_lookup(Trans *x, enum ColdKind kind)
+/* Where the jump cache has `member` of the entry with the index in rdx, or of a RIP's. */
+static HostMem jump_member(const Trans *x, size_t member, const uint64_t *rip)
 {
-    Code *c = &x->c;
     int slot = jit_jump_slot(x->j, x->mode);
-    size_t jump = offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump);
-    HostMem neg = jit_hot(x->j, jump + offsetof(JJump, neg));
-    neg.index = H_DX;
-    neg.scale = 3;
-    encode(c, &(Enc){.map = MAP_0F,
-                     .opcode = 0xb7,
-                     .modrm = true,
-                     .reg = H_DX,
-                     .rm = H_AX}); /* movzx edx, ax */
-    emit_load(c, H_CX, neg);
-    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
-    jit_unless_zero(x, kind);
+    size_t at = offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump) + member;
+    HostMem m = jit_hot(x->j, at + (rip ? 8 * (*rip & (JJUMP_SIZE - 1)) : 0));
+    if (!rip) {
+        m.index = H_DX;
+        m.scale = 3;
+    }
+    return m;
+}
+
+/* edx = index in the jump cache of the RIP in rax */
+static void index_of_ax(Trans *x)
+{
+    encode(&x->c, &(Enc){.map = MAP_0F,
+                         .opcode = 0xb7,
+                         .modrm = true,
+                         .reg = H_DX,
+                         .rm = H_AX}); /* movzx edx, ax */
     x->dx_run = -1;
 }
 
-static HostMem code_slot(const Trans *x)
+/* Looks up rax in the jump cache, leaving the index in rdx unless the RIP is known now; if it is
+ * not there, cold code of this kind. */
+static void lookup(Trans *x, enum ColdKind kind, const uint64_t *rip)
 {
-    int slot = jit_jump_slot(x->j, x->mode);
-    HostMem m = jit_hot(x->j, offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump) +
-                                  offsetof(JJump, code));
-    m.index = H_DX;
-    m.scale = 3;
-    return m;
+    Code *c = &x->c;
+    if (!rip)
+        index_of_ax(x);
+    emit_load(c, H_CX, jump_member(x, offsetof(JJump, neg), rip));
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    jit_unless_zero(x, kind);
 }
 
 static void jump_to_code(Trans *x, HostMem m)
 {
     encode(&x->c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &m});
+}
+
+/* To the code that the look-up has found. */
+static void jump_by_cache(Trans *x, const uint64_t *rip)
+{
+    jump_to_code(x, jump_member(x, offsetof(JJump, code), rip));
+}
+
+/* To another page of the code's own choice: rax = its RIP, looked up. *rip: where it is known now.
+ */
+static const uint64_t *lookup_page(Trans *x, enum ColdKind kind, int64_t off, uint64_t *rip)
+{
+    if (x->fixed)
+        *rip = jit_fixed_rip(x, off);
+    jit_rip(x, H_AX, off);
+    lookup(x, kind, x->fixed ? rip : NULL);
+    return x->fixed ? rip : NULL;
 }
 
 static bool same_page(int64_t off)
@@ -47,11 +71,11 @@ static bool same_page(int64_t off)
 }
 
 /* A rel32 just written: leads to a block of this page, once there is one. */
-static void link_from(Trans *x, uint8_t *from, unsigned link, uint32_t off)
+static void link_from(Trans *x, uint8_t *from, unsigned link, int64_t off)
 {
     struct Cold *cold = jit_cold(x, from, COLD_LINK);
     cold->link = (int8_t)link;
-    cold->backward = off <= x->off + x->b->insn[x->k < x->b->n ? x->k : x->b->n - 1u].end;
+    cold->backward = off < x->off + x->b->insn[x->k < x->b->n ? x->k : x->b->n - 1u].end;
     cold->rip_off = off;
 }
 
@@ -59,17 +83,17 @@ void jit_emit_goto(Trans *x, unsigned link, int64_t off)
 {
     Code *c = &x->c;
     if (same_page(off)) {
-        link_from(x, emit_jmp(c, here(c)), link, (uint32_t)off);
+        link_from(x, emit_jmp(c, here(c)), link, off);
         return;
     }
     if (jit_jump_slot(x->j, x->mode) < 0) {
-        jit_cold(x, emit_jmp(c, here(c)), COLD_LOOKUP)->rip_off = (uint32_t)off;
+        jit_cold(x, emit_jmp(c, here(c)), COLD_LOOKUP)->rip_off = off;
         return;
     }
-    jit_rip(x, H_AX, (uint32_t)off);
-    jit_emit_lookup(x, COLD_LOOKUP);
-    x->cold[x->n_cold - 1].rip_off = (uint32_t)off;
-    jump_to_code(x, code_slot(x));
+    uint64_t at;
+    const uint64_t *rip = lookup_page(x, COLD_LOOKUP, off, &at);
+    x->cold[x->n_cold - 1].rip_off = off;
+    jump_by_cache(x, rip);
 }
 
 static int64_t target_off(const Trans *x, const Insn *i)
@@ -84,9 +108,8 @@ static void go_direct(Trans *x, const Insn *i)
         jit_emit_goto(x, 1, off);
         return;
     }
-    jit_rip(x, H_AX, (uint32_t)off);
-    jit_emit_lookup(x, COLD_HELPER);
-    jump_to_code(x, code_slot(x));
+    uint64_t at;
+    jump_by_cache(x, lookup_page(x, COLD_HELPER, off, &at));
 }
 
 static bool emit_jcc_insn(Trans *x, const Insn *i)
@@ -95,7 +118,7 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
     int64_t off = target_off(x, i);
     unsigned condition = op_rows[i->row].opcode & 15;
     if (same_page(off)) {
-        link_from(x, emit_jcc(c, condition, here(c)), 1, (uint32_t)off);
+        link_from(x, emit_jcc(c, condition, here(c)), 1, off);
     } else {
         uint8_t *skip = emit_jcc(c, condition ^ 1, here(c));
         go_direct(x, i);
@@ -142,11 +165,31 @@ void jit_move_rsp(Trans *x, int32_t n)
 static void push_return(Trans *x, const Insn *i)
 {
     HostMem m;
+    uint64_t rip = jit_fixed_rip(x, x->off + i->end);
+    bool w = i->opsize == 8;
     jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
-    jit_rip(x, H_CX, x->off + i->end);
-    jit_guard(x);
-    emit_rm(&x->c, 0x89, i->opsize == 8, H_CX, m);
+    if (x->fixed && (!w || (int64_t)rip == (int32_t)rip)) {
+        jit_guard(x);
+        encode(&x->c, &(Enc){.map = MAP_1B,
+                             .opcode = 0xc7,
+                             .w = w,
+                             .modrm = true,
+                             .mem = &m,
+                             .imm = (int64_t)rip,
+                             .imm_size = 4});
+    } else {
+        jit_rip(x, H_CX, x->off + i->end);
+        jit_guard(x);
+        emit_rm(&x->c, 0x89, w, H_CX, m);
+    }
     jit_move_rsp(x, -(int32_t)i->opsize);
+}
+
+/* Does push_return() leave rax alone? */
+static bool push_keeps_ax(const Trans *x)
+{
+    int run = x->run_of[x->k];
+    return (x->mode & DM_CODE64) && run >= 0 && x->run[run].ready;
 }
 
 static bool emit_jmp_direct(Trans *x, const Insn *i)
@@ -157,21 +200,21 @@ static bool emit_jmp_direct(Trans *x, const Insn *i)
 
 static bool emit_call_direct(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
     int64_t off = target_off(x, i);
-    HostMem code = jit_hot(x->j, offsetof(JitHot, tmp2));
     if (same_page(off)) {
         push_return(x, i);
         jit_emit_goto(x, 1, off);
         return true;
     }
-    jit_rip(x, H_AX, (uint32_t)off);
-    jit_emit_lookup(x, COLD_HELPER);
-    emit_load(c, H_CX, code_slot(x));
-    emit_store(c, H_CX, code);
+    uint64_t at;
+    const uint64_t *rip = lookup_page(x, COLD_HELPER, off, &at);
+    bool keeps = push_keeps_ax(x);
     push_return(x, i);
-    jit_rip(x, H_AX, (uint32_t)off);
-    jump_to_code(x, code);
+    if (!keeps)
+        jit_rip(x, H_AX, off);
+    if (!rip)
+        index_of_ax(x);
+    jump_by_cache(x, rip);
     return true;
 }
 
@@ -197,25 +240,25 @@ static bool emit_jmp_indirect(Trans *x, const Insn *i)
 {
     if (!indirect_target(x, i))
         return false;
-    jit_emit_lookup(x, COLD_HELPER);
-    jump_to_code(x, code_slot(x));
+    lookup(x, COLD_HELPER, NULL);
+    jump_by_cache(x, NULL);
     return true;
 }
 
 static bool emit_call_indirect(Trans *x, const Insn *i)
 {
-    Code *c = &x->c;
-    HostMem target = jit_hot(x->j, offsetof(JitHot, tmp)),
-            code = jit_hot(x->j, offsetof(JitHot, tmp2));
+    HostMem target = jit_hot(x->j, offsetof(JitHot, tmp));
     if (!indirect_target(x, i))
         return false;
-    jit_emit_lookup(x, COLD_HELPER);
-    emit_store(c, H_AX, target);
-    emit_load(c, H_CX, code_slot(x));
-    emit_store(c, H_CX, code);
+    lookup(x, COLD_HELPER, NULL);
+    bool keeps = push_keeps_ax(x);
+    if (!keeps)
+        emit_store(&x->c, H_AX, target);
     push_return(x, i);
-    emit_load(c, H_AX, target);
-    jump_to_code(x, code);
+    if (!keeps)
+        emit_load(&x->c, H_AX, target);
+    index_of_ax(x);
+    jump_by_cache(x, NULL);
     return true;
 }
 
@@ -225,9 +268,9 @@ static bool emit_ret(Trans *x, const Insn *i)
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
     jit_guard(x);
     emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
-    jit_emit_lookup(x, COLD_HELPER);
+    lookup(x, COLD_HELPER, NULL);
     jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
-    jump_to_code(x, code_slot(x));
+    jump_by_cache(x, NULL);
     return true;
 }
 
@@ -235,7 +278,9 @@ bool jit_emit_branch(Trans *x, const Insn *i)
 {
     const OpRow *r = &op_rows[i->row];
     bool code64 = x->mode & DM_CODE64, done = false;
-    if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0)
+    int64_t off = target_off(x, i);
+    if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0 ||
+        (!x->fixed && off != (int32_t)off))
         return false;
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         done = emit_jcc_insn(x, i);

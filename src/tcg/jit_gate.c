@@ -54,7 +54,7 @@ const uint8_t *jit_gate_syscall(Tcg *t, const Block *b, unsigned k)
         return NULL;
     t->cc = j->hot->cc;
     uint64_t flags = flags_get(s, t), cs = s->msr.star >> 32 & 0xffff;
-    s->gpr[RCX] = j->hot->ip_page + (b->gpa & ~PAGE_MASK) + b->insn[k].end;
+    s->gpr[RCX] = jit_page(j, b) + (b->gpa & ~PAGE_MASK) + b->insn[k].end;
     s->gpr[R11] = flags;
     flat_segments(s, cs, cs + 8, 0, true);
     return arrive(j, 0, mode, s->msr.lstar, flags & ~s->msr.fmask, code);

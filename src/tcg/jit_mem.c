@@ -29,8 +29,12 @@ void jit_put(Trans *x, unsigned r, unsigned from)
         emit_mov(&x->c, true, jit_host[r], from);
 }
 
-void jit_rip(Trans *x, unsigned to, uint32_t off)
+void jit_rip(Trans *x, unsigned to, int64_t off)
 {
+    if (x->fixed) {
+        emit_imm64(&x->c, to, jit_fixed_rip(x, off));
+        return;
+    }
     emit_load(&x->c, to, jit_hot(x->j, offsetof(JitHot, ip_page)));
     if (off)
         emit_lea(&x->c, x->mode & DM_CODE64, to,
@@ -61,9 +65,16 @@ bool jit_ea_to(Trans *x, const Insn *i, unsigned to)
         int64_t off = i->disp + x->off;
         if (off != (int32_t)off)
             return false;
-        emit_load(&x->c, H_AX, jit_hot(x->j, offsetof(JitHot, ip_page)));
-        m.base = H_AX;
-        m.disp = (int32_t)off;
+        if (x->fixed) {
+            uint64_t lin = x->b->fixed_at + (uint64_t)off;
+            emit_imm64(&x->c, at, wide ? lin : (uint32_t)lin);
+            m.base = (uint8_t)at;
+            m.disp = 0;
+        } else {
+            emit_load(&x->c, H_AX, jit_hot(x->j, offsetof(JitHot, ip_page)));
+            m.base = H_AX;
+            m.disp = (int32_t)off;
+        }
     } else {
         if (i->base != GPR_ZERO)
             m.base = (uint8_t)address_register(x, i->base, H_AX);
@@ -103,9 +114,11 @@ void jit_guard(Trans *x)
     x->guarded = false;
 }
 
-/* ea, [register + disp], with the host's address for the guest's, which rdx leads to. */
+/* ea, [register + disp] or [disp], with the host's address for the guest's, which rdx leads to. */
 static HostMem by_rdx(HostMem ea)
 {
+    if (ea.base == H_NONE)
+        return (HostMem){.base = H_DX, .index = H_NONE, .disp = ea.disp - 12};
     return (HostMem){.base = ea.base, .index = H_DX, .scale = 0, .disp = ea.disp - 12};
 }
 
@@ -143,36 +156,43 @@ static void shift_right(Code *c)
                      .rm = H_CX}); /* shrx rcx, rcx, rdx */
 }
 
-/* rcx is 1 if the first-level TLB lets `size` bytes from `base` on be accessed; rdx leads there. */
-static void tlb_check(Trans *x, unsigned base, unsigned size, bool write)
+/* rcx is 1 if the first-level TLB lets `size` bytes from ea on be accessed; rdx leads there. ea is
+ * a register or (its place in the table is known then) a number. */
+static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
 {
     Code *c = &x->c;
     size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
     HostMem tag = jit_hot(x->j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
     HostMem add = jit_hot(x->j, tlb + offsetof(JTlb, add));
-    tag.index = add.index = H_DX;
-    tag.scale = add.scale = 3;
-    encode(c, &(Enc){.map = MAP_VEX0F3A,
-                     .opcode = 0xf0,
-                     .pfx = PFX_F2,
-                     .w = true,
-                     .modrm = true,
-                     .reg = H_CX,
-                     .rm = (uint8_t)base,
-                     .imm_size = 1,
-                     .imm = PAGE_BITS}); /* rorx rcx, base, 12 */
-    encode(c, &(Enc){.map = MAP_0F,
-                     .opcode = 0xb7,
-                     .modrm = true,
-                     .reg = H_DX,
-                     .rm = H_CX}); /* movzx edx, cx */
+    if (ea.base == H_NONE) {
+        int32_t entry = (int32_t)((ea.disp >> PAGE_BITS & (JTLB_SIZE - 1)) * 8);
+        tag.disp += entry;
+        add.disp += entry;
+    } else {
+        tag.index = add.index = H_DX;
+        tag.scale = add.scale = 3;
+        encode(c, &(Enc){.map = MAP_VEX0F3A,
+                         .opcode = 0xf0,
+                         .pfx = PFX_F2,
+                         .w = true,
+                         .modrm = true,
+                         .reg = H_CX,
+                         .rm = ea.base,
+                         .imm_size = 1,
+                         .imm = PAGE_BITS}); /* rorx rcx, base, 12 */
+        encode(c, &(Enc){.map = MAP_0F,
+                         .opcode = 0xb7,
+                         .modrm = true,
+                         .reg = H_DX,
+                         .rm = H_CX}); /* movzx edx, cx */
+    }
     emit_load(c, H_CX, tag);
     emit_load(c, H_DX, add);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX,
-                       .index = (uint8_t)base,
+                       .index = ea.base,
                        .scale = 0,
-                       .disp = (int32_t)(PAGE_SIZE + size) - 1});
+                       .disp = ea.disp + (int32_t)(PAGE_SIZE + size) - 1});
     shift_right(c);
 }
 
@@ -206,13 +226,14 @@ static void slot_check(Trans *x, HostMem ea, unsigned size, int slot)
         shift_right(c);
 }
 
-/* Checks the linear addresses from ea on: [register + disp], in which rax is a scratch register.
+/* Checks the linear addresses from ea on: [register + disp], in which rax is a scratch register, or
+ * [disp], which is sign-extended.
  * Uses rcx and rdx, of which rcx is free afterwards. slot: by that, or (-1) by the first-level TLB.
  * Returns where the host has it. */
 static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, bool run)
 {
     Code *c = &x->c;
-    if (slot < 0 && ea.disp) {
+    if (slot < 0 && ea.disp && ea.base != H_NONE) {
         emit_lea(c, true, H_AX, ea);
         ea = (HostMem){.base = H_AX, .index = H_NONE};
     }
@@ -220,7 +241,7 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
     if (slot >= 0)
         slot_check(x, ea, size, slot);
     else
-        tlb_check(x, ea.base, size, write);
+        tlb_check(x, ea, size, write);
     struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
     cold->retry = retry;
     cold->run = run;
@@ -233,12 +254,28 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
     return by_rdx(ea);
 }
 
+/* Is there room beside disp for what a check adds to it? */
+static bool small(int64_t disp)
+{
+    const int32_t most = INT32_MAX - 2 * (int32_t)PAGE_SIZE;
+    return disp >= -most && disp <= most;
+}
+
 /* May [base + disp] be checked and accessed as it stands? */
 static bool in_place(const Trans *x, unsigned base, int64_t disp, unsigned asize)
 {
-    const int32_t most = INT32_MAX - (int32_t)PAGE_SIZE;
     return base < GPR_N && jit_host[base] != H_NONE && asize == 8 && (x->mode & DM_CODE64) &&
-           disp >= -most && disp <= most;
+           small(disp);
+}
+
+/* Is i's operand at an address that is known now, and fits an instruction? */
+static bool at_known_place(const Trans *x, const Insn *i, int64_t *lin)
+{
+    if (i->base != GPR_IP || !x->fixed || i->seg != SEG_NONE || i->index != GPR_ZERO ||
+        i->asize != 8 || !(x->mode & DM_CODE64))
+        return false;
+    *lin = (int64_t)(x->b->fixed_at + x->off + (uint64_t)i->disp);
+    return small(*lin);
 }
 
 /* [base + disp], in place or in rax. */
@@ -299,7 +336,10 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
         return true;
     }
     HostMem ea = {.base = H_AX, .index = H_NONE};
-    if (i->seg == SEG_NONE && i->index == GPR_ZERO && in_place(x, i->base, i->disp, i->asize))
+    int64_t lin;
+    if (at_known_place(x, i, &lin))
+        ea = (HostMem){.base = H_NONE, .index = H_NONE, .disp = (int32_t)lin};
+    else if (i->seg == SEG_NONE && i->index == GPR_ZERO && in_place(x, i->base, i->disp, i->asize))
         ea = place(x, i->base, (int32_t)i->disp);
     else if (!jit_ea(x, i))
         return false;

@@ -40,7 +40,7 @@ static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
     CpuState *s = &t->v->st;
     const Insn *i = &b->insn[k];
     t->blk = b;
-    t->blk_rip = s->gpr[GPR_IP] = j->hot->ip_page + (b->gpa & ~PAGE_MASK);
+    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, b) + (b->gpa & ~PAGE_MASK);
     t->at = i;
     t->cc = j->hot->cc;
     x87_collect(j);
@@ -69,7 +69,7 @@ static int go_on_at_rip(Jit *j)
     if (atomic_load(&v->request) & heeded(s))
         return RESUME;
     const Block *b = next_block(s, t);
-    if (!b || !b->jit)
+    if (!b || !b->jit || !jit_fits(b, s->rip))
         return RESUME;
     rf_done(s);
     jit_jump_fill(j, t->decode_mode, s->rip, b);
@@ -378,6 +378,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             return NEXT_BLOCK; /* find() makes another */
         if (unlikely(t->limited && t->insns_left < b->n))
             return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
+        if (unlikely(b->jit && !jit_fits(b, s->rip)))
+            blocks_make_float(t, b);
         if (!b->jit && !b->no_jit && (++b->runs > j->hot_after || b->soft))
             b->no_jit = !jit_translate(j, b);
         if (unlikely(b->soft && !b->jit)) {

@@ -683,6 +683,63 @@ START_TEST(mapped_anew)
 }
 END_TEST
 
+/* Code that is at one linear address for a while, then at another: where it is shows in what it
+ * pushes, in the addresses it makes of RIP, and in where it jumps. */
+START_TEST(at_two_places)
+{
+    static const uint8_t driver[] = {
+        0xb9, 32,   0,    0, 0, /* mov ecx, 32 */
+        0xff, 0xd6,             /* 1: call rsi */
+        0xf6, 0xc1, 7,          /* test cl, 7 */
+        0x75, 3,                /* jnz 2f */
+        0x48, 0x87, 0xfe,       /* xchg rsi, rdi */
+        0xff, 0xc9,             /* 2: dec ecx */
+        0x75, 0xf2,             /* jnz 1b */
+        0xf4,                   /* hlt */
+    };
+    static const uint8_t there[] = {
+        0x48, 0x8d, 0x05, 1,    0,    0,    0, /* lea rax, [rip + 1] */
+        0x48, 0x01, 0xc2,                      /* add rdx, rax */
+        0x48, 0x03, 0x15, 0xef, 0x06, 0,    0, /* add rdx, [0x800] */
+        0x48, 0x01, 0x15, 0xf0, 0x06, 0,    0, /* add [0x808], rdx */
+        0xe8, 0x0a, 0,    0,    0,             /* call 1f */
+        0xe8, 0xde, 0x10, 0,    0,             /* call 2f */
+        0xe9, 0xd9, 0x10, 0,    0,             /* jmp 2f */
+        0x58, 0x50, 0x48, 0x01, 0xc2, 0xc3,    /* 1: pop rax; push rax; add rdx, rax; ret */
+    };
+    static const uint8_t next_page[] = {
+        0x48, 0x8d, 0x05, 0xf0, 0xff, 0xff, 0xff, /* 2: lea rax, [rip - 16] */
+        0x48, 0x01, 0xc2,                         /* add rdx, rax */
+        0x48, 0xc1, 0xc2, 5,                      /* rol rdx, 5 */
+        0xc3,                                     /* ret */
+    };
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (unsigned k = 0; k < 4; k++) {
+        static CpuState in;
+        seed = k + 1;
+        j->kernel_slots = k & 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RSP] = DATA + 0x4800;
+        in.gpr[RSI] = 0x100;
+        in.gpr[RDI] = 0x2000 * (k + 1) + 0x100;
+        memset(memory, 0, sizeof(memory));
+        memcpy(memory + 0x100, there, sizeof(there));
+        memcpy(memory + 0x1200, next_page, sizeof(next_page));
+        memory[0x800] = 3;
+        n_cuts = 0;
+        must_agree(k, &in, driver, sizeof(driver));
+    }
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -694,6 +751,7 @@ int main(void)
     tcase_add_test(tc, random_blocks);
     tcase_add_test(tc, over_page_ends);
     tcase_add_test(tc, mapped_anew);
+    tcase_add_test(tc, at_two_places);
     Suite *suite = suite_create("jit");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

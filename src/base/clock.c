@@ -275,6 +275,11 @@ uint64_t timers_run(Clock *c)
     return c->running && c->head ? c->head->expire : NO_EXPIRY;
 }
 
+bool timers_late(const Clock *c, uint64_t ns)
+{
+    return c->head && c->running && c->head->expire + ns < clock_ns(c);
+}
+
 void timers_set_notify(Clock *c, void (*fn)(void *), void *opaque)
 {
     c->notify = fn;

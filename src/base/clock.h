@@ -46,6 +46,8 @@ uint64_t timer_expiry(const Timer *); /* NO_EXPIRY when not pending */
 
 /* Runs what has expired; returns the next expiry or NO_EXPIRY. Machine lock held. */
 uint64_t timers_run(Clock *);
+/* Has the earliest been due for `ns` already? Then who runs timers is late. Machine lock held. */
+bool timers_late(const Clock *, uint64_t ns);
 /* Called, with the lock held, when the earliest expiry moved forward: wakes whoever sleeps in poll.
  */
 void timers_set_notify(Clock *, void (*fn)(void *opaque), void *opaque);

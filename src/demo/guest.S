@@ -54,9 +54,11 @@
     movl %ebx, %eax
     movw $DEMO_PORT_TSC_HI, %dx
     outl %eax, %dx
-    movl TICKS, %eax
     movw $DEMO_PORT_TICKS, %dx
+    cli
+    movl TICKS, %eax
     outl %eax, %dx
+    sti
     incl %ebp
     testl $15, %ebp
     jnz \name\()_no_nap

@@ -247,7 +247,7 @@ static bool refuse_leftover(const DeviceClass *cls, GHashTable *props, GError **
     g_hash_table_iter_init(&it, props);
     if (!g_hash_table_iter_next(&it, &key, NULL))
         return true;
-    g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-device %s: no property '%s'", cls->name,
+    g_set_error(err, TANDEM_ERROR, ERR_USAGE, "device %s: no property '%s'", cls->name,
                 (char *)key);
     return false;
 }

@@ -3,8 +3,8 @@
  *
  * A tick is due at a multiple of the period from where the device started, so lateness never shifts
  * the phase. Ticks that could not be delivered in time follow one after another, closer together
- * than the period, so that a guest that counts ticks keeps its time. A second's worth is kept; what
- * is older is dropped: a guest that was stopped in a debugger should not be flooded.
+ * than the period, so that a guest that counts ticks keeps its time. Thirty seconds' worth is kept;
+ * what is older is dropped: a process that was stopped for long should not be flooded.
  */
 #ifndef TANDEM_DEVICES_CATCH_UP_H
 #define TANDEM_DEVICES_CATCH_UP_H
@@ -21,6 +21,8 @@
  * that deep. */
 #define CATCH_UP_BURST 16
 
+#define CATCH_UP_KEEP_S 30
+
 /*
  * All times in units of 1/hz seconds. *due is the moment of the next tick and is moved on when too
  * much piled up; returns when to deliver it, which is *due unless that is past. period > 0.
@@ -29,10 +31,11 @@ static inline uint64_t catch_up(uint64_t *due, uint64_t period, uint64_t now, ui
 {
     if (*due > now)
         return *due;
-    if (now - *due > hz)
-        *due += (now - *due - hz) / period * period;
+    if (now - *due > CATCH_UP_KEEP_S * hz)
+        *due += (now - *due - CATCH_UP_KEEP_S * hz) / period * period;
     uint64_t least = (uint64_t)((unsigned __int128)CATCH_UP_GAP_NS * hz / NS_PER_S);
-    return now + MAX_OF(MAX_OF(period / 4, least), 1);
+    uint64_t gap = now - *due > hz ? period / 32 : period / 4; /* far behind: make haste */
+    return now + MAX_OF(MAX_OF(gap, least), 1);
 }
 
 /* Units of 1/hz s that have passed at `ns`, and the first ns at which `ticks` have. */

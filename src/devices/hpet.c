@@ -161,7 +161,7 @@ static void service(Comparator *c)
     uint64_t left = until_match(c, c->seen);
     if (c->owed) {
         uint64_t due = now, period = c->config & TN_PERIODIC && c->period ? c->period : 1;
-        c->owed = MIN_OF(c->owed, HPET_HZ / period + 1); /* a second's worth, not more */
+        c->owed = MIN_OF(c->owed, CATCH_UP_KEEP_S * HPET_HZ / period + 1);
         left = catch_up(&due, period, now, HPET_HZ) - now;
     } else if (c->config & TN_PERIODIC) { /* no faster than CATCH_UP_GAP_NS */
         left = MAX_OF(left, CATCH_UP_GAP_NS * HPET_HZ / NS_PER_S / 2);

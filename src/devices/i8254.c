@@ -9,6 +9,7 @@
 #include "devices/i8254.h"
 
 #include "devices/catch_up.h"
+#include "devices/props.h"
 
 #define REFRESH_NS 15085 /* a refresh request of the PC/AT toggles bit 4 of port 0x61 */
 
@@ -38,6 +39,7 @@ typedef struct Pit {
     Counter c[3];
     IrqLine out0;
     bool irq_enabled, level;
+    bool discard; /* lost_tick_policy: a tick that finds the last one waiting is lost */
     bool (*busy)(void *opaque);
     void *busy_opaque;
     uint8_t port_b;
@@ -193,10 +195,13 @@ static void rise(Pit *p)
     uint64_t now = now_tick(p);
     if (!p->irq_enabled) /* nobody listens; i8254_set_irq_enabled() goes on */
         return;
-    if (!periodic(c) || !p->busy || !p->busy(p->busy_opaque)) {
+    bool waits = periodic(c) && p->busy && p->busy(p->busy_opaque);
+    if (!waits) {
         drive(p, false);
         drive(p, true);
-        p->due = next_rise(c, p->due, now);
+    }
+    if (!waits || p->discard) {
+        p->due = next_rise(c, p->discard && periodic(c) ? now : p->due, now);
         if (!p->due)
             return;
     }
@@ -425,11 +430,24 @@ void i8254_set_busy(Device *dev, bool (*busy)(void *opaque), void *opaque)
     ((Pit *)dev)->busy_opaque = opaque;
 }
 
+bool i8254_discards_ticks(const Device *dev)
+{
+    return ((const Pit *)dev)->discard;
+}
+
+uint64_t i8254_owed(const Device *dev)
+{
+    const Pit *p = (const Pit *)dev;
+    uint64_t now = now_tick(p);
+    bool any = periodic(&p->c[0]) && timer_pending(p->timer) && now >= p->due;
+    return any ? (now - p->due) / p->c[0].n + 1 : 0;
+}
+
 void i8254_irq_taken(Device *dev)
 {
     Pit *p = (Pit *)dev;
-    if (!periodic(&p->c[0]) || !timer_pending(p->timer) || p->burst >= CATCH_UP_BURST ||
-        now_tick(p) < p->due)
+    if (p->discard || !periodic(&p->c[0]) || !timer_pending(p->timer) ||
+        p->burst >= CATCH_UP_BURST || now_tick(p) < p->due)
         return;
     p->burst++;
     rise(p);
@@ -450,6 +468,8 @@ void i8254_set_irq_enabled(Device *dev, bool on)
 static bool realize(Device *dev, GHashTable *props, GError **err)
 {
     Pit *p = (Pit *)dev;
+    if (!prop_take_choice(dev, props, "lost_tick_policy", "delay", "discard", &p->discard, err))
+        return false;
     p->timer = timer_new(dev->board->clock, expired, p);
     p->irq_enabled = true;
     p->region[0] = io_map(dev->board->pio, 0x40, 4, &port_ops, p, "i8254");

@@ -21,6 +21,11 @@ void i8254_set_irq_enabled(Device *, bool on);
  * late; see catch_up.h. i8259_irq_pending(pic, 0) || ioapic_irq_pending(ioapic, 2).
  */
 void i8254_set_busy(Device *, bool (*busy)(void *opaque), void *opaque);
+/* The property lost_tick_policy: "delay" (default), or "discard" for ticks that are lost when they
+ * come late. */
+bool i8254_discards_ticks(const Device *);
+/* Periodic ticks that are due and have not been raised yet. */
+uint64_t i8254_owed(const Device *);
 /* A CPU has acknowledged an interrupt: what busy() held back may follow at once. */
 void i8254_irq_taken(Device *);
 

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "devices/catch_up.h"
+#include "devices/props.h"
 
 enum {
     REG_SECONDS,
@@ -55,6 +56,7 @@ typedef struct Rtc {
     Device dev;
     IrqLine irq;
     bool irq_enabled, level;
+    bool discard;      /* lost_tick_policy: a tick that finds the last one unread is lost */
     uint8_t index;     /* with the NMI mask in bit 7 */
     uint8_t cmos[128]; /* [REG_C] without what has not been looked for yet */
     bool running;      /* SET off and the divider on */
@@ -171,14 +173,19 @@ static uint64_t now_tick(const Rtc *r)
     return ns_to_ticks(now(r), RTC_HZ);
 }
 
-/* With the interrupt enabled each tick waits until the guest has read the one before (catch_up.h);
- * without, those that passed unseen are one. */
+/* Does each tick wait until the guest has read the one before (catch_up.h)? Else those that passed
+ * unseen are one: with the policy "discard", and without the interrupt. */
+static bool each_counts(const Rtc *r)
+{
+    return r->cmos[REG_B] & B_PIE && !r->discard;
+}
+
 static void update_periodic(Rtc *r)
 {
     uint64_t p = period(r), t = now_tick(r);
     if (!p || t < r->tick)
         return;
-    if (!(r->cmos[REG_B] & B_PIE))
+    if (!each_counts(r))
         r->tick += (t - r->tick) / p * p;
     else if (r->cmos[REG_C] & C_PF)
         return;
@@ -233,7 +240,7 @@ static uint8_t read_register(Rtc *r, unsigned index)
     case REG_C:
         /* With the interrupt enabled a tick comes by the timer alone: an interrupt handler that
          * reads until the register is 0 must come to an end, however late the host is. */
-        if (!(r->cmos[REG_B] & B_PIE))
+        if (!each_counts(r))
             update_periodic(r);
         drive(r);
         v = r->cmos[REG_C];
@@ -350,6 +357,8 @@ static bool realize(Device *dev, GHashTable *props, GError **err)
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &ts);
     gmtime_r(&ts.tv_sec, &tm);
+    if (!prop_take_choice(dev, props, "lost_tick_policy", "slew", "discard", &r->discard, err))
+        return false;
     r->irq = dev->board->isa_irq[8];
     r->irq_enabled = true;
     r->cmos[REG_A] = A_DV_RUN | 6; /* as PC firmware leaves it: 1024 Hz */

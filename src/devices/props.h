@@ -12,4 +12,8 @@
 bool prop_take_number(const Device *, GHashTable *props, const char *key, uint64_t max,
                       uint64_t *value, GError **);
 
+/* The same for one of two words: whether it is the second. */
+bool prop_take_choice(const Device *, GHashTable *props, const char *key, const char *first,
+                      const char *second, bool *is_second, GError **err);
+
 #endif

@@ -61,6 +61,11 @@ static void arm_timer_fd(Machine *m, uint64_t expiry)
     timerfd_settime(m->timer_fd, 0, &its, NULL);
 }
 
+void machine_timers_run(Machine *m)
+{
+    arm_timer_fd(m, timers_run(m->vm.clock));
+}
+
 static void timers_moved(void *opaque)
 {
     Machine *m = opaque;
@@ -74,7 +79,7 @@ static gboolean timer_fd_ready(int fd, GIOCondition cond, gpointer opaque)
     ssize_t n = read(fd, &ticks, sizeof(ticks));
     (void)n; /* EAGAIN: someone re-armed it meanwhile */
     machine_lock(m);
-    arm_timer_fd(m, timers_run(m->vm.clock));
+    machine_timers_run(m);
     machine_unlock(m);
     return G_SOURCE_CONTINUE;
 }

@@ -38,6 +38,7 @@ typedef struct MachineConfig {
     CharDev *serial[MACHINE_SERIALS];
     CharDev *debugcon;
     const char *const *devices;  /* -device arguments, NULL-terminated; may be NULL */
+    const char *const *globals;  /* -global arguments (options.c), NULL-terminated; may be NULL */
     const char *const *policies; /* -switch arguments, NULL-terminated; may be NULL */
     const char *record_rip;      /* -record-rip: as for machine_record_rip(); or NULL */
     const char *trace_engines;   /* -trace-engines: a file; or NULL */
@@ -95,6 +96,8 @@ bool machine_policy_delete(Machine *, unsigned number, GError **);
 bool machine_record_rip(Machine *, const char *text, uint64_t *n, GError **);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
+/* Periodic ticks of IRQ 0 that are due and have still to follow. Lock held. */
+uint64_t machine_ticks_owed(const Machine *);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */
 void machine_describe_pic(Machine *, GString *out);
 void machine_describe_lapic(Machine *, unsigned cpu, GString *out);

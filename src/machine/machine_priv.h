@@ -68,9 +68,13 @@ struct Machine {
     GSource *timer_source;
     _Atomic bool reset_pending, poweroff_pending;
     pthread_mutex_t remap_lock;
+    uint64_t globals_used; /* bits by index of MachineConfig.globals */
     MachineDmaFn *dma_fn;
     void *dma_opaque;
 };
+
+/* machine.c. Lock held: runs what has expired, whoever's thread this is. */
+void machine_timers_run(Machine *);
 
 /* memory.c */
 bool memory_init(Machine *, GError **);
@@ -84,6 +88,11 @@ void memory_remap(void *machine);
 extern const VcpuBus machine_bus;
 /* Lock held: VREQ_INTR as the interrupt controllers say for this vCPU. */
 void machine_update_intr(Vcpu *);
+
+/* globals.c: -global. Names that are no device's are refused first, what found no device last. */
+bool globals_init(Machine *, GError **);
+void globals_add(Machine *, const DeviceClass *, GHashTable *props);
+bool globals_all_used(const Machine *, GError **);
 
 /* pc.c */
 bool pc_init(Machine *, GError **);

@@ -75,6 +75,11 @@ void pc_irq_taken(Machine *m)
     hpet_irq_taken(m->pc.hpet);
 }
 
+uint64_t machine_ticks_owed(const Machine *m)
+{
+    return i8254_owed(m->pc.pit);
+}
+
 static void cpu_intr(void *opaque, bool level)
 {
     Vcpu *v = opaque;
@@ -217,6 +222,7 @@ static bool add_user_device(Machine *m, const char *arg, GError **err)
         }
         g_hash_table_replace(props, g_strndup(*p, (gsize)(eq - *p)), g_strdup(eq + 1));
     }
+    globals_add(m, cls, props);
     Device *d = device_new(cls, &m->board, props, err);
     if (!d)
         return false;
@@ -276,7 +282,12 @@ static bool fill_fw_cfg(Machine *m, GError **err)
 
 static bool make(Device **out, const DeviceClass *cls, Machine *m, GError **err)
 {
-    *out = device_new(cls, &m->board, NULL, err);
+    g_autoptr(GHashTable) props = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    globals_add(m, cls, props);
+    bool given = g_hash_table_size(props) != 0;
+    *out = device_new(cls, &m->board, props, err);
+    if (!*out && given)
+        g_prefix_error(err, "-global: ");
     return *out != NULL;
 }
 
@@ -300,6 +311,8 @@ bool pc_init(Machine *m, GError **err)
                     m->cfg.initrd ? "-initrd" : "-append");
         return false;
     }
+    if (!globals_init(m, err))
+        return false;
     for (int i = 0; i < 16; i++)
         m->board.isa_irq[i] = (IrqLine){isa_irq, m, i};
     for (int i = 0; i < 24; i++)
@@ -338,6 +351,8 @@ bool pc_init(Machine *m, GError **err)
         if (!add_user_device(m, *d, err))
             return false;
     }
+    if (!globals_all_used(m, err))
+        return false;
     fill_cmos(m);
     m->direct_boot = m->cfg.kernel != NULL;
     return fill_fw_cfg(m, err);

@@ -7,6 +7,20 @@
 #include "machine/machine_priv.h"
 #include "switch/vcpu_loop.h"
 
+/*
+ * On a busy host the main thread may be held up while a vCPU runs. What it should have done is then
+ * done here: ticks follow as fast as the guest ends the ones before. With the interrupt controllers
+ * in KVM nothing may be raised while they move, which is the main thread's to know.
+ */
+#define LATE_NS (NS_PER_MS / 5)
+
+static void unlock(Machine *m)
+{
+    if (!m->chips_in_kvm && timers_late(m->vm.clock, LATE_NS))
+        machine_timers_run(m);
+    machine_unlock(m);
+}
+
 static uint64_t mmio_read(Vcpu *v, gpa_t gpa, unsigned size)
 {
     Machine *m = v->machine;
@@ -29,7 +43,7 @@ static void mmio_write(Vcpu *v, gpa_t gpa, unsigned size, uint64_t value)
     machine_lock(m);
     lapic_set_current(v->apic);
     io_write(m->board.mmio, gpa, size, value);
-    machine_unlock(m);
+    unlock(m);
 }
 
 static uint32_t pio_read(Vcpu *v, uint16_t port, unsigned size)
@@ -50,7 +64,7 @@ static void pio_write(Vcpu *v, uint16_t port, unsigned size, uint32_t value)
         log_line("cpu %d out %#x/%u <- %#x", v->id, port, size, value);
     machine_lock(m);
     io_write(m->board.pio, port, size, value);
-    machine_unlock(m);
+    unlock(m);
 }
 
 /* While KVM has the local APIC, what they wait for here is the 8259s' INTR: with the local APICs
@@ -111,7 +125,7 @@ static bool apic_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
     machine_lock(m);
     bool ok = lapic_msr_write(v->apic, msr, value);
     machine_update_intr(v);
-    machine_unlock(m);
+    unlock(m);
     return ok;
 }
 

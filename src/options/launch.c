@@ -24,6 +24,7 @@ bool options_open_chardev(CharDev **out, const char *option, unsigned n, const c
 bool options_open(Options *o, GError **err)
 {
     o->cfg.devices = (const char *const *)o->devices->pdata;
+    o->cfg.globals = (const char *const *)o->globals->pdata;
     o->cfg.policies = (const char *const *)o->policies->pdata;
     o->cfg.symbols = (const char *const *)o->symbols->pdata;
     for (guint i = 0; i < o->serial->len; i++) {

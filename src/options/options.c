@@ -243,6 +243,41 @@ static bool opt_device(Options *o, const OptionRow *row, const char *arg, GError
     return true;
 }
 
+static bool opt_global(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    const char *dot = strchr(arg, '.'), *eq = strchr(arg, '=');
+    if (!dot || !eq || dot == arg || eq < dot + 2)
+        return bad(err, "-global %s: the form is DEVICE.PROPERTY=VALUE", arg);
+    g_ptr_array_add(o->globals, (char *)arg);
+    return true;
+}
+
+static bool rtc_prop(Options *o, const Prop *p, const char *arg, GError **err)
+{
+    const char *value = p->value ? p->value : "";
+    if (!strcmp(p->key, "driftfix")) {
+        bool slew = !strcmp(value, "slew");
+        g_ptr_array_add(o->globals, (char *)(slew ? "mc146818rtc.lost_tick_policy=slew"
+                                                  : "mc146818rtc.lost_tick_policy=discard"));
+        return slew || !strcmp(value, "none") ||
+               bad(err, "-rtc %s: there are driftfix=slew and driftfix=none", arg);
+    }
+    if (!strcmp(p->key, "base"))
+        return !strcmp(value, "utc") ||
+               bad(err, "-rtc %s: the clock chip shows UTC, base=utc", arg);
+    return bad(err, "-rtc %s: no property '%s'; there are driftfix and base", arg, p->key);
+}
+
+static bool opt_rtc(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    Prop *props = props_split(arg);
+    bool ok = true;
+    for (Prop *p = props; ok && p->key; p++)
+        ok = rtc_prop(o, p, arg, err);
+    props_free(props);
+    return ok;
+}
+
 static bool opt_nodefaults(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     o->nodefaults = true;
@@ -569,6 +604,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
     o->serial = g_ptr_array_new();
     o->monitor = g_ptr_array_new();
     o->devices = g_ptr_array_new();
+    o->globals = g_ptr_array_new();
     o->symbols = g_ptr_array_new();
     o->policies = g_ptr_array_new();
     o->strings = g_ptr_array_new_with_free_func(g_free);
@@ -580,6 +616,7 @@ bool options_parse(Options *o, int argc, char *const argv[], GError **err)
             return true;
     }
     g_ptr_array_add(o->devices, NULL);
+    g_ptr_array_add(o->globals, NULL);
     g_ptr_array_add(o->symbols, NULL);
     g_ptr_array_add(o->policies, NULL);
     return check(o, err);
@@ -590,6 +627,7 @@ void options_clear(Options *o)
     g_ptr_array_unref(o->serial);
     g_ptr_array_unref(o->monitor);
     g_ptr_array_unref(o->devices);
+    g_ptr_array_unref(o->globals);
     g_ptr_array_unref(o->symbols);
     g_ptr_array_unref(o->policies);
     g_ptr_array_unref(o->strings);

@@ -27,6 +27,7 @@ struct Options {
     GPtrArray *serial;   /* what -serial said, or the defaults: specs for chardev_open() */
     GPtrArray *monitor;  /* monitors of their own, besides those on a "mon:" serial port */
     GPtrArray *devices;  /* NULL-terminated */
+    GPtrArray *globals;  /* the same */
     GPtrArray *symbols;  /* NULL-terminated */
     GPtrArray *policies; /* NULL-terminated */
     const char *debugcon, *pidfile, *log_file, *log;

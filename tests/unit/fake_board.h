@@ -198,6 +198,15 @@ static inline Device *fake_device(const DeviceClass *cls)
     return d;
 }
 
+/* With one property. NULL and *err: it was refused. */
+static inline Device *fake_device_with(const DeviceClass *cls, const char *key, const char *value,
+                                       GError **err)
+{
+    g_autoptr(GHashTable) props = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    g_hash_table_insert(props, g_strdup(key), g_strdup(value));
+    return device_new(cls, &fb.board, props, err);
+}
+
 static inline uint8_t inb(uint16_t port)
 {
     return (uint8_t)io_read(fb.board.pio, port, 1);

@@ -34,6 +34,8 @@ static const struct {
     {"m", "1G"},
     {"name", "guest=x"},
     {"device", "isa-debug-exit,iobase=0xf4"},
+    {"global", "kvm-pit.lost_tick_policy=delay"},
+    {"rtc", "base=utc,driftfix=slew"},
     {"nodefaults", NULL},
     {"kernel", "k"},
     {"initrd", "i"},
@@ -206,6 +208,12 @@ START_TEST(values_arrive)
     ck_assert(o.cfg.no_rescue);
     ck_assert_int_eq(o.cfg.adaptive, ADAPTIVE_ON);
     options_clear(&o);
+    const char *rtc[] = {"-bios", "B", "-global", "a.b=c", "-rtc", "driftfix=none", NULL};
+    ck_assert(parse(&o, rtc, &err));
+    ck_assert_str_eq(o.globals->pdata[0], "a.b=c");
+    ck_assert_str_eq(o.globals->pdata[1], "mc146818rtc.lost_tick_policy=discard");
+    ck_assert_ptr_null(o.globals->pdata[2]);
+    options_clear(&o);
     const char *cache[] = {"-bios", "B", "-accel", "tcg,tb-size=7", NULL};
     ck_assert(parse(&o, cache, &err));
     ck_assert_str_eq(o.cfg.accel, "tcg");
@@ -312,6 +320,12 @@ static const struct {
     {{"-switches", "0", "-demo"}, {"-switches 0", "number"}},
     {{"-switches", "5", "-kernel", "k"}, {"-switches", "-demo"}},
     {{"-demo", "-kernel", "k"}, {"-demo", "-kernel"}},
+    {{"-global", "kvm-pit"}, {"-global kvm-pit", "DEVICE.PROPERTY=VALUE"}},
+    {{"-global", ".x=y"}, {"-global .x=y", "DEVICE.PROPERTY=VALUE"}},
+    {{"-global", "a.=y"}, {"-global a.=y", "DEVICE.PROPERTY=VALUE"}},
+    {{"-rtc", "driftfix=fast"}, {"driftfix=fast", "driftfix=slew"}},
+    {{"-rtc", "base=localtime"}, {"localtime", "UTC"}},
+    {{"-rtc", "clock=vm"}, {"'clock'", "driftfix"}},
     {{"-help=html"}, {"-help=html", "-help=man"}},
     {{"-S=on"}, {"-S=on", "unknown option"}},
 };

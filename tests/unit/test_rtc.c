@@ -302,6 +302,34 @@ START_TEST(late_host_catches_up)
 }
 END_TEST
 
+/* The same guest: of what passes in half a second, one tick is seen. */
+START_TEST(discarded_ticks_do_not_follow)
+{
+    GError *err = NULL;
+    device_free(rtc);
+    rtc = fake_device_with(&device_mc146818, "lost_tick_policy", "discard", &err);
+    g_assert_no_error(err);
+    set(10, 0x26);
+    set(11, 0x42);
+    get(12);
+    unsigned n = 0;
+    fake_ns += 500 * MS;
+    for (unsigned i = 0; i < 10000; i++) {
+        fake_advance(100000);
+        if (fb.level[8]) {
+            get(12);
+            ck_assert(!fb.level[8]);
+            n++;
+        }
+    }
+    ck_assert_uint_ge(n, 1024);
+    ck_assert_uint_le(n, 1026);
+    ck_assert_ptr_null(fake_device_with(&device_mc146818, "lost_tick_policy", "delay", &err));
+    ck_assert_msg(strstr(err->message, "slew and discard") != NULL, "%s", err->message);
+    g_error_free(err);
+}
+END_TEST
+
 START_TEST(hpet_takes_irq_8)
 {
     set(11, 0x52);
@@ -389,6 +417,7 @@ int main(void)
     tcase_add_test(tc, periodic_interrupt);
     tcase_add_test(tc, periodic_flag_without_interrupt);
     tcase_add_test(tc, late_host_catches_up);
+    tcase_add_test(tc, discarded_ticks_do_not_follow);
     tcase_add_test(tc, hpet_takes_irq_8);
     tcase_add_test(tc, memory);
     tcase_add_test(tc, reset_keeps_time_and_ends_interrupts);

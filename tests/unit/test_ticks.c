@@ -226,6 +226,7 @@ static const struct {
     {MS / 10, 13 * MS, 0, 0},
     {13 * MS, 7 * MS, 0, 0},
     {MS / 10, MS / 10, 900 * MS, 600 * MS},
+    {MS / 10, MS / 10, 5000 * MS, 3000 * MS},
     {3 * MS, MS / 10, 400 * MS, 200 * MS},
 };
 
@@ -234,7 +235,7 @@ START_TEST(every_tick_is_taken_once)
     unsigned s = (unsigned)_i % ARRAY_LEN(source), h = (unsigned)_i / ARRAY_LEN(source);
     const uint64_t step = MS / 10, end = 9 * NS_PER_S;
     source[s].start();
-    uint64_t start = fake_ns, late = 0, quiet = end + 2 * NS_PER_S;
+    uint64_t start = fake_ns, late = 0, quiet = end + 4 * NS_PER_S;
     for (uint64_t t = step; t <= quiet; t += step) {
         bool calm = t > end; /* time to catch up */
         fake_ns = start + t;
@@ -252,6 +253,57 @@ START_TEST(every_tick_is_taken_once)
     ck_assert_msg(late <= 1, "%s, host %u: %u ticks lost", source[s].name, h, (unsigned)late);
     ck_assert_msg(deepest <= CATCH_UP_BURST + 1, "%s, host %u: %u in a row", source[s].name, h,
                   deepest);
+}
+END_TEST
+
+/* lost_tick_policy=discard: a tick that comes while the last one waits is lost, and the phase
+ * stays. */
+START_TEST(discarded_ticks_are_lost)
+{
+    GError *err = NULL;
+    device_free(pit);
+    pit = fake_device_with(&device_i8254, "lost_tick_policy", "discard", &err);
+    g_assert_no_error(err);
+    ck_assert(i8254_discards_ticks(pit));
+    i8254_connect(pit, fb.board.isa_irq[0]);
+    i8254_set_busy(pit, irq0_busy, NULL);
+    init_pic(0xfe);
+    start_pit();
+    for (unsigned i = 0; i < 4; i++) {
+        fake_advance(400 * MS); /* nobody takes any */
+        run_cpu(true);
+        ck_assert_uint_eq(taken, 1);
+        for (unsigned j = 0; j < 100; j++) {
+            fake_advance(MS);
+            run_cpu(true);
+        }
+        ck_assert_msg(taken >= 100 && taken <= 102, "%u", taken);
+        taken = 0;
+    }
+    fake_advance(400 * MS);
+    run_cpu(true); /* the timer, too, was late: it owes nothing */
+    fake_ns += 400 * MS;
+    fake_advance(0);
+    for (unsigned j = 0; j < 10; j++)
+        run_cpu(true);
+    ck_assert_uint_eq(taken, 2);
+    ck_assert_ptr_null(fake_device_with(&device_i8254, "lost_tick_policy", "slew", &err));
+    ck_assert_msg(strstr(err->message, "delay and discard") != NULL, "%s", err->message);
+    g_error_free(err);
+}
+END_TEST
+
+/* What a process that was stopped for a minute owes is bounded. */
+START_TEST(backlog_is_bounded)
+{
+    unsigned s = (unsigned)_i;
+    source[s].start();
+    fake_ns += 60 * NS_PER_S;
+    for (unsigned i = 0; i < 50000; i++) {
+        fake_advance(MS / 10);
+        run_cpu(source[s].pic);
+    }
+    ck_assert_msg(taken >= 34900 && taken <= 35100, "%s: %u", source[s].name, taken);
 }
 END_TEST
 
@@ -375,6 +427,8 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, every_tick_is_taken_once, 0, ARRAY_LEN(source) * ARRAY_LEN(host));
     tcase_add_loop_test(tc, late_timers_do_not_add_up, 0, ARRAY_LEN(source));
+    tcase_add_test(tc, discarded_ticks_are_lost);
+    tcase_add_loop_test(tc, backlog_is_bounded, 0, ARRAY_LEN(source));
     tcase_add_test(tc, a_new_start_owes_nothing);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);

@@ -8,7 +8,7 @@ enum { OFF_MXCSR = 24, OFF_MXCSR_MASK = 28, OFF_ST = 32, OFF_XMM = 160 };
 
 #define OFFSET32(v) ((v)&0xffffffffffffull) /* offset and selector, reserved bytes 0 */
 
-static void x87_out(const FpuState *f, uint8_t *p, bool rex_w)
+void fpu_x87_out(const FpuState *f, uint8_t *p, bool rex_w)
 {
     unsigned top = f->fsw >> FPU_TOP_SHIFT & 7;
     uint64_t fip = rex_w ? f->fip : OFFSET32(f->fip), fdp = rex_w ? f->fdp : OFFSET32(f->fdp);
@@ -23,7 +23,7 @@ static void x87_out(const FpuState *f, uint8_t *p, bool rex_w)
         memcpy(p + OFF_ST + 16 * i, &f->r[(top + i) & 7], 10);
 }
 
-static void x87_in(FpuState *f, const uint8_t *p, bool rex_w)
+void fpu_x87_in(FpuState *f, const uint8_t *p, bool rex_w)
 {
     memcpy(&f->fcw, p + OFF_FCW, 2);
     memcpy(&f->fsw, p + OFF_FSW, 2);
@@ -46,14 +46,14 @@ static void x87_in(FpuState *f, const uint8_t *p, bool rex_w)
         memcpy(&f->r[(top + i) & 7], p + OFF_ST + 16 * i, 10);
 }
 
-static uint32_t mxcsr_mask(const FpuState *f)
+uint32_t fpu_mxcsr_mask(const FpuState *f)
 {
     return f->mxcsr_mask ? f->mxcsr_mask : 0xffbf; /* SDM vol. 1, 11.6.6 */
 }
 
 static void mxcsr_out(const FpuState *f, uint8_t *p)
 {
-    uint32_t mask = mxcsr_mask(f);
+    uint32_t mask = fpu_mxcsr_mask(f);
     memcpy(p + OFF_MXCSR, &f->mxcsr, 4);
     memcpy(p + OFF_MXCSR_MASK, &mask, 4);
 }
@@ -61,7 +61,7 @@ static void mxcsr_out(const FpuState *f, uint8_t *p)
 void fpu_to_fxsave(const FpuState *f, uint8_t image[512], bool rex_w)
 {
     memset(image, 0, FXSAVE_SIZE);
-    x87_out(f, image, rex_w);
+    fpu_x87_out(f, image, rex_w);
     mxcsr_out(f, image);
     for (unsigned i = 0; i < 16; i++)
         memcpy(image + OFF_XMM + 16 * i, f->v[i].b, 16);
@@ -69,9 +69,9 @@ void fpu_to_fxsave(const FpuState *f, uint8_t image[512], bool rex_w)
 
 void fpu_from_fxsave(FpuState *f, const uint8_t image[512], bool rex_w)
 {
-    x87_in(f, image, rex_w);
+    fpu_x87_in(f, image, rex_w);
     memcpy(&f->mxcsr, image + OFF_MXCSR, 4);
-    f->mxcsr &= mxcsr_mask(f);
+    f->mxcsr &= fpu_mxcsr_mask(f);
     for (unsigned i = 0; i < 16; i++)
         memcpy(f->v[i].b, image + OFF_XMM + 16 * i, 16);
 }
@@ -218,7 +218,7 @@ size_t fpu_to_xsave(const FpuState *f, const CpuidTable *t, uint64_t rfbm, uint8
     uint64_t bv = fpu_xinuse_of(f, rfbm);
     memcpy(image + XSAVE_HEADER, &bv, 8);
     if (rfbm & BIT(XC_X87))
-        x87_out(f, image, true);
+        fpu_x87_out(f, image, true);
     if (rfbm & (BIT(XC_SSE) | BIT(XC_AVX)))
         mxcsr_out(f, image);
     for (unsigned c = XC_SSE; c <= XC_PKRU; c++) {
@@ -246,12 +246,12 @@ bool fpu_from_xsave(FpuState *f, const CpuidTable *t, uint64_t rfbm, const uint8
     rfbm &= offered;
     bool has_mxcsr = rfbm & (BIT(XC_SSE) | BIT(XC_AVX));
     if ((bv & ~offered) || memcmp(image + XSAVE_HEADER + 8, zero, 16) != 0 ||
-        size < image_end(t, bv & rfbm) || (has_mxcsr && (mxcsr & ~mxcsr_mask(f))))
+        size < image_end(t, bv & rfbm) || (has_mxcsr && (mxcsr & ~fpu_mxcsr_mask(f))))
         return false;
 
     fpu_init_components(f, rfbm & ~bv);
     if (rfbm & bv & BIT(XC_X87))
-        x87_in(f, image, true);
+        fpu_x87_in(f, image, true);
     if (has_mxcsr)
         f->mxcsr = mxcsr;
     for (unsigned c = XC_SSE; c <= XC_PKRU; c++) {

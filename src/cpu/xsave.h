@@ -38,6 +38,13 @@ void fpu_to_fxsave(const FpuState *, uint8_t image[512], bool rex_w);
 /* Bits of MXCSR outside mxcsr_mask are dropped (the instruction's #GP is its handler's). */
 void fpu_from_fxsave(FpuState *, const uint8_t image[512], bool rex_w);
 
+/* Of it, the x87 registers with their control words: bytes 0 to 23 and the 16 bytes of each of ST0
+ * to ST7, whose last 6 are left alone. */
+void fpu_x87_out(const FpuState *, uint8_t *image, bool rex_w);
+void fpu_x87_in(FpuState *, const uint8_t *image, bool rex_w);
+/* The bits that MXCSR has. */
+uint32_t fpu_mxcsr_mask(const FpuState *);
+
 /* The components that are not in their initial state (SDM vol. 1, 13.6): what XSTATE_BV says. It is
  * worked out from the registers, so no instruction has to keep FpuState.xstate_bv. MXCSR does not
  * count: XSAVE stores and XRSTOR loads it apart from XSTATE_BV in the standard form. */

@@ -5,6 +5,7 @@
 #include "cpu/xsave.h"
 #include "tcg/exec.h"
 #include "tcg/x87.h"
+#include "tcg/xsave_fast.h"
 
 enum { AT_MXCSR = 24, AT_ST = 32, AT_XMM = 160, XMM_BYTES = 16 };
 
@@ -16,10 +17,6 @@ static bool rex_w(const Insn *i)
 static unsigned xmm_count(const Tcg *t)
 {
     return t->code64 ? 16 : 8;
-}
-static uint32_t mxcsr_mask(const FpuState *f)
-{
-    return f->mxcsr_mask ? f->mxcsr_mask : 0xffbf;
 }
 
 /* ---- FXSAVE, FXRSTOR ---- */
@@ -108,7 +105,7 @@ DEF_EXEC(fxrstor)
     unsigned n = xmm_count(t);
     if (s->cr4 & CR4_OSFXSR) {
         memcpy(&mxcsr, image + AT_MXCSR, 4);
-        if (mxcsr & ~mxcsr_mask(&s->fpu))
+        if (mxcsr & ~fpu_mxcsr_mask(&s->fpu))
             return raise_gp0(t);
     } else {
         memcpy(image + AT_MXCSR, own + AT_MXCSR, 4);
@@ -122,14 +119,25 @@ DEF_EXEC(fxrstor)
 
 /* ---- XSAVE ---- */
 
-/* Checks, address and the requested-feature bitmap of all three. */
-static Fault xs_begin(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin, uint64_t *rfbm)
+/* Checks of all three, and the requested-feature bitmap. */
+static Fault xs_allowed(CpuState *s, Tcg *t, uint64_t *rfbm)
 {
     if (!(s->cr4 & CR4_OSXSAVE))
         return raise_ud(t);
     if (s->cr0 & CR0_TS)
         return raise_exc(t, VEC_NM);
     *rfbm = ((s->gpr[RDX] << 32) | (uint32_t)s->gpr[RAX]) & s->xcr0;
+    return FAULT_NONE;
+}
+
+/* Is it one of those that xsave_fast.c may take, at *lin? */
+static bool xs_plain(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
+{
+    return rex_w(i) && !unlikely(s->dr7 & 0xff) && !ea_lin(s, t, i, XSAVE_EXTENDED, a, lin);
+}
+
+static Fault xs_begin(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
+{
     Fault f = FAULT_NONE;
     if (t->amd) { /* the first byte comes first */
         gva_t at = t->code64 ? 0 : ea_offset(s, i) + s->seg[i->seg].base;
@@ -205,7 +213,11 @@ static Fault xsave_common(CpuState *s, Tcg *t, const Insn *i, bool optimised)
     uint64_t rfbm, bv;
     uint8_t image[XSAVE_SIZE_MAX];
     const CpuidTable *cpuid = t->v->vm->cpuid;
-    Fault f = xs_begin(s, t, i, ACC_WRITE, &lin, &rfbm);
+    Fault f = xs_allowed(s, t, &rfbm);
+    if (!f && xs_plain(s, t, i, ACC_WRITE, &lin) && xsave_fast(s, t, lin, rfbm, optimised))
+        return FAULT_NONE;
+    if (!f)
+        f = xs_begin(s, t, i, ACC_WRITE, &lin);
     if (f)
         return f;
     size_t used = fpu_to_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image));
@@ -287,7 +299,11 @@ DEF_EXEC(xrstor)
     uint8_t image[XSAVE_SIZE_MAX];
     static const uint8_t zero[16];
     const CpuidTable *cpuid = t->v->vm->cpuid;
-    Fault f = xs_begin(s, t, i, ACC_READ, &lin, &rfbm);
+    Fault f = xs_allowed(s, t, &rfbm);
+    if (!f && xs_plain(s, t, i, ACC_READ, &lin) && xrstor_fast(s, t, lin, rfbm))
+        return FAULT_NONE;
+    if (!f)
+        f = xs_begin(s, t, i, ACC_READ, &lin);
     if (f)
         return f;
     unsigned bytes = area_bytes(cpuid, rfbm);

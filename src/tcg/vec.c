@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "tcg/xsave_fast.h"
 #include "tcg/x87.h"
 
 /*
@@ -36,6 +37,7 @@ bool vec_init(Tcg *t, GError **err)
     close(fd);
     c->thunks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
     x87_probe(c);
+    xsave_map_init(&c->xsave, t->v->vm->cpuid);
     t->vec = c;
     return true;
 

@@ -22,7 +22,15 @@
 #ifndef TANDEM_TCG_VEC_H
 #define TANDEM_TCG_VEC_H
 
+#include "cpu/xsave.h"
 #include "tcg/tcg.h"
+
+/* Where the guest's CPU has the components of an XSAVE area: xsave_fast.c. */
+typedef struct XsaveMap {
+    uint64_t offered;
+    uint32_t off[XC_PKRU + 1], end[XC_PKRU + 1];
+    bool known; /* all is laid out as FpuState has places for */
+} XsaveMap;
 
 /* Thunks address this by 8-bit displacements from RCX: offsets are fixed in vec_thunk.c. */
 typedef struct VecCtx {
@@ -37,7 +45,8 @@ typedef struct VecCtx {
     _Alignas(64) uint8_t buf[64];         /* copy of the memory operand */
     _Alignas(64) uint8_t fx[512];         /* x87 state an instruction runs on: x87.h */
     bool keeps_fip, keeps_fdp, keeps_fop; /* x87_probe() */
-    bool hides_pointers;    /* AMD: images of FXSAVE and XSAVE have them with FSW.ES only */
+    bool hides_pointers; /* AMD: images of FXSAVE and XSAVE have them with FSW.ES only */
+    XsaveMap xsave;
     GHashTable *thunks;     /* uint64_t key -> VecThunk */
     uint8_t *code_rw;       /* one memfd, mapped twice: written here, */
     const uint8_t *code_rx; /* run there */

@@ -1,6 +1,7 @@
 /* FXSAVE and XSAVE: images made from CpuState against the processor's own, and the instructions
  * against the processor's. */
 #include "native.h"
+#include "tcg/vec.h"
 
 static uint32_t host_xcr0(void)
 {
@@ -216,6 +217,86 @@ START_TEST(instructions)
 }
 END_TEST
 
+/* One instruction of the engine, by the quick way or the long one. */
+static void run_at(unsigned n, uint64_t lin, bool quick)
+{
+    const uint8_t code[16] = {0x48, 0x0f, 0xae, (uint8_t)(0x03 | n << 3)};
+    CpuState *s = &guest.v.st;
+    Tcg *t = tcg();
+    Insn i;
+    uint64_t v;
+    t->vec->xsave.known = quick;
+    t->zmm_clean = false;
+    s->gpr[RBX] = lin;
+    t->blk_rip = s->rip;
+    ck_assert_int_eq(decode(&i, code, 15, t->decode_mode, t->features), DECODE_OK);
+    for (unsigned k = 0; k < 2; k++) { /* both pages are in the TLB */
+        ck_assert_int_eq(mem_read(s, t, lin + k * PAGE_SIZE, 1, &v), FAULT_NONE);
+        ck_assert_int_eq(mem_write(s, t, lin + k * PAGE_SIZE, 1, v), FAULT_NONE);
+    }
+    ck_assert_int_eq(i.exec(s, t, &i), FAULT_NONE);
+    ck_assert(!t->zmm_clean || !(fpu_xinuse(&s->fpu) & BIT(XC_ZMM_HI256)));
+}
+
+/* A state with some components as they are at first. */
+static void mixed_fpu(FpuState *f)
+{
+    random_fpu(f);
+    for (unsigned k = 0; k < 32; k++)
+        for (unsigned q = k < 16 ? 4 : 0; q < 8; q++)
+            f->v[k].q[q] = rnd();
+    for (unsigned k = 0; k < 8; k++)
+        f->k[k] = rnd();
+    fpu_init_components(f, ~cpuid_xcr0_mask(&guest.cpuid) | rnd());
+    if (one_in(4))
+        f->v[rnd() % 16].b[rnd() % 64] = 1;
+}
+
+START_TEST(quick_way)
+{
+    enum { AREA = 4096 };
+    static const uint8_t ops[] = {4, 5, 6};
+    CpuState *s = &guest.v.st;
+    Tcg *t = tcg();
+    uint64_t offered = cpuid_xcr0_mask(&guest.cpuid) & XCR0_KNOWN;
+    s->cr4 |= CR4_OSXSAVE;
+    s->xcr0 = offered;
+    engine_ready();
+    ck_assert(t->vec->xsave.known);
+    for (unsigned round = 0; round < 3000; round++) {
+        static uint8_t before[AREA], slow[AREA];
+        uint64_t lin = G_DATA + (rnd() % (WINDOW - AREA) & ~63ull), bv = rnd() & offered;
+        unsigned n = ops[round % ARRAY_LEN(ops)];
+        uint8_t *area = gp(lin);
+        FpuState state, by_slow;
+        if (n == 6 && !t->features[FEAT_XSAVEOPT])
+            continue;
+        for (unsigned k = 0; k < AREA; k++)
+            area[k] = (uint8_t)rnd();
+        if (n == 5) {
+            memset(area + XSAVE_HEADER, 0, XSAVE_HEADER_SIZE);
+            memcpy(area + XSAVE_HEADER, &bv, 8);
+            area[26] = area[27] = 0;
+        }
+        memcpy(before, area, AREA);
+        s->gpr[RAX] = one_in(4) ? rnd() : ~0u;
+        s->gpr[RDX] = 0;
+        mixed_fpu(&state);
+        s->fpu = state;
+        run_at(n, lin, false);
+        memcpy(slow, area, AREA);
+        by_slow = s->fpu;
+        memcpy(area, before, AREA);
+        s->fpu = state;
+        run_at(n, lin, true);
+        s->fpu.xstate_bv = by_slow.xstate_bv;
+        ck_assert_msg(memcmp(slow, area, AREA) == 0 &&
+                          memcmp(&by_slow, &s->fpu, sizeof(by_slow)) == 0,
+                      "round %u, /%u at %#lx, rfbm %#lx, bv %#lx", round, n, lin, s->gpr[RAX], bv);
+    }
+}
+END_TEST
+
 START_TEST(checks)
 {
     CpuState *s = &guest.v.st;
@@ -254,6 +335,7 @@ int main(void)
     tcase_add_test(tc, fxsave_image);
     tcase_add_test(tc, xsave_image);
     tcase_add_test(tc, instructions);
+    tcase_add_test(tc, quick_way);
     tcase_add_test(tc, checks);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

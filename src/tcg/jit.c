@@ -132,6 +132,8 @@ void jit_free(Jit *j)
     munmap(j->code_rw + j->run, j->code_bytes);
     munmap(j->hot, j->hot_bytes);
     g_free(j->map);
+    g_free(j->far[0].at);
+    g_free(j->far[1].at);
     g_free(j->row_helpers);
     g_free(j);
 }
@@ -155,8 +157,70 @@ static void clear_listed(Jit *j, struct JumpList *l)
     l->n = 0;
 }
 
+/* ---- direct jumps to other pages ---- */
+#define FAR_USES 4 /* by the jump cache, before a jump is linked again */
+
+static unsigned page_bit(gva_t lin)
+{
+    return (unsigned)(lin >> PAGE_BITS ^ lin >> (PAGE_BITS + 10)) & 1023;
+}
+
+/* Jumps lead to code at lin now, which has been fetched in this map_gen. */
+static void note_page(Jit *j, gva_t lin)
+{
+    unsigned bit = page_bit(lin);
+    j->jump_pages[bit / 64] |= BIT(bit % 64);
+    j->jump_big |= j->t->bank->exec_big;
+}
+
+static void far_off(const Jit *j, JitLink *l)
+{
+    l->listed = false;
+    l->left = FAR_USES;
+    patch_rel32(l->at, j->run, l->cold);
+}
+
+static void far_flush(const Jit *j, struct FarLinks *f)
+{
+    for (uint32_t k = 0; k < f->n; k++)
+        far_off(j, f->at[k]);
+    f->n = 0;
+}
+
+static void far_flush_page(const Jit *j, struct FarLinks *f, gva_t lin, unsigned shift)
+{
+    uint32_t kept = 0;
+    for (uint32_t k = 0; k < f->n; k++) {
+        if ((f->at[k]->rip ^ lin) >> shift)
+            f->at[kept++] = f->at[k];
+        else
+            far_off(j, f->at[k]);
+    }
+    f->n = kept;
+}
+
+static void far_add(Jit *j, JitLink *l)
+{
+    struct FarLinks *f = &j->far[blocks_page_is_global(j->t, l->rip)];
+    note_page(j, l->rip);
+    if (l->listed)
+        return;
+    if (f->n == f->room) {
+        f->room = MAX_OF(256u, 2 * f->room);
+        f->at = g_renew(JitLink *, f->at, f->room);
+    }
+    f->at[f->n++] = l;
+    l->listed = true;
+}
+
 void jit_jumps_flush(Jit *j, bool all)
 {
+    far_flush(j, &j->far[0]);
+    if (all) {
+        far_flush(j, &j->far[1]);
+        memset(j->jump_pages, 0, sizeof(j->jump_pages));
+        j->jump_big = 0;
+    }
     if (j->jumps_local.n > JJUMP_LIST || (all && j->jumps_global.n > JJUMP_LIST)) {
         jit_zero(j->hot->jump, sizeof(j->hot->jump));
         for (unsigned k = 0; k < JJUMP_MODES; k++)
@@ -184,9 +248,14 @@ static void clear_page(Jit *j, struct JumpList *l, gva_t lin, unsigned shift)
     l->n = kept;
 }
 
-void jit_jumps_flush_page(Jit *j, gva_t lin, bool big)
+void jit_jumps_flush_page(Jit *j, gva_t lin)
 {
-    unsigned shift = big ? 30 : PAGE_BITS;
+    bool big = j->jump_big >> (lin >> 30 & 63) & 1;
+    unsigned shift = big ? 30 : PAGE_BITS, bit = page_bit(lin);
+    if (!big && !(j->jump_pages[bit / 64] >> (bit % 64) & 1))
+        return;
+    for (unsigned k = 0; k < 2; k++)
+        far_flush_page(j, &j->far[k], lin, shift);
     if (j->jumps_local.n > JJUMP_LIST || j->jumps_global.n > JJUMP_LIST) {
         jit_jumps_flush(j, true);
         return;
@@ -206,6 +275,7 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
         return;
     u->neg[x] = 0 - rip;
     u->code[x] = b->jit->entry_far;
+    note_page(j, rip);
     /* Where another RIP had the place it is listed twice: once too often cleared, no more. */
     struct JumpList *l = blocks_page_is_global(j->t, rip) ? &j->jumps_global : &j->jumps_local;
     if (l->n < JJUMP_LIST)
@@ -215,12 +285,24 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
 }
 
 /* ---- direct jumps ---- */
+static void unlink_out(Jit *j, JitLink *l);
+
 void jit_link(Jit *j, JitLink *l, Block *b)
 {
+    if (l->far) {
+        if (b->fixed_at == BLOCK_FLOATS) { /* it wants its RIP from the look-up */
+            l->left = UINT32_MAX;
+            return;
+        }
+        far_add(j, l);
+    }
+    if (l->to != b) {
+        unlink_out(j, l);
+        l->to = b;
+        l->next_in = b->jit->in;
+        b->jit->in = l;
+    }
     j->links++;
-    l->to = b;
-    l->next_in = b->jit->in;
-    b->jit->in = l;
     patch_rel32(l->at, j->run, l->backward ? b->jit->entry_poll : b->jit->entry);
 }
 
@@ -302,6 +384,7 @@ void jit_flush(Jit *j)
         g_free(j->map[k]);
     }
     j->map_n = 0;
+    j->far[0].n = j->far[1].n = 0;
     j->used = j->used_fixed;
     j->cold_used = j->code_bytes / 2;
     jit_slots_flush(j);
@@ -435,9 +518,18 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         l->at = cold->from;
         l->backward = cold->backward;
         l->cold = here(c);
+        l->far = cold->rip_off < 0 || cold->rip_off >= (int64_t)PAGE_SIZE;
+        l->left = 1;
+        const uint8_t *out = l->cold;
+        if (l->far) {
+            l->rip = jit_fixed_rip(x, cold->rip_off);
+            out = jit_far_start(x, l->rip);
+        }
         emit_imm64(c, H_CX, (uintptr_t)l);
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
         leave(x, JX_LINK, cold->rip_off);
+        if (l->far)
+            jit_far_end(x, l, out);
         break;
     }
     }

@@ -16,8 +16,9 @@
  * - RIP: code is keyed by physical address and made for the linear address that its page has then
  *   (Block.fixed_at). A page that turns up at another one as well has code that does not know where
  *   it runs from then on: the linear address of its page is in JitHot.ip_page.
- * - Jumps: inside a page from block to block directly; otherwise through JitHot's jump cache, from
- *   linear address to code.
+ * - Jumps: from block to block directly where the target is known, inside a page and (until the
+ *   target's page is mapped anew) between pages; otherwise through JitHot's jump cache, from linear
+ *   address to code.
  *
  * Example. `mov rax, [rdi+8]` with RAX in r9 and RDI in rdi becomes, by the first-level TLB,
  *
@@ -124,13 +125,19 @@ enum JitExit {
     JX_RESUME, /* to CpuState.rip, by the loop: something may have changed; or Jit.exit is filled */
 };
 
-/* A direct jump out of a block's code, to the same page. */
+/*
+ * A direct jump out of a block's code. To another page it leads only while that page is known to be
+ * where it was: a far one is in Jit.far, and when the list is gone through its rel32 leads to the
+ * cold code again. That looks into the jump cache, and comes to C every so often to be linked.
+ */
 typedef struct JitLink {
     uint8_t *at;             /* its rel32, as written */
     const uint8_t *cold;     /* where it leads while not linked */
-    struct Block *to;        /* linked */
+    struct Block *to;        /* linked, or was before the page was forgotten */
     struct JitLink *next_in; /* of the same target */
-    bool backward;
+    uint64_t rip;            /* far: the target */
+    uint32_t left;           /* far: jumps by the jump cache before it is to be linked */
+    bool backward, far, listed;
 } JitLink;
 
 /* A host instruction that may fault (alignment, division), and what does it instead. */
@@ -176,6 +183,12 @@ typedef struct Jit {
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
+    struct FarLinks {
+        uint32_t n, room;
+        JitLink **at;
+    } far[2];                            /* linked: to local pages, to global ones */
+    uint64_t jump_pages[1024 / 64];      /* pages, hashed, that jumps lead to or have led to */
+    uint64_t jump_big;                   /* gigabytes, hashed, with large pages among them */
     uint32_t tlb_n, tlb_list[JTLB_LIST]; /* JLIST_GLOBAL, mode << 16 | index */
     uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
     uint32_t slots, slot_n, slot_list[JIT_SLOTS]; /* in use; filled ones */
@@ -237,7 +250,7 @@ void jit_unlink_all(Jit *);
 /* Whether blocks may hand over to each other. Without, each run is of one block, and can be
  * counted. */
 void jit_chaining(Jit *, bool on);
-/* A direct jump now leads to b's code. */
+/* A direct jump now leads to b's code: b has been found where it goes to, in this map_gen. */
 void jit_link(Jit *, JitLink *, Block *b);
 
 /* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
@@ -261,8 +274,8 @@ void jit_slots_flush_page(Jit *, gva_t lin);
 
 /* ---- jump cache ---- */
 void jit_jumps_flush(Jit *, bool all);
-/* What leads into this page of code, or (big) into this gigabyte. */
-void jit_jumps_flush_page(Jit *, gva_t lin, bool big);
+/* What leads into this page, or (of a large page) into this gigabyte. */
+void jit_jumps_flush_page(Jit *, gva_t lin);
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 /* Number of the jump cache of this decode mode, or -1. */
 int jit_jump_slot(Jit *, unsigned mode);
@@ -335,6 +348,10 @@ struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
  * be within 100 bytes or so: behind the block, or before the next instruction. */
 struct Cold *jit_unless_one(Trans *, enum ColdKind);
 struct Cold *jit_unless_zero(Trans *, enum ColdKind);
+
+/* jit_branch.c: cold code of a far JitLink: before what leaves for C, and behind it. */
+const uint8_t *jit_far_start(Trans *, uint64_t rip);
+void jit_far_end(Trans *, JitLink *, const uint8_t *out);
 
 void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */

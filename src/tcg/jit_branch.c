@@ -31,14 +31,13 @@ static void index_of_ax(Trans *x)
     x->dx_run = -1;
 }
 
-/* Looks up rax in the jump cache, leaving the index in rdx unless the RIP is known now; if it is
- * not there, cold code of this kind. */
-static void lookup(Trans *x, enum ColdKind kind, const uint64_t *rip)
+/* Looks up rax in the jump cache, leaving the index in rdx; if it is not there, cold code of this
+ * kind. */
+static void lookup(Trans *x, enum ColdKind kind)
 {
     Code *c = &x->c;
-    if (!rip)
-        index_of_ax(x);
-    emit_load(c, H_CX, jump_member(x, offsetof(JJump, neg), rip));
+    index_of_ax(x);
+    emit_load(c, H_CX, jump_member(x, offsetof(JJump, neg), NULL));
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
     jit_unless_zero(x, kind);
 }
@@ -54,15 +53,44 @@ static void jump_by_cache(Trans *x, const uint64_t *rip)
     jump_to_code(x, jump_member(x, offsetof(JJump, code), rip));
 }
 
-/* To another page of the code's own choice: rax = its RIP, looked up. *rip: where it is known now.
- */
-static const uint64_t *lookup_page(Trans *x, enum ColdKind kind, int64_t off, uint64_t *rip)
+/* To another page, of code that floats: looked up. */
+static void lookup_page(Trans *x, enum ColdKind kind, int64_t off)
 {
-    if (x->fixed)
-        *rip = jit_fixed_rip(x, off);
     jit_rip(x, H_AX, off);
-    lookup(x, kind, x->fixed ? rip : NULL);
-    return x->fixed ? rip : NULL;
+    lookup(x, kind);
+}
+
+/* Looks rip up: if the jump cache has it, on behind what leaves for C, which comes next and whose
+ * place is returned. */
+const uint8_t *jit_far_start(Trans *x, uint64_t rip)
+{
+    Code *c = &x->c;
+    emit_imm64(c, H_AX, rip);
+    emit_load(c, H_CX, jump_member(x, offsetof(JJump, neg), &rip));
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    code8(c, 0xe3); /* jrcxz, over what leaves */
+    code8(c, 0);
+    return here(c);
+}
+
+/* The jump cache has it: on to there; or to C all the same, once in JitLink.left times. */
+void jit_far_end(Trans *x, JitLink *l, const uint8_t *out)
+{
+    Code *c = &x->c;
+    HostMem left = {.base = H_CX, .index = H_NONE};
+    ptrdiff_t over = here(c) - out;
+    if (c->overflow)
+        return;
+    (c->p - over)[-1] = (uint8_t)over;
+    emit_imm64(c, H_CX, (uintptr_t)&l->left);
+    emit_load32(c, H_DX, left);
+    emit_lea(c, false, H_DX, (HostMem){.base = H_DX, .index = H_NONE, .disp = -1});
+    emit_rm(c, 0x89, false, H_DX, left);
+    emit_mov(c, false, H_CX, H_DX);
+    code8(c, 0xe3); /* jrcxz, back */
+    code8(c, (uint8_t)(out - (here(c) + 1)));
+    emit_imm32(c, H_DX, (uint32_t)l->rip & (JJUMP_SIZE - 1));
+    jump_by_cache(x, &l->rip);
 }
 
 static bool same_page(int64_t off)
@@ -70,7 +98,13 @@ static bool same_page(int64_t off)
     return off >= 0 && off < (int64_t)PAGE_SIZE;
 }
 
-/* A rel32 just written: leads to a block of this page, once there is one. */
+/* May a link lead there? To other pages where it is known which those are. */
+static bool linkable(const Trans *x, int64_t off)
+{
+    return same_page(off) || x->fixed;
+}
+
+/* A rel32 just written: leads to a block there, once there is one. */
 static void link_from(Trans *x, uint8_t *from, unsigned link, int64_t off)
 {
     struct Cold *cold = jit_cold(x, from, COLD_LINK);
@@ -82,7 +116,7 @@ static void link_from(Trans *x, uint8_t *from, unsigned link, int64_t off)
 void jit_emit_goto(Trans *x, unsigned link, int64_t off)
 {
     Code *c = &x->c;
-    if (same_page(off)) {
+    if (linkable(x, off)) {
         link_from(x, emit_jmp(c, here(c)), link, off);
         return;
     }
@@ -90,10 +124,9 @@ void jit_emit_goto(Trans *x, unsigned link, int64_t off)
         jit_cold(x, emit_jmp(c, here(c)), COLD_LOOKUP)->rip_off = off;
         return;
     }
-    uint64_t at;
-    const uint64_t *rip = lookup_page(x, COLD_LOOKUP, off, &at);
+    lookup_page(x, COLD_LOOKUP, off);
     x->cold[x->n_cold - 1].rip_off = off;
-    jump_by_cache(x, rip);
+    jump_by_cache(x, NULL);
 }
 
 static int64_t target_off(const Trans *x, const Insn *i)
@@ -104,12 +137,12 @@ static int64_t target_off(const Trans *x, const Insn *i)
 static void go_direct(Trans *x, const Insn *i)
 {
     int64_t off = target_off(x, i);
-    if (same_page(off)) {
+    if (linkable(x, off)) {
         jit_emit_goto(x, 1, off);
         return;
     }
-    uint64_t at;
-    jump_by_cache(x, lookup_page(x, COLD_HELPER, off, &at));
+    lookup_page(x, COLD_HELPER, off);
+    jump_by_cache(x, NULL);
 }
 
 static bool emit_jcc_insn(Trans *x, const Insn *i)
@@ -117,7 +150,7 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
     Code *c = &x->c;
     int64_t off = target_off(x, i);
     unsigned condition = op_rows[i->row].opcode & 15;
-    if (same_page(off)) {
+    if (linkable(x, off)) {
         link_from(x, emit_jcc(c, condition, here(c)), 1, off);
     } else {
         uint8_t *skip = emit_jcc(c, condition ^ 1, here(c));
@@ -201,20 +234,16 @@ static bool emit_jmp_direct(Trans *x, const Insn *i)
 static bool emit_call_direct(Trans *x, const Insn *i)
 {
     int64_t off = target_off(x, i);
-    if (same_page(off)) {
+    if (linkable(x, off)) {
         push_return(x, i);
         jit_emit_goto(x, 1, off);
         return true;
     }
-    uint64_t at;
-    const uint64_t *rip = lookup_page(x, COLD_HELPER, off, &at);
-    bool keeps = push_keeps_ax(x);
+    lookup_page(x, COLD_HELPER, off);
     push_return(x, i);
-    if (!keeps)
-        jit_rip(x, H_AX, off);
-    if (!rip)
-        index_of_ax(x);
-    jump_by_cache(x, rip);
+    jit_rip(x, H_AX, off);
+    index_of_ax(x);
+    jump_by_cache(x, NULL);
     return true;
 }
 
@@ -240,7 +269,7 @@ static bool emit_jmp_indirect(Trans *x, const Insn *i)
 {
     if (!indirect_target(x, i))
         return false;
-    lookup(x, COLD_HELPER, NULL);
+    lookup(x, COLD_HELPER);
     jump_by_cache(x, NULL);
     return true;
 }
@@ -250,7 +279,7 @@ static bool emit_call_indirect(Trans *x, const Insn *i)
     HostMem target = jit_hot(x->j, offsetof(JitHot, tmp));
     if (!indirect_target(x, i))
         return false;
-    lookup(x, COLD_HELPER, NULL);
+    lookup(x, COLD_HELPER);
     bool keeps = push_keeps_ax(x);
     if (!keeps)
         emit_store(&x->c, H_AX, target);
@@ -268,10 +297,17 @@ static bool emit_ret(Trans *x, const Insn *i)
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
     jit_guard(x);
     emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
-    lookup(x, COLD_HELPER, NULL);
+    lookup(x, COLD_HELPER);
     jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
     jump_by_cache(x, NULL);
     return true;
+}
+
+/* Is a target, if i has one there, surely canonical? */
+static bool reachable(const Trans *x, int64_t off)
+{
+    uint64_t rip = jit_fixed_rip(x, off);
+    return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
 }
 
 bool jit_emit_branch(Trans *x, const Insn *i)
@@ -280,7 +316,7 @@ bool jit_emit_branch(Trans *x, const Insn *i)
     bool code64 = x->mode & DM_CODE64, done = false;
     int64_t off = target_off(x, i);
     if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0 ||
-        (!x->fixed && off != (int32_t)off))
+        (x->fixed ? !reachable(x, off) : off != (int32_t)off))
         return false;
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         done = emit_jcc_insn(x, i);

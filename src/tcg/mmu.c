@@ -333,17 +333,16 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
     }
     unsigned bit = exec_bit(lin);
     bool big_code = b->exec_big >> (lin >> 30 & 63) & 1;
-    if (big_code || (b->exec_pages[bit / 64] >> (bit % 64) & 1)) {
-        if (t->jit && b == t->bank)
-            jit_jumps_flush_page(t->jit, lin, big_code);
+    if (big_code || (b->exec_pages[bit / 64] >> (bit % 64) & 1))
         forget_code(t, b);
-    }
 }
 
 void tlb_flush_page(Tcg *t, gva_t lin)
 {
-    if (t->jit)
+    if (t->jit) {
         jit_tlb_flush_page(t->jit, lin);
+        jit_jumps_flush_page(t->jit, lin);
+    }
     for (unsigned k = 0; k < TLB_BANKS; k++)
         if (t->banks[k].valid)
             bank_flush_page(t, &t->banks[k], lin);

@@ -683,6 +683,68 @@ START_TEST(mapped_anew)
 }
 END_TEST
 
+/* The same with a page of code, called directly and by an address: all that leads there must be
+ * forgotten, also when another page with code was forgotten just before. */
+START_TEST(code_mapped_anew)
+{
+    static const char *const forget[] = {
+        "\x0f\x01\x3e",                                  /* invlpg [rsi] */
+        "\x41\x0f\x01\x39\x0f\x01\x3e",                  /* invlpg [r9]; invlpg [rsi] */
+        "\x0f\x20\xd8\x0f\x22\xd8",                      /* mov rax, cr3; mov cr3, rax */
+        "\x0f\x20\xd8\x0f\x22\xd8\xff\xd6\x0f\x01\x3e"}; /* the same; call rsi; invlpg [rsi] */
+    static const uint8_t function[] = {0x48, 0x83, 0xc2, 1, 0x48, 0xc1, 0xc2, 3, 0xc3};
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (unsigned k = 0; k < 4 * ARRAY_LEN(forget); k++) {
+        static CpuState in;
+        static uint8_t bytes[64];
+        seed = k + 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        uint64_t global = k & 1 ? 1 << 8 : 0;
+        in.cr4 |= k & 1 ? CR4_PGE : 0;
+        in.gpr[RSP] = DATA + 0x4800;
+        in.gpr[RSI] = 0x1200;
+        in.gpr[RDI] = LOW_PT + 8;
+        in.gpr[RBX] = (DATA + 0x1000) | 7 | global;
+        in.gpr[RBP] = DATA | 7 | global;
+        in.gpr[R9] = G_CODE;
+        in.gpr[RCX] = 9;
+        put64(LOW_PT + 8, in.gpr[RBX]);
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x41\xb8\x03\x00\x00\x00", 6); /* mov r8d, 3 */
+        const uint8_t *again = c.p;
+        if (k & 2) {
+            code_bytes(&c, "\xff\xd6", 2); /* call rsi */
+        } else {
+            code8(&c, 0xe8);
+            code32(&c, (uint32_t)(0x1200 - (G_CODE + (c.p - bytes) + 4)));
+        }
+        code_bytes(&c, "\x41\xff\xc8\x75", 4); /* dec r8d; jnz */
+        code8(&c, (uint8_t)(again - (c.p + 1)));
+        code_bytes(&c, "\x48\x87\xeb\x48\x89\x2f", 6); /* xchg rbx, rbp; mov [rdi], rbp */
+        code_bytes(&c, forget[k / 4], (unsigned)strlen(forget[k / 4]));
+        code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+        code8(&c, (uint8_t)(bytes - (c.p + 1)));
+        code8(&c, 0xf4);
+        n_cuts = 0;
+        memset(memory, 0, sizeof(memory));
+        for (unsigned q = 0; q < 2; q++) {
+            memcpy(memory + 0x1000 * q + 0x200, function, sizeof(function));
+            memory[0x1000 * q + 0x203] = (uint8_t)(5 + q);
+        }
+        if (!global || k / 4 < 2) /* a global page may outlive CR3, or not */
+            must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    guest_teardown();
+}
+END_TEST
+
 /* Code that is at one linear address for a while, then at another: where it is shows in what it
  * pushes, in the addresses it makes of RIP, and in where it jumps. */
 START_TEST(at_two_places)
@@ -751,6 +813,7 @@ int main(void)
     tcase_add_test(tc, random_blocks);
     tcase_add_test(tc, over_page_ends);
     tcase_add_test(tc, mapped_anew);
+    tcase_add_test(tc, code_mapped_anew);
     tcase_add_test(tc, at_two_places);
     Suite *suite = suite_create("jit");
     suite_add_tcase(suite, tc);

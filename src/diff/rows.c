@@ -24,11 +24,14 @@
 #define FORMS      2 /* registers only; memory */
 
 static const char *const emit_name[EMIT_N] = {
-    [EMIT_HELPER] = "-",    [EMIT_COPY] = "COPY",       [EMIT_TEST] = "TEST",    [EMIT_CL] = "CL",
-    [EMIT_IMM] = "IMM",     [EMIT_LEA] = "LEA",         [EMIT_MUL] = "MUL",      [EMIT_DIV] = "DIV",
-    [EMIT_CONV] = "CONV",   [EMIT_CMPXCHG] = "CMPXCHG", [EMIT_PUSH] = "PUSH",    [EMIT_POP] = "POP",
-    [EMIT_LEAVE] = "LEAVE", [EMIT_NOP] = "NOP",         [EMIT_CLI] = "CLI",      [EMIT_STI] = "STI",
-    [EMIT_PUSHF] = "PUSHF", [EMIT_X87] = "X87",         [EMIT_BRANCH] = "BRANCH"};
+    [EMIT_HELPER] = "-",        [EMIT_COPY] = "COPY",   [EMIT_TEST] = "TEST",
+    [EMIT_CL] = "CL",           [EMIT_IMM] = "IMM",     [EMIT_LEA] = "LEA",
+    [EMIT_MUL] = "MUL",         [EMIT_DIV] = "DIV",     [EMIT_CONV] = "CONV",
+    [EMIT_CMPXCHG] = "CMPXCHG", [EMIT_PUSH] = "PUSH",   [EMIT_POP] = "POP",
+    [EMIT_LEAVE] = "LEAVE",     [EMIT_NOP] = "NOP",     [EMIT_CLI] = "CLI",
+    [EMIT_STI] = "STI",         [EMIT_PUSHF] = "PUSHF", [EMIT_X87] = "X87",
+    [EMIT_BRANCH] = "BRANCH",   [EMIT_SYS] = "SYS",     [EMIT_GATHER] = "GATHER",
+};
 
 /* A line of the table. Nanoseconds; below 0: not to be had. */
 typedef struct Line {

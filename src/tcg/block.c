@@ -587,6 +587,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
                          const Block *before, Fault *fault)
 {
     BlockCache *c = t->blocks;
+    vec_release(t); /* libraries compute: GLib's hash tables do when they grow */
     size_t most =
         sizeof(Block) + BLOCK_MAX_INSNS * (sizeof(Insn) + 15) + 2 * sizeof(CodePage) + 4 * 64;
     if (c->used + most > BLOCK_ARENA) {

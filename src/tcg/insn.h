@@ -238,6 +238,7 @@ enum OpEmit {
     EMIT_STI,
     EMIT_PUSHF,
     EMIT_X87,
+    EMIT_GATHER, /* jit_gather.c */
     EMIT_SYS,    /* jit_sys.c */
     EMIT_BRANCH, /* near branches: jit_branch.c */
     EMIT_N

@@ -681,6 +681,7 @@ bool jit_translate(Jit *j, Block *b)
     static _Thread_local Trans trans;
     Trans *x = &trans;
     const uint8_t *next[BLOCK_MAX_INSNS + 1];
+    vec_release(j->t);
     if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
         return false;
     if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||

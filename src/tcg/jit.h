@@ -108,6 +108,7 @@ typedef struct JitHot {
     uint16_t cc;                            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
+    _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
     _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
     uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
     uint64_t slot_at;                /* offset in slot[] of the one that missed */
@@ -174,7 +175,8 @@ typedef struct Jit {
     size_t code_bytes, used, used_fixed, cold_used;
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES], *s_fill[MMU_MODES][2];
+    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES], *s_fill[MMU_MODES][2],
+        *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
     /* the last exit */
     Fault fault;
     bool ends_run; /* with `exit`, out of run() */
@@ -391,6 +393,12 @@ static inline HostMem jit_hot(const Jit *j, size_t offset)
     return gs_mem(j->hot_at + (int32_t)offset);
 }
 
+/* The guest's vector registers for an instruction of this row. */
+void jit_need_vectors(Trans *, const OpRow *);
+
+/* jit_gather.c */
+bool jit_emit_gather(Trans *, const Insn *);
+void jit_make_gather_stubs(Jit *, Code *);
 /* jit_scan.c */
 void jit_scan(Trans *);
 /* jit_mem.c: i's memory operand of `size` bytes, checked, at *m: uses rax, rcx and rdx, of which

@@ -106,7 +106,7 @@ static void need_registers(Trans *x, size_t away)
     x->dx_run = -1;
 }
 
-static void need_vectors(Trans *x, const OpRow *r)
+void jit_need_vectors(Trans *x, const OpRow *r)
 {
     unsigned n = r->attr & A_AVX512 ? 2 : r->attr & A_AVX ? 1 : 0;
     if (x->vec[n])
@@ -301,7 +301,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         return false;
 
     if (is_vector_row(r))
-        need_vectors(x, r);
+        jit_need_vectors(x, r);
     bool both = r->map == MAP_0F ? (r->opcode & 0xfe) == 0xc0
                                  : r->map == MAP_1B && (r->opcode & 0xfe) == 0x86;
     bool plain_write = writes && rm_first, rm_written = false;
@@ -807,12 +807,24 @@ static bool emit_nop(Trans *x G_GNUC_UNUSED, const Insn *i G_GNUC_UNUSED)
 bool jit_emit_insn(Trans *x, const Insn *i, unsigned ax)
 {
     static bool (*const emitters[EMIT_N])(Trans *, const Insn *) = {
-        [EMIT_CL] = emit_cl,           [EMIT_IMM] = emit_imm,           [EMIT_LEA] = emit_lea_insn,
-        [EMIT_MUL] = emit_mul,         [EMIT_DIV] = emit_div,           [EMIT_CONV] = emit_conv,
-        [EMIT_CMPXCHG] = emit_cmpxchg, [EMIT_PUSH] = emit_push,         [EMIT_POP] = emit_pop,
-        [EMIT_LEAVE] = emit_leave,     [EMIT_NOP] = emit_nop,           [EMIT_X87] = emit_x87,
-        [EMIT_CLI] = emit_cli,         [EMIT_STI] = emit_sti,           [EMIT_SYS] = jit_emit_sys,
-        [EMIT_PUSHF] = emit_pushf,     [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_CL] = emit_cl,
+        [EMIT_IMM] = emit_imm,
+        [EMIT_LEA] = emit_lea_insn,
+        [EMIT_MUL] = emit_mul,
+        [EMIT_DIV] = emit_div,
+        [EMIT_CONV] = emit_conv,
+        [EMIT_CMPXCHG] = emit_cmpxchg,
+        [EMIT_PUSH] = emit_push,
+        [EMIT_POP] = emit_pop,
+        [EMIT_LEAVE] = emit_leave,
+        [EMIT_NOP] = emit_nop,
+        [EMIT_X87] = emit_x87,
+        [EMIT_CLI] = emit_cli,
+        [EMIT_STI] = emit_sti,
+        [EMIT_SYS] = jit_emit_sys,
+        [EMIT_PUSHF] = emit_pushf,
+        [EMIT_BRANCH] = jit_emit_branch,
+        [EMIT_GATHER] = jit_emit_gather,
     };
     uint8_t kind = op_rows[i->row].emit;
     if (!i->opsize)

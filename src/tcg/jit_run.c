@@ -34,6 +34,15 @@ static void x87_load(Jit *j)
     j->hot->x87_away = 0;
 }
 
+/* Where the stub has just stored the guest's MXCSR, the host's register holds the same. Where the
+ * vector registers were away it holds what it did, whatever a handler has put into CpuState since.
+ */
+static void mxcsr_collect(Jit *j)
+{
+    if (j->t->fp_live && !j->hot->vec_was[0])
+        j->t->vec->mxcsr_out = j->t->v->st.fpu.mxcsr;
+}
+
 static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
 {
     Tcg *t = j->t;
@@ -44,8 +53,7 @@ static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
     t->at = i;
     t->cc = j->hot->cc;
     x87_collect(j);
-    if (t->fp_live)
-        t->vec->mxcsr_out = s->fpu.mxcsr;
+    mxcsr_collect(j);
     return i;
 }
 
@@ -152,7 +160,7 @@ static void registers_again(Jit *j)
     zmm_level(j, !h->vec_was[2]);
     h->vec_away[0] = h->vec_was[0];
     h->vec_away[1] = h->vec_was[1];
-    if (!t->fp_live) {
+    if (!t->fp_live || t->vec->mxcsr_out != t->v->st.fpu.mxcsr) {
         __builtin_ia32_ldmxcsr(t->v->st.fpu.mxcsr);
         t->fp_live = true;
     }
@@ -331,8 +339,8 @@ enum JitExit jit_run(Jit *j, Block *b)
     current = NULL;
     t->cc = h->cc;
     x87_collect(j);
-    if (t->fp_live)
-        t->vec->mxcsr_out = s->fpu.mxcsr;
+    if (e != JX_HELPER && e != JX_RESUME) /* those are C's */
+        mxcsr_collect(j);
     j->exits[e]++;
     return e;
 }

@@ -37,6 +37,7 @@ static uint32_t written(const Insn *i)
     switch (r->emit) {
     case EMIT_TEST:
     case EMIT_NOP:
+    case EMIT_GATHER:
     case EMIT_CLI:
     case EMIT_STI:
         return 0;

@@ -351,4 +351,6 @@ void jit_make_stubs(Jit *j, Code *c)
     for (unsigned m = 0; m < MMU_MODES; m++)
         for (unsigned w = 0; w < 2; w++)
             j->s_fill[m][w] = fill_stub(j, c, m, w);
+    if (j->ymm)
+        jit_make_gather_stubs(j, c);
 }

@@ -280,6 +280,36 @@ static void vector(Code *c)
     encode(c, &e);
 }
 
+#define INDEX 14 /* vector registers that hold indices; what selects elements */
+#define LANES 13
+
+/* Twice the same one: what the first one meets, the second one finds in the TLB. */
+static void gather(Code *c)
+{
+    unsigned opcode = 0x90 + below(4), base = pointer();
+    HostMem m = {.base = (uint8_t)base,
+                 .index = (uint8_t)(INDEX + (opcode & 1)),
+                 .scale = (uint8_t)below(4),
+                 .disp = (int32_t)below(96) - 48};
+    Enc mask = {.map = MAP_VEX0F, .opcode = 0x28, .pfx = PFX_NP, .l = true, .modrm = true};
+    Enc e = {.map = MAP_VEX0F38,
+             .opcode = (uint8_t)opcode,
+             .pfx = PFX_66,
+             .w = one_in(2),
+             .l = one_in(2),
+             .modrm = true,
+             .mem = &m};
+    if (!__builtin_cpu_supports("avx2"))
+        return;
+    mask.rm = LANES;
+    mask.reg = e.vvvv = (uint8_t)below(6);
+    for (unsigned k = 0; k < 2; k++) {
+        e.reg = (uint8_t)(6 + below(6));
+        encode(c, &mask);
+        encode(c, &e);
+    }
+}
+
 static bool has_avx512(void)
 {
     return cpuid_has(&guest.cpuid, FEAT_AVX512VL);
@@ -384,7 +414,7 @@ static unsigned make_block(uint8_t *bytes, size_t room)
         else if (what < 8)
             stack(&c);
         else
-            one_in(2) ? vector(&c) : evex(&c);
+            one_in(8) ? gather(&c) : one_in(2) ? vector(&c) : evex(&c);
         if (one_in(12)) { /* a branch over the next byte, a NOP; a call to there */
             code8(&c, one_in(2) ? 0x70 + below(16) : 0xeb);
             code8(&c, 1);
@@ -452,6 +482,11 @@ static void registers(CpuState *s)
     for (unsigned k = 0; k < (wide ? 32 : 16); k++)
         for (unsigned q = 0; q < (wide ? 8u : 4u); q++)
             s->fpu.v[k].q[q] = one_in(2) ? rnd() : 0x3ff0000000000000ull + (uint64_t)below(1000);
+    for (unsigned k = 0; k < 8; k++) {
+        s->fpu.v[INDEX].d[k] = below(128) - 64;
+        s->fpu.v[INDEX + 1].q[k / 2] = (uint64_t)below(128) - 64;
+        s->fpu.v[LANES].d[k] = one_in(4) ? 0 : (uint32_t)-1;
+    }
     s->fpu.mxcsr = one_in(20) ? 0x1f00 : 0x1f80; /* now and then one that is not masked */
     s->fpu.fcw = one_in(10) ? 0x372 : one_in(3) ? 0x27f : 0x37f;
     s->xcr0 = 7 | (has_avx512() ? 0xe0 : 0);

@@ -69,6 +69,34 @@ START_TEST(unmasked_exception)
 }
 END_TEST
 
+/* Between an instruction that has put the guest's MXCSR into the host's register and the next one
+ * blocks are made, and for them tables that grow: GLib computes their size in floating point. */
+START_TEST(flags_are_the_guests_own)
+{
+    uint8_t *p = gp(G_CODE);
+    CpuState *s = &guest.v.st;
+    engine_ready();
+    memset(&s->fpu.v, 0, sizeof(s->fpu.v));
+    s->fpu.mxcsr = 0x1f80;
+    for (unsigned op = 0x60; op < 0x100; op++) {
+        bool moves = (op & 0xf0) == 0x70 || (op | 1) == 0xef || (op & 0xf) == 0xf || op == 0x6e;
+        if (moves || (op > 0x70 && op < 0xd0) || op == 0xd0 || op == 0xd6 || op == 0xd7 ||
+            op == 0xe6 || op == 0xe7 || op == 0xf0 || op == 0xf7)
+            continue;
+        /* addss xmm0, xmm1: 0 and 0, exact; an integer instruction; a new block */
+        const uint8_t code[] = {0xf3, 0x0f, 0x58, 0xc1, 0x66, 0x0f, (uint8_t)op, 0xd3, 0xeb, 0};
+        memcpy(p, code, sizeof(code));
+        p += sizeof(code);
+    }
+    *p = 0xf4;
+    s->rip = G_CODE;
+    Exit x = guest_run(0);
+    ck_assert_int_eq(x.kind, EXIT_HLT);
+    ck_assert_uint_eq(s->rip, G_CODE + (uint64_t)(p - (uint8_t *)gp(G_CODE)) + 1);
+    ck_assert_uint_eq(s->fpu.mxcsr, 0x1f80);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("vec");
@@ -78,6 +106,7 @@ int main(void)
     tcase_add_checked_fixture(tc, guest_setup, guest_teardown);
     tcase_add_test(tc, control_registers_forbid);
     tcase_add_test(tc, unmasked_exception);
+    tcase_add_test(tc, flags_are_the_guests_own);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);
     srunner_set_fork_status(sr, CK_NOFORK);

@@ -23,6 +23,7 @@ typedef struct Mode {
     /* What was asked for. */
     char *engines, *every, *max, *save, *load;
     gboolean explain;
+    char *seed, *switch_every;
     int turn;
     const Engine *engine[SIDES];
     bool engines_given;
@@ -56,6 +57,18 @@ static bool read_engines(Mode *mode, GError **err)
     if (g_strv_length(names) != SIDES)
         return usage(err, "--engines %s: two names are needed, the leader's and the follower's",
                      mode->engines);
+    char *plus = strchr(names[LEADER], '+');
+    if (plus) {
+        *plus = '\0';
+        mode->opt.other = ls_engine(plus + 1, err);
+        if (!mode->opt.other) {
+            g_prefix_error(err, "--engines: ");
+            return false;
+        }
+        if (!strcmp(names[LEADER], plus + 1))
+            return usage(err, "--engines %s: a leader that is switched needs two engines",
+                         mode->engines);
+    }
     for (unsigned i = 0; i < SIDES; i++) {
         mode->engine[i] = ls_engine(names[i], err);
         if (!mode->engine[i]) {
@@ -80,9 +93,32 @@ static bool read_count(const char *option, const char *text, uint64_t *out, GErr
            usage(err, "%s %s: not a number of instructions, such as 1000 or 2M", option, text);
 }
 
+/* No KVM has a part in it. */
+static bool all_soft(const Mode *mode)
+{
+    return mode->engine[LEADER]->is_software && mode->engine[FOLLOWER]->is_software &&
+           (!mode->opt.other || mode->opt.other->is_software);
+}
+
+static bool read_switches(Mode *mode, GError **err)
+{
+    const char *given = mode->switch_every ? "--switch-every" : mode->seed ? "--seed" : NULL;
+    if (given && !mode->opt.other)
+        return usage(err,
+                     "%s: nothing is switched; --engines jit+interp,interp switches the leader "
+                     "between jit and interp",
+                     given);
+    mode->opt.switch_every = all_soft(mode) ? 1000 : 50;
+    mode->opt.seed = 1;
+    if (mode->seed &&
+        !g_ascii_string_to_unsigned(mode->seed, 10, 0, UINT64_MAX, &mode->opt.seed, NULL))
+        return usage(err, "--seed %s: not a number", mode->seed);
+    return read_count("--switch-every", mode->switch_every, &mode->opt.switch_every, err);
+}
+
 static bool read_every(Mode *mode, GError **err)
 {
-    bool soft = mode->engine[LEADER]->is_software && mode->engine[FOLLOWER]->is_software;
+    bool soft = all_soft(mode);
     if (!mode->every)
         mode->opt.every = soft ? 0 : 1;
     else if (!strcmp(mode->every, "insn"))
@@ -103,7 +139,11 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
 {
     const GOptionEntry entries[] = {
         {"engines", 0, 0, G_OPTION_ARG_STRING, &mode->engines,
-         "Two of interp, jit and kvm (default: interp,kvm)", "LEADER,FOLLOWER"},
+         "Two of interp, jit and kvm (default: interp,kvm); a LEADER A+B is switched between two",
+         "LEADER,FOLLOWER"},
+        {"switch-every", 0, 0, G_OPTION_ARG_STRING, &mode->switch_every,
+         "With A+B: instructions between two switches, on average (1000; with KVM 50)", "N"},
+        {"seed", 0, 0, G_OPTION_ARG_STRING, &mode->seed, "Decides when they come (1)", "N"},
         {"every", 0, 0, G_OPTION_ARG_STRING, &mode->every,
          "Compare after each insn, block, or so many instructions (with KVM: insn)", "WHAT"},
         {"turn", 0, 0, G_OPTION_ARG_INT, &mode->turn,
@@ -134,7 +174,7 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
         return usage(err, "--turn %d: 1 or more", mode->turn);
     mode->opt.turn = (unsigned)mode->turn;
     return read_engines(mode, err) && read_count("--max", mode->max, &mode->opt.max, err) &&
-           read_every(mode, err);
+           read_every(mode, err) && read_switches(mode, err);
 }
 
 /* ---- while it runs ---- */
@@ -280,14 +320,14 @@ static gboolean progress_when_live(gpointer opaque)
 
 static const char *accel(const Mode *mode)
 {
-    if (mode->engine[LEADER] == &engine_kvm)
+    if (mode->engine[LEADER] == &engine_kvm || mode->opt.other == &engine_kvm)
         return "kvm";
     return mode->engine[FOLLOWER] == &engine_kvm ? "tcg" : "interp";
 }
 
 static bool check_machine(const Mode *mode, const Options *o, GError **err)
 {
-    bool soft = mode->engine[LEADER]->is_software && mode->engine[FOLLOWER]->is_software;
+    bool soft = all_soft(mode);
     if (o->cfg.smp > 1 && !soft)
         return usage(err,
                      "-smp %u: with KVM lockstep compares one vCPU; interp and jit can take "
@@ -414,6 +454,8 @@ int diff_lockstep(int argc, char *argv[])
         mode.status = 2;
     }
     g_free(mode.engines);
+    g_free(mode.seed);
+    g_free(mode.switch_every);
     g_free(mode.every);
     g_free(mode.max);
     g_free(mode.save);

@@ -13,6 +13,7 @@
  *   lockstep_replay.c   steps again from a state file, and in memory to find the instruction
  *   lockstep_step.c     one step of both sides
  *   lockstep_kvm.c      how a KVM side steps
+ *   lockstep_switch.c   the leader moves between two engines, the follower stays
  *   lockstep_bus.c      the bus of both: recorder and feeder
  *   lockstep_twin.c     a vCPU with its own RAM
  *   lockstep_compare.c  states and memory; the known differences (lockstep_rules.def)
@@ -103,7 +104,20 @@ typedef struct LsOptions {
     uint64_t max;        /* instructions; 0: until the guest ends */
     unsigned turn;       /* steps before another vCPU's turn */
     uint64_t full_every; /* steps between two comparisons of everything; 0: the default */
+    /* The leader is switched between its engine and `other`, if there is one, at random moments:
+     * so many instructions apart on average. */
+    const Engine *other;
+    uint64_t switch_every, seed;
 } LsOptions;
+
+/* The leader's switches: lockstep_switch.c. */
+typedef struct LsSwitches {
+    uint64_t random, next; /* next: Lockstep.insns */
+    uint64_t n[ENGINE_N], refused;
+    uint64_t last_insns, last_rip;
+    const Engine *last_from, *last_to;
+    char first_refused[160];
+} LsSwitches;
 
 typedef struct LsSide {
     Vcpu *v;
@@ -179,6 +193,8 @@ typedef struct Lockstep {
     LsTrace trace[LS_TRACE];
     uint64_t n_trace;
 
+    LsSwitches sw;
+
     GMutex dma_lock;
     GArray *dma; /* LsEvents of DMA that came between steps */
 } Lockstep;
@@ -231,6 +247,19 @@ enum LsResult ls_kvm_follow(Lockstep *, enum LsStepKind, uint8_t vector, const L
 /* The KVM side takes the first side's state and writes: it could not do the instruction. */
 bool ls_kvm_adopt(Lockstep *, GError **);
 
+/* ---- lockstep_switch.c ---- */
+void ls_switches_init(Lockstep *);
+/* Is it time? */
+static inline bool ls_switch_is_due(const Lockstep *ls)
+{
+    return ls->opt.other && ls->insns >= ls->sw.next;
+}
+/* Switches the leader, which is in `home` or LsOptions.other and whose Vcpu.engine that is, and
+ * compares: LS_OK also when the other engine does not take the state. */
+enum LsResult ls_switch(Lockstep *, const Engine *home);
+void ls_switches_report(const Lockstep *, GString *out);
+void ls_switches_summary(const Lockstep *, GString *out);
+
 /* ---- lockstep_bus.c ---- */
 extern const VcpuBus ls_bus;
 /* Events the side has passed by: DMA is applied; an access it did not make is a difference. */
@@ -245,6 +274,9 @@ void ls_event_print(const LsEvent *, char *buf, size_t size);
 /* ---- lockstep_compare.c ---- */
 /* ls->diverged when states (of the groups) or memory written in this step differ. */
 void ls_compare(Lockstep *, unsigned groups);
+/* b is a state out of KVM or on its way there, a the other's: b is made equal where they differ in
+ * what is a known difference, and then compared. */
+void ls_compare_switched(Lockstep *, const CpuState *a, CpuState *b);
 /* All of memory as well. */
 void ls_compare_all(Lockstep *);
 void ls_differs(Lockstep *, const char *what, const char *a, const char *b);

@@ -87,7 +87,7 @@ static void level_null_segments(Lockstep *ls, const CpuState *a, CpuState *b)
 }
 
 /* What there is one of, whoever asks; and what KVM does not hold. */
-static void level(Lockstep *ls, CpuState *a, CpuState *b)
+static void level(Lockstep *ls, const CpuState *a, CpuState *b, bool soft)
 {
     if (a->msr.apic_base != b->msr.apic_base || a->msr.tsc_deadline != b->msr.tsc_deadline ||
         a->cr8 != b->cr8)
@@ -95,7 +95,7 @@ static void level(Lockstep *ls, CpuState *a, CpuState *b)
     b->msr.apic_base = a->msr.apic_base;
     b->msr.tsc_deadline = a->msr.tsc_deadline;
     b->cr8 = a->cr8;
-    if (ls_soft(&ls->side[LEADER]) && ls_soft(&ls->side[FOLLOWER]))
+    if (soft)
         return;
     if (a->run_state != b->run_state)
         ls_rule(ls, LSR_RUN_STATE);
@@ -135,8 +135,10 @@ static void compare_states(Lockstep *ls, unsigned groups)
     if (soft)
         level_undefined(ls, sa, sb);
     CpuState a = *sa, b = *sb;
-    level(ls, &a, &b);
-    if (!soft) {
+    level(ls, &a, &b, soft);
+    /* A leader that was switched has its state in canonical form; the follower keeps its own, so
+     * that a rule that loses something shows. */
+    if (!soft || ls->opt.other) {
         RuleEnv env = {.tsc_offset_fixed = ls->side[LEADER].vm->tsc_offset_fixed};
         rules_apply(&a, RULE_BOTH, &env, NULL, NULL);
         rules_apply(&b, RULE_BOTH, &env, NULL, NULL);
@@ -149,8 +151,35 @@ static void compare_states(Lockstep *ls, unsigned groups)
         ls_differs(ls, "TSC offset", va, vb);
     }
     /* Equal but for padding, over which the next comparison need not stumble. */
-    if (soft && !ls->diverged)
+    if (soft && !ls->opt.other && !ls->diverged)
         *sb = *sa;
+}
+
+/* The instruction before was an STI with nothing to do. */
+static void level_sti(Lockstep *ls, const CpuState *a, CpuState *b)
+{
+    LsInsn insn;
+    if (!b->ev.shadow_sti || a->ev.shadow_sti || !(ls->before.rflags & FL_IF))
+        return;
+    ls_fetch(&ls->side[FOLLOWER], &ls->before, &insn);
+    if (!insn.known || insn.bytes[insn.len - 1] != 0xfb || insn.len > 2)
+        return;
+    ls_rule(ls, LSR_STI);
+    b->ev.shadow_sti = false;
+}
+
+void ls_compare_switched(Lockstep *ls, const CpuState *a, CpuState *b)
+{
+    CpuState want = *a;
+    RuleEnv env = {.tsc_offset_fixed = ls->side[LEADER].vm->tsc_offset_fixed};
+    rules_apply(&want, RULE_BOTH, &env, NULL, NULL);
+    level_sti(ls, &want, b);
+    level(ls, &want, b, false);
+    if (b->tsc_offset != want.tsc_offset)
+        ls_rule(ls, LSR_TSC);
+    b->tsc_offset = want.tsc_offset;
+    b->msr.tsc_adjust = want.msr.tsc_adjust;
+    vmstate_diff(b, &want, GROUPS_ALL, note, ls);
 }
 
 static void compare_tpr(Lockstep *ls)

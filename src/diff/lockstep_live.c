@@ -109,7 +109,26 @@ static bool live_import(Vcpu *v, unsigned groups, GError **err)
 {
     LiveVcpu *l = live_of(v);
     l->resync = true;
-    return l->all->leader->import_state(v, groups, err);
+    return l->ls.side[LEADER].engine->import_state(v, groups, err);
+}
+
+static Exit live_run(Vcpu *v, const RunLimit *limit);
+
+static void stand_in_for(LiveVcpu *l, Vcpu *v, const Engine *e)
+{
+    l->engine = *e;
+    l->engine.run = live_run;
+    l->engine.import_state = live_import;
+    v->engine = &l->engine;
+}
+
+/* Between two steps, the leader's turn. */
+static enum LsResult switch_leader(LiveVcpu *l, Vcpu *v)
+{
+    v->engine = l->ls.side[LEADER].engine; /* the switch itself is between the real ones */
+    enum LsResult r = ls_switch(&l->ls, l->all->leader);
+    stand_in_for(l, v, l->ls.side[LEADER].engine);
+    return r;
 }
 
 static bool shadow(const CpuState *s)
@@ -238,7 +257,11 @@ static Exit steps(LiveVcpu *l, Vcpu *v, bool *again)
     }
     take_run_state(l, v);
     for (unsigned n = 0; all->n == 1 || n < ls->opt.turn; n++) {
-        enum LsResult r = one_step(l);
+        enum LsResult r = LS_OK;
+        if (ls_switch_is_due(ls))
+            r = switch_leader(l, v);
+        if (r == LS_OK)
+            r = one_step(l);
         switch (r) {
         case LS_OK:
             break;
@@ -293,12 +316,9 @@ static void attach(Vcpu *v, void *opaque)
     ls->tap = &all->tap;
     if (!ls_init(ls, &all->opt, &all->attach_error))
         return;
-    l->engine = *all->leader;
-    l->engine.run = live_run;
-    l->engine.import_state = live_import;
+    stand_in_for(l, v, all->leader);
     v->vm->bus = &ls_bus;
     v->vm->tap = ls->tap;
-    v->engine = &l->engine;
     v->where = ST_CANONICAL; /* the loop imports, and with that it begins */
     if (all->leader->enter)
         all->leader->enter(v);
@@ -311,7 +331,7 @@ static void detach(Vcpu *v, void *opaque)
     if (l->ls.real) {
         v->vm->bus = l->ls.real;
         v->vm->tap = NULL;
-        v->engine = all->leader;
+        v->engine = l->ls.side[LEADER].engine;
     }
     if (v->id)
         l->ls.twin[FOLLOWER] = NULL; /* freed by the first, which is detached last */

@@ -104,6 +104,7 @@ void ls_report(const Lockstep *ls, GString *out)
                                ls->insns - ls->checkpoint_insns);
     if (ls->why[0])
         g_string_append_printf(out, "%s\n", ls->why);
+    ls_switches_report(ls, out);
     if (ls->n_differences) {
         g_string_append_printf(out, "  %-14s %-36s %s\n", "differs", ls->side[LEADER].engine->name,
                                ls->side[FOLLOWER].engine->name);
@@ -120,6 +121,7 @@ void ls_summary(const Lockstep *ls, double seconds, GString *out)
         " interrupts, %.1f s (%.0f/s); all of memory compared %" PRIu64 " times\n",
         ls->side[LEADER].engine->name, ls->side[FOLLOWER].engine->name, ls->insns, ls->steps,
         ls->events, seconds, seconds > 0 ? (double)ls->insns / seconds : 0, ls->fulls);
+    ls_switches_summary(ls, out);
     for (unsigned i = 0; i < LSR_N; i++)
         if (ls->rule_uses[i])
             g_string_append_printf(out, "known difference %s: %" PRIu64 " times\n",

@@ -150,6 +150,8 @@ static RunLimit first_limit(const Lockstep *ls, enum LsStepKind kind)
         r.max_insns = 1;
     else if (ls->opt.max && ls->recording)
         r.max_insns = MIN_OF(r.max_insns, ls->opt.max - ls->insns);
+    if (kind == LSS_RUN && ls->opt.other && ls->recording && ls->sw.next > ls->insns)
+        r.max_insns = MIN_OF(r.max_insns, ls->sw.next - ls->insns);
     return r;
 }
 
@@ -321,13 +323,15 @@ bool ls_init(Lockstep *ls, const LsOptions *opt, GError **err)
     ls->differences = g_string_new(NULL);
     g_mutex_init(&ls->dma_lock);
     ls->first = ls_soft(l) ? LEADER : FOLLOWER;
-    if (!ls_soft(l) && !ls_soft(f)) {
+    const Engine *other = opt->other ? opt->other : l->engine;
+    bool kvm = !ls_soft(l) || !other->is_software;
+    if (kvm && !ls_soft(f)) {
         g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
                     "two KVMs cannot be held in lockstep: one engine must be a software engine, "
                     "as interp is");
         return false;
     }
-    if ((!ls_soft(l) || !ls_soft(f)) && !kvm_steps_natively(&ls->kvm_native, err))
+    if ((kvm || !ls_soft(f)) && !kvm_steps_natively(&ls->kvm_native, err))
         return false;
     if (!f->v) {
         Twin *t = twin_new(l->vm, f->engine, &ls_bus, ls->tap, err);
@@ -339,6 +343,7 @@ bool ls_init(Lockstep *ls, const LsOptions *opt, GError **err)
     }
     for (unsigned i = 0; i < SIDES; i++)
         ls->side[i].v->writes = ls_soft(&ls->side[i]) ? &ls->side[i].writes : NULL;
+    ls_switches_init(ls);
     return true;
 }
 

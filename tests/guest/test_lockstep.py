@@ -74,6 +74,18 @@ def case_smp():
         print("instructions in turns of one block:", *counts)
 
 
+def case_switches():
+    """The leader is switched at random instructions, the follower is not: the same guest comes out."""
+    pairs = ["jit+interp,interp", "interp+jit,jit"] + (["kvm+interp,interp", "jit+kvm,interp"] if have_kvm() else [])
+    for engines in pairs:
+        for seed in "1", "2":
+            out = run("--engines", engines, "--switch-every", "10", "--seed", seed, "--", "-demo", text="every check held")
+            n = [int(x) for x in re.search(r"switched (\d+) times: (\d+) to \w+ (\d+) to \w+", out).groups()]
+            assert "no divergence" in out and n[0] > 3000 and abs(n[1] - n[2]) < 2, n
+    out = run("--engines", "jit+interp,interp", "--switch-every", "200", "--max", "2M", *kernel(), text="no divergence after 2000000 ")
+    assert int(re.search(r"switched (\d+) times", out)[1]) > 8000
+
+
 def case_kvm():
     if not have_kvm():
         print("skipped: no usable /dev/kvm")
@@ -111,6 +123,13 @@ def case_bad_input():
     run("--engines", "interp,interp", "--every", "page", "--", "-demo", status=2, text="--every page: not a number")
     run("--every", "7", "--", "-demo", status=2, text="KVM steps by one instruction")
     run("--engines", "interp,interp", "--max", "0", "--", "-demo", status=2, text="--max 0: not a number")
+    run("--engines", "jit+jit,interp", "--", "-demo", status=2, text="needs two engines")
+    run("--engines", "jit+qemu,interp", "--", "-demo", status=2, text="no engine 'qemu'")
+    run("--engines", "jit,interp", "--seed", "3", "--", "-demo", status=2, text="--seed: nothing is switched")
+    run("--engines", "jit+interp,interp", "--seed", "x", "--", "-demo", status=2, text="--seed x: not a number")
+    run("--engines", "jit+interp,interp", "--switch-every", "0", "--", "-demo", status=2, text="--switch-every 0: not a number")
+    run("--engines", "interp+kvm,interp", "--", "-smp", "2", "-bios", "x", status=2, text="-smp 2: with KVM")
+    run("--engines", "interp+kvm,kvm", "--", "-demo", status=2 if have_kvm() else 1)
     run("--engines", "kvm,kvm", "--", "-demo", status=2 if have_kvm() else 1)
     run("--frobnicate", status=2, text="--frobnicate")
     run("-demo", status=2)

@@ -303,7 +303,9 @@ void jit_link(Jit *j, JitLink *l, Block *b)
         b->jit->in = l;
     }
     j->links++;
-    patch_rel32(l->at, j->run, l->backward ? b->jit->entry_poll : b->jit->entry);
+    const JitCode *code = b->jit;
+    bool again = code->head && l == &code->link[1]; /* round the loop */
+    patch_rel32(l->at, j->run, again ? code->head : l->backward ? code->entry_poll : code->entry);
 }
 
 static void unlink_in(Jit *j, JitCode *code)
@@ -431,6 +433,7 @@ struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
     *cold = (struct Cold){.from = from,
                           .kind = (uint8_t)kind,
                           .k = (uint16_t)x->k,
+                          .second = x->second,
                           .ea = {.base = H_AX, .index = H_NONE},
                           .slot = -1};
     return cold;
@@ -450,6 +453,7 @@ static void by_helper(Trans *x, const Insn *i)
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
     x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
+    x->helped = true;
     x->dx_run = -1;
     for (unsigned k = 0; k < x->n_runs; k++)
         x->run[k].ready = false;
@@ -486,6 +490,16 @@ static void access_missed(Trans *x, const struct Cold *cold)
     emit_jmp(c, cold->retry);
 }
 
+/* C has done the instruction. The second body of a loop, whose accesses are not checked one by one,
+ * does not go on then. */
+static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const next[])
+{
+    if (cold->second)
+        leave(x, JX_RESUME, x->off + x->b->insn[cold->k].end);
+    else
+        emit_jmp(&x->c, next[cold->k + 1]);
+}
+
 static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
 {
     Code *c = &x->c;
@@ -494,18 +508,18 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, cold);
-        emit_jmp(c, next[cold->k + 1]);
+        go_on_behind(x, cold, next);
         break;
     case COLD_VEC:
         name_insn(x, cold->k);
         emit_call(c, x->j->s_vec);
         emit_jmp(c, cold->retry);
-        emit_jmp(c, next[cold->k + 1]);
+        go_on_behind(x, cold, next);
         break;
     case COLD_HELPER:
         name_insn(x, cold->k);
         emit_call(c, x->j->s_helper);
-        emit_jmp(c, next[cold->k + 1]);
+        go_on_behind(x, cold, next);
         break;
     case COLD_POLL:
         leave(x, JX_POLL, cold->rip_off);
@@ -578,6 +592,37 @@ static ptrdiff_t size_of(const Trans *x, const Insn *i)
     return op_rows[i->row].attr & (A_SSE | A_AVX | A_FPU) && access ? 100 : access ? 85 : 30;
 }
 
+void jit_island_before(Trans *x, ptrdiff_t bytes)
+{
+    if (x->n_near && x->c.p - x->near[0].rel8 + bytes + 5 * (ptrdiff_t)(x->n_near + 2) > INT8_MAX)
+        island(x, true);
+}
+
+bool jit_emit_one(Trans *x, const Insn *i)
+{
+    jit_island_before(x, size_of(x, i));
+    Code before = x->c;
+    unsigned cold = x->n_cold, sites = x->n_sites, near = x->n_near;
+    uint8_t ax = x->ax;
+    bool sse = x->vec[0], avx = x->vec[1], avx512 = x->vec[2], fpu = x->x87;
+    x->ended = x->guarded = false;
+    x->ax = H_NONE;
+    bool soft = x->b->soft >> x->k & 1;
+    if (soft ? jit_emit_soft(x, i) : jit_emit_insn(x, i, ax))
+        return true;
+    x->c = before;
+    x->n_cold = cold;
+    x->n_sites = sites;
+    x->n_near = near;
+    x->vec[0] = sse;
+    x->vec[1] = avx;
+    x->vec[2] = avx512;
+    x->x87 = fpu;
+    x->ended = false;
+    x->ax = H_NONE;
+    return false;
+}
+
 /* Code that is out of line is written from here on. */
 static uint8_t *cold_at(const Jit *j)
 {
@@ -596,7 +641,11 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
     for (unsigned k = 0; k < x->n_sites; k++) {
         uint32_t at = (uint32_t)(here(c) - code->start);
         code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
-        cold_code(x, code, &(struct Cold){.kind = COLD_HELPER, .k = (uint16_t)x->site_k[k]}, next);
+        cold_code(x, code,
+                  &(struct Cold){.kind = COLD_HELPER,
+                                 .second = x->site_k[k] & JIT_SITE_SECOND,
+                                 .k = (uint16_t)x->site_k[k]},
+                  next);
     }
     for (unsigned k = 0; k < x->n_cold; k++)
         cold_code(x, code, &x->cold[k], next);
@@ -625,30 +674,9 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     code->entry = here(c);
     for (x->k = 0; x->k < b->n; x->k++) {
         const Insn *i = &b->insn[x->k];
-        if (x->n_near &&
-            c->p - x->near[0].rel8 + size_of(x, i) + 5 * (ptrdiff_t)(x->n_near + 2) > INT8_MAX)
-            island(x, true);
-        Code c_before = *c;
-        unsigned cold = x->n_cold, sites = x->n_sites, near = x->n_near;
-        uint8_t ax = x->ax;
-        bool sse = x->vec[0], avx = x->vec[1], avx512 = x->vec[2], fpu = x->x87;
         next[x->k] = here(c);
-        x->ended = x->guarded = false;
-        x->ax = H_NONE;
-        bool soft = b->soft >> x->k & 1;
-        if (!(soft ? jit_emit_soft(x, i) : jit_emit_insn(x, i, ax))) {
-            *c = c_before;
-            x->n_cold = cold;
-            x->n_sites = sites;
-            x->n_near = near;
-            x->vec[0] = sse;
-            x->vec[1] = avx;
-            x->vec[2] = avx512;
-            x->x87 = fpu;
-            x->ended = false;
-            x->ax = H_NONE;
+        if (!jit_emit_one(x, i))
             by_helper(x, i);
-        }
     }
     next[b->n] = here(c);
     if (!x->ended || b->n == 0)
@@ -656,6 +684,8 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     else
         next[b->n] = x->j->s_exit; /* nothing comes back behind a branch */
     x->tail = here(c);
+    island(x, false);
+    jit_loop(x, code);
     island(x, false);
     if (x->out_of_reach)
         return false;
@@ -685,7 +715,7 @@ bool jit_translate(Jit *j, Block *b)
     if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
         return false;
     if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
-        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 2 * BLOCK_MAX_INSNS > JIT_SLOTS)
+        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 4 * BLOCK_MAX_INSNS > JIT_SLOTS)
         jit_flush(j);
     JitCode *code = g_new0(JitCode, 1);
     code->sites = g_new(JitSite, ARRAY_LEN(x->site));
@@ -706,6 +736,7 @@ bool jit_translate(Jit *j, Block *b)
         x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
         x->dx_run = -1;
         x->ax = H_NONE;
+        x->second = x->helped = false;
         jit_scan(x);
         x->c = (Code){
             .p = j->code_rw + j->used, .end = j->code_rw + j->used + BLOCK_CODE_MAX, .run = j->run};

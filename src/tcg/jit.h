@@ -12,7 +12,7 @@
  * - Vectors: XMM/YMM registers are the guest's while JitHot.vec_away is 0; MXCSR too. They
  *   are loaded when a block first needs them and stored before any C code runs.
  * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
- *   with the page it met last.
+ *   with the page it met last; loops of one block have a second body without checks (jit_loop.c).
  * - RIP: code is keyed by physical address and made for the linear address that its page has then
  *   (Block.fixed_at). A page that turns up at another one as well has code that does not know where
  *   it runs from then on: the linear address of its page is in JitHot.ip_page.
@@ -61,6 +61,7 @@
 #define JTLB_LIST      4096u
 #define JJUMP_LIST     16384u
 #define JIT_RUNS       16u /* in a block */
+#define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u /* Jit.hot_after, unless a test sets another */
 
@@ -149,7 +150,8 @@ typedef struct JitSite {
 typedef struct JitCode {
     /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
      */
-    const uint8_t *start, *entry_far, *entry_poll, *entry, *cold;
+    /* head: of the second body of a loop, with a poll; or NULL (jit_loop.c). */
+    const uint8_t *start, *entry_far, *entry_poll, *entry, *cold, *head;
     uint32_t size, cold_size; /* from start on, and from cold on */
     uint16_t n_sites;
     JitLink link[2];
@@ -307,8 +309,24 @@ struct Trans {
     unsigned n_runs;
     int16_t run_of[BLOCK_MAX_INSNS];
     int32_t run_at[BLOCK_MAX_INSNS];
-    const uint8_t *tail; /* after the last instruction: islands */
-    bool ended;          /* the last emitter has left the block on all paths */
+    /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
+     * displacement there and its bytes. */
+    bool second;
+    struct Stream {
+        uint8_t base, index, scale; /* registers (or GPR_ZERO, GPR_IP) whose values at the top it
+                                       counts from: base + (index << scale) */
+        int32_t lo, hi, step;       /* bytes from there; bytes it moves by in each round */
+        bool write;
+    } stream[JIT_STREAMS];
+    unsigned n_streams;
+    uint32_t changes; /* registers that the loop writes, as bits */
+    int8_t stream_of[BLOCK_MAX_INSNS];
+    uint8_t stream_size[BLOCK_MAX_INSNS];
+    int32_t stream_disp[BLOCK_MAX_INSNS];
+    const uint8_t *jcc, *behind_jcc; /* the branch that ends the block */
+    bool helped;                     /* an instruction is done by its exec function */
+    const uint8_t *tail;             /* after the last instruction: islands */
+    bool ended;                      /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
     struct Near {
         uint8_t *rel8; /* as written */
@@ -318,6 +336,7 @@ struct Trans {
     bool no_near, out_of_reach;
     struct Cold {
         bool run;      /* ACCESS: of the first of a run */
+        bool second;   /* of the second body: the block is left behind the instruction */
         bool write;    /* ACCESS */
         bool backward; /* LINK */
         uint8_t *from; /* rel32 to patch */
@@ -329,11 +348,12 @@ struct Trans {
         int8_t link;
         uint16_t k;
         int64_t rip_off;
-    } cold[4 * BLOCK_MAX_INSNS];
+    } cold[6 * BLOCK_MAX_INSNS];
     unsigned n_cold;
-    JitSite site[3 * BLOCK_MAX_INSNS];
-    unsigned site_k[3 * BLOCK_MAX_INSNS], n_sites;
+    JitSite site[5 * BLOCK_MAX_INSNS];
+    unsigned site_k[5 * BLOCK_MAX_INSNS], n_sites; /* JIT_SITE_SECOND beside it */
 };
+#define JIT_SITE_SECOND 0x10000u
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
 #define JIT_SLOT_FLAG 0x20000u
@@ -387,7 +407,12 @@ static inline HostMem jit_gpr(unsigned r)
 {
     return (HostMem){.base = H_SP, .index = H_NONE, .disp = 8 * ((int32_t)r - R12)};
 }
-#define JIT_FRAME 40 /* bytes of the stack: R12 to R15, and 8 that align it */
+#define JIT_FRAME 104 /* bytes of the stack: R12 to R15, what a loop needs; aligned */
+/* A loop's: one for each stream, and two more. */
+static inline HostMem jit_frame(unsigned n)
+{
+    return (HostMem){.base = H_SP, .index = H_NONE, .disp = 32 + 8 * (int32_t)n};
+}
 static inline HostMem jit_hot(const Jit *j, size_t offset)
 {
     return gs_mem(j->hot_at + (int32_t)offset);
@@ -401,6 +426,20 @@ bool jit_emit_gather(Trans *, const Insn *);
 void jit_make_gather_stubs(Jit *, Code *);
 /* jit_scan.c */
 void jit_scan(Trans *);
+/* Guest registers that i writes, as bits. */
+uint32_t jit_written(const Insn *i);
+/* i's memory operand, of an instruction that has one and no stack operand. */
+bool jit_memory_operand(const Insn *i, unsigned *size, bool *write);
+/* Constant that i adds to a register of the stack's or pointers' size; false: something else. */
+bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n);
+/* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
+void jit_loop(Trans *, JitCode *);
+/* The operand of instruction k in the second body. False: it is to be checked. */
+bool jit_loop_operand(Trans *, unsigned size, bool write, HostMem *m);
+/* jit.c: instruction k natively; false: not by an emitter, and nothing is written. */
+bool jit_emit_one(Trans *, const Insn *i);
+/* An island for the short jumps made so far, if `bytes` more would put it out of reach. */
+void jit_island_before(Trans *, ptrdiff_t bytes);
 /* jit_mem.c: i's memory operand of `size` bytes, checked, at *m: uses rax, rcx and rdx, of which
  * rcx is free afterwards. jit_guard() comes right before the instruction that accesses it. False:
  * not by an emitter. */

@@ -150,6 +150,7 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
     Code *c = &x->c;
     int64_t off = target_off(x, i);
     unsigned condition = op_rows[i->row].opcode & 15;
+    x->jcc = here(c);
     if (linkable(x, off)) {
         link_from(x, emit_jcc(c, condition, here(c)), 1, off);
     } else {
@@ -157,6 +158,7 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
         go_direct(x, i);
         patch_rel32(skip, c->run, here(c));
     }
+    x->behind_jcc = here(c);
     jit_emit_goto(x, 0, x->off + i->end);
     return true;
 }

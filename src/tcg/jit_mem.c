@@ -104,7 +104,7 @@ bool jit_ea(Trans *x, const Insn *i)
 void jit_may_fault(Trans *x)
 {
     x->site[x->n_sites].at = (uint32_t)(x->c.p - (x->j->code_rw + x->j->used));
-    x->site_k[x->n_sites++] = x->k;
+    x->site_k[x->n_sites++] = x->k | (x->second ? JIT_SITE_SECOND : 0);
 }
 
 void jit_guard(Trans *x)
@@ -331,6 +331,8 @@ static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
 
 bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
 {
+    if (x->second && jit_loop_operand(x, size, write, m))
+        return true;
     if (x->run_of[x->k] >= 0) {
         run_operand(x, i->base, (int32_t)i->disp, m);
         return true;

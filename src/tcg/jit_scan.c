@@ -28,8 +28,7 @@ static const struct {
 
 enum { ALL_REGISTERS = 0x1ffff };
 
-/* Guest registers that i writes, as bits. */
-static uint32_t written(const Insn *i)
+uint32_t jit_written(const Insn *i)
 {
     const OpRow *r = &op_rows[i->row];
     uint32_t w = 0;
@@ -104,6 +103,46 @@ typedef struct Value {
     int32_t delta;
 } Value;
 
+bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
+{
+    const OpRow *r = &op_rows[i->row];
+    switch (r->emit) {
+    case EMIT_COPY:
+    case EMIT_TEST:
+    case EMIT_CL:
+    case EMIT_MUL:
+    case EMIT_DIV:
+    case EMIT_CMPXCHG:
+        break;
+    default:
+        return false;
+    }
+    if (!(i->flags & IF_MEM))
+        return false;
+    for (unsigned k = 0; k < 4; k++) {
+        switch (operand_info[r->op[k]].cls) {
+        case OC_RM:
+        case OC_MEM:
+        case OC_VRM:
+        case OC_KRM:
+            *size = r->attr & (A_SSE | A_AVX)     ? vec_operand_bytes(i, r->op[k])
+                    : operand_info[r->op[k]].size ? operand_info[r->op[k]].size
+                                                  : i->opsize;
+            *write = (k == 0 && r->emit != EMIT_TEST) || r->emit == EMIT_CMPXCHG;
+            if (r->emit == EMIT_MUL || r->emit == EMIT_DIV)
+                *write = false;
+            /* XCHG and XADD write whichever comes second; BT with a register goes elsewhere. */
+            if (r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3)
+                return false;
+            if ((r->map == MAP_1B && (r->opcode & 0xfe) == 0x86) ||
+                (r->map == MAP_0F && (r->opcode & 0xfe) == 0xc0))
+                *write = true;
+            return *size != 0;
+        }
+    }
+    return false;
+}
+
 /* The one access of i that takes part in runs: register and displacement. False: none. */
 static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *disp, unsigned *size,
                       bool *write)
@@ -137,47 +176,18 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
         *write = r->opcode == 0xe8;
         *disp = *write ? -(int64_t)word : 0;
         return *write || r->opcode == 0xc2 || r->opcode == 0xc3;
-    case EMIT_COPY:
-    case EMIT_TEST:
-    case EMIT_CL:
-    case EMIT_MUL:
-    case EMIT_DIV:
-    case EMIT_CMPXCHG:
-        break;
     default:
-        return false;
+        break;
     }
-    if (!(i->flags & IF_MEM) || !(i->flags & IF_FLAT) || i->index != GPR_ZERO || i->base >= GPR_N ||
-        i->asize != word || i->disp != (int32_t)i->disp)
+    if (!(i->flags & IF_FLAT) || i->index != GPR_ZERO || i->base >= GPR_N || i->asize != word ||
+        i->disp != (int32_t)i->disp)
         return false;
-    for (unsigned k = 0; k < 4; k++) {
-        switch (operand_info[r->op[k]].cls) {
-        case OC_RM:
-        case OC_MEM:
-        case OC_VRM:
-        case OC_KRM:
-            *size = r->attr & (A_SSE | A_AVX)     ? vec_operand_bytes(i, r->op[k])
-                    : operand_info[r->op[k]].size ? operand_info[r->op[k]].size
-                                                  : i->opsize;
-            *write = (k == 0 && r->emit != EMIT_TEST) || r->emit == EMIT_CMPXCHG;
-            if (r->emit == EMIT_MUL || r->emit == EMIT_DIV)
-                *write = false;
-            *base = i->base;
-            *disp = i->disp;
-            /* XCHG and XADD write whichever comes second; BT with a register goes elsewhere. */
-            if (r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3)
-                return false;
-            if ((r->map == MAP_1B && (r->opcode & 0xfe) == 0x86) ||
-                (r->map == MAP_0F && (r->opcode & 0xfe) == 0xc0))
-                *write = true;
-            return *size != 0;
-        }
-    }
-    return false;
+    *base = i->base;
+    *disp = i->disp;
+    return jit_memory_operand(i, size, write);
 }
 
-/* Constant that i adds to a register of the stack's or pointers' size; false: something else. */
-static bool adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n)
+bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n)
 {
     const OpRow *r = &op_rows[i->row];
     if (i->opsize != (i->flags & IF_CODE64 ? 8 : 4))
@@ -274,11 +284,11 @@ void jit_scan(Trans *x)
             x->run_of[k] = (int16_t)run;
             at[k] = (int32_t)off;
         }
-        /* POP and PUSH of RSP itself, and what is not followed, fall to written(). */
+        /* POP and PUSH of RSP itself, and what is not followed, fall to jit_written(). */
         unsigned word = x->mode & DM_CODE64 ? 8 : 4;
-        uint32_t w = written(i);
+        uint32_t w = jit_written(i);
         Value rsp = value[RSP], rbp = value[RBP], new_value = {0, 0};
-        bool follows = adds_constant(i, &to, &from, &n) && n == (int32_t)n;
+        bool follows = jit_adds_constant(i, &to, &from, &n) && n == (int32_t)n;
         if (follows)
             new_value = (Value){value[from].root, value[from].delta + (int32_t)n};
         for (unsigned r = 0; r < GPR_N; r++) {

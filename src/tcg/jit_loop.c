@@ -1,0 +1,493 @@
+/*
+ * Loops of one block: a second body, whose accesses are not checked one by one.
+ *
+ * A block that ends with a jump to its own beginning has it if operands of it are streams: their
+ * addresses move by the same number of bytes in each round, or stay. How many rounds a stream stays
+ * in its page is known in advance then. The second body is behind the block's code, and the jump
+ * back leads there (jit_link()):
+ *
+ *     head:   is anything waiting? (Vcpu.go)
+ *             each stream: look its page up; host's minus guest's address to the frame; rounds left
+ *             bound = - (what a register that counts will hold after the least of these rounds)
+ *     again:  the instructions, with operands at the host's addresses
+ *             jcc   (the other way) out of the loop
+ *             lea   rcx, [bound + counter]; jrcxz to the block's jcc; jmp again
+ *
+ * At the bound the block's own jcc jumps, by its link, back to `head`. Where a page is not to be
+ * accessed so, or ends within one round, `head` goes to the first body instead, which does one
+ * round with checks and comes back.
+ *
+ * Rounds are few enough (ROUNDS_MAX) that a request does not wait long. Nothing in the second body
+ * changes translation or privilege; C code that has done an instruction there, for an access that
+ * is no stream's or a host fault, leaves the block (COLD_ACCESS and COLD_HELPER with `second`).
+ */
+#include "tcg/jit.h"
+
+#define ROUNDS_MAX 512
+#define STEP_MAX   256 /* bytes a round: beyond, pages end too soon */
+#define INSNS_MAX  40
+enum { FRAME_ROUNDS = JIT_STREAMS, FRAME_BOUND };
+
+/* What a register holds: what `root` held at the top of the loop, plus delta. */
+typedef struct Value {
+    unsigned root;
+    int64_t delta;
+} Value;
+
+typedef struct Loop {
+    Value at_end[GPR_N];
+    unsigned counter; /* a register that moves by a constant, or GPR_ZERO */
+    bool moves;       /* a stream does */
+} Loop;
+
+static bool known(const OpRow *r)
+{
+    switch (r->emit) {
+    case EMIT_COPY:
+    case EMIT_TEST:
+    case EMIT_CL:
+    case EMIT_IMM:
+    case EMIT_LEA:
+    case EMIT_MUL:
+    case EMIT_DIV:
+    case EMIT_CONV:
+    case EMIT_CMPXCHG:
+    case EMIT_NOP:
+    case EMIT_X87:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Does b end with Jcc to its first instruction? */
+static bool jumps_back(const Trans *x)
+{
+    const Block *b = x->b;
+    const Insn *i = &b->insn[b->n - 1u];
+    const OpRow *r = &op_rows[i->row];
+    return r->emit == EMIT_BRANCH && i->disp == 0 && i->opsize == 8 &&
+           (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70);
+}
+
+/* How far a root moves in each round; false: by no constant. */
+static bool step_of(const Trans *x, const Loop *l, unsigned root, int64_t *step)
+{
+    *step = 0;
+    if (root >= GPR_N || !(x->changes >> root & 1))
+        return root >= GPR_N ? root == GPR_ZERO || root == GPR_IP : true;
+    *step = l->at_end[root].delta;
+    return l->at_end[root].root == root;
+}
+
+/* The stream that `size` bytes at base + (index << scale) + off are of, perhaps a new one; -1. */
+static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned scale, int64_t off,
+                      unsigned size, bool write)
+{
+    int64_t base_step, index_step;
+    const int64_t far = 1 << 20;
+    if (!step_of(x, l, base, &base_step) || !step_of(x, l, index, &index_step))
+        return -1;
+    if (llabs(base_step) > STEP_MAX || llabs(index_step) > STEP_MAX || llabs(off) > far)
+        return -1;
+    int64_t step = base_step + (index_step << scale);
+    if (llabs(step) > STEP_MAX)
+        return -1;
+    int32_t lo = (int32_t)off, hi = lo + (int32_t)size;
+    for (unsigned n = 0; n < x->n_streams; n++) {
+        struct Stream *s = &x->stream[n];
+        if (s->base != base || s->index != index || s->scale != scale ||
+            MAX_OF(s->hi, hi) - MIN_OF(s->lo, lo) > JIT_RUN_SPAN)
+            continue;
+        s->lo = MIN_OF(s->lo, lo);
+        s->hi = MAX_OF(s->hi, hi);
+        s->write |= write;
+        return (int)n;
+    }
+    if (x->n_streams == JIT_STREAMS)
+        return -1;
+    l->moves |= step != 0;
+    x->stream[x->n_streams] = (struct Stream){.base = (uint8_t)base,
+                                              .index = (uint8_t)index,
+                                              .scale = (uint8_t)scale,
+                                              .lo = lo,
+                                              .hi = hi,
+                                              .step = (int32_t)step,
+                                              .write = write};
+    return (int)x->n_streams++;
+}
+
+static bool stays(const Trans *x, unsigned root)
+{
+    return root >= GPR_N || !(x->changes >> root & 1);
+}
+
+/* Follows registers through the loop, and finds the streams. */
+static bool find_streams(Trans *x, Loop *l)
+{
+    const Block *b = x->b;
+    struct {
+        Value base, index;
+    } at[BLOCK_MAX_INSNS];
+    Value value[GPR_SLOTS];
+    unsigned n = b->n - 1u, roots = GPR_SLOTS;
+    for (unsigned r = 0; r < GPR_SLOTS; r++)
+        value[r] = (Value){r, 0};
+    x->changes = 0;
+    x->n_streams = 0;
+    for (unsigned k = 0; k < n; k++) {
+        const Insn *i = &b->insn[k];
+        unsigned to, from;
+        int64_t add;
+        if (!i->opsize || !known(&op_rows[i->row]))
+            return false;
+        at[k].base = value[i->base < GPR_SLOTS ? i->base : GPR_ZERO];
+        at[k].index = value[i->index < GPR_SLOTS ? i->index : GPR_ZERO];
+        uint32_t w = jit_written(i);
+        bool follows = jit_adds_constant(i, &to, &from, &add) && add == (int32_t)add;
+        Value new_value = follows ? value[from] : (Value){0, 0};
+        for (unsigned r = 0; r < GPR_N; r++)
+            if (w >> r & 1)
+                value[r] = (Value){roots++, 0};
+        if (follows)
+            value[to] = (Value){new_value.root, new_value.delta + add};
+        x->changes |= w;
+    }
+    memcpy(l->at_end, value, sizeof(l->at_end));
+    for (unsigned k = 0; k < n; k++) {
+        const Insn *i = &b->insn[k];
+        unsigned size;
+        bool write;
+        x->stream_of[k] = -1;
+        if (!jit_memory_operand(i, &size, &write) || i->seg != SEG_NONE || i->asize != 8 ||
+            size > 64)
+            continue;
+        Value base = at[k].base, index = at[k].index;
+        unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
+        int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)x->off : 0);
+        int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
+        int64_t disp = i->disp + (stays(x, base.root) ? base_disp : 0) +
+                       (stays(x, index.root) ? index_disp : 0);
+        if (disp != (int32_t)disp)
+            continue;
+        x->stream_of[k] = (int8_t)stream_for(x, l, base.root, index.root, scale,
+                                             i->disp + base_disp + index_disp, size, write);
+        x->stream_size[k] = (uint8_t)size;
+        x->stream_disp[k] = (int32_t)disp;
+    }
+    return x->n_streams > 0;
+}
+
+/* One that lives in a host register, if there is any. */
+static void find_counter(const Trans *x, Loop *l)
+{
+    l->counter = GPR_ZERO;
+    for (unsigned r = 0; r < GPR_N; r++) {
+        int64_t step;
+        if (step_of(x, l, r, &step) && step != 0 && step == (int32_t)step &&
+            (l->counter == GPR_ZERO || jit_host[l->counter] == H_NONE))
+            l->counter = r;
+    }
+}
+
+/* ---- code that may change flags ---- */
+enum { ADD, AND = 4, SUB, CMP = 7 };
+
+static void alu(Code *c, unsigned op, bool w, unsigned to, unsigned from)
+{
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = (uint8_t)(op << 3 | 3),
+                     .w = w,
+                     .modrm = true,
+                     .reg = (uint8_t)to,
+                     .rm = (uint8_t)from});
+}
+
+static void alu_mem(Code *c, unsigned op, unsigned to, HostMem m)
+{
+    emit_rm(c, op << 3 | 3, true, to, m);
+}
+
+static void alu_imm(Code *c, unsigned op, bool w, unsigned to, int32_t imm)
+{
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0x81,
+                     .w = w,
+                     .modrm = true,
+                     .reg = (uint8_t)op,
+                     .rm = (uint8_t)to,
+                     .imm_size = 4,
+                     .imm = imm});
+}
+
+static void multiply(Code *c, unsigned r, int32_t by)
+{
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0x69,
+                     .w = true,
+                     .modrm = true,
+                     .reg = (uint8_t)r,
+                     .rm = (uint8_t)r,
+                     .imm_size = 4,
+                     .imm = by});
+}
+
+static void shift_down(Code *c, unsigned r, unsigned by)
+{
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0xc1,
+                     .w = true,
+                     .modrm = true,
+                     .reg = 5,
+                     .rm = (uint8_t)r,
+                     .imm_size = 1,
+                     .imm = by});
+}
+
+/* rax = rax / n; rax is below PAGE_SIZE, n at most STEP_MAX. */
+static void divide(Code *c, unsigned n)
+{
+    if (!(n & (n - 1))) {
+        if (n > 1)
+            shift_down(c, H_AX, (unsigned)__builtin_ctz(n));
+        return;
+    }
+    multiply(c, H_AX, (int32_t)((1ull << 32) / n + 1));
+    shift_down(c, H_AX, 32);
+}
+
+/* A guest register, or a copy of it in `copy`. */
+static unsigned bring(Trans *x, unsigned r, unsigned copy)
+{
+    if (jit_host[r] != H_NONE)
+        return jit_host[r];
+    emit_load(&x->c, copy, jit_gpr(r));
+    return copy;
+}
+
+/* rax = where the first byte of s is now. */
+static void first_byte(Trans *x, const struct Stream *s)
+{
+    HostMem m = {.base = H_NONE, .index = H_NONE, .scale = s->scale, .disp = s->lo};
+    if (s->base == GPR_IP) {
+        jit_rip(x, H_AX, 0);
+        m.base = H_AX;
+    } else if (s->base != GPR_ZERO) {
+        m.base = (uint8_t)bring(x, s->base, H_AX);
+    }
+    if (s->index != GPR_ZERO)
+        m.index = (uint8_t)bring(x, s->index, H_CX);
+    emit_lea(&x->c, true, H_AX, m);
+}
+
+/* rdx (what the first-level TLB has in `add`) and those parts of s's address that stay, to the
+ * frame. rax and rdx change. */
+static void keep_host(Trans *x, const struct Stream *s, unsigned n)
+{
+    Code *c = &x->c;
+    HostMem m = {.base = H_DX, .index = H_NONE, .disp = -12};
+    if (s->base == GPR_IP) {
+        jit_rip(x, H_AX, 0);
+        m.index = H_AX;
+    } else if (s->base != GPR_ZERO && stays(x, s->base)) {
+        m.index = (uint8_t)bring(x, s->base, H_AX);
+    }
+    emit_lea(c, true, H_AX, m);
+    if (s->index != GPR_ZERO && stays(x, s->index)) {
+        m = (HostMem){.base = H_AX, .scale = s->scale};
+        m.index = (uint8_t)bring(x, s->index, H_DX);
+        emit_lea(c, true, H_AX, m);
+    }
+    emit_store(c, H_AX, jit_frame(n));
+}
+
+/* Looks at one stream; returns the jump that is taken where the second body is not for it. */
+static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
+{
+    Code *c = &x->c;
+    const struct Stream *s = &x->stream[n];
+    int32_t most = (int32_t)PAGE_SIZE - (s->hi - s->lo); /* where it still is in one page */
+    size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
+    HostMem tag = jit_hot(x->j, tlb + (s->write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    HostMem add = jit_hot(x->j, tlb + offsetof(JTlb, add));
+    tag.index = add.index = H_DX;
+    tag.scale = add.scale = 3;
+    first_byte(x, s);
+    emit_mov(c, true, H_CX, H_AX);
+    shift_down(c, H_CX, PAGE_BITS);
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_CX});
+    emit_load(c, H_CX, tag);
+    emit_load(c, H_DX, add);
+    alu(c, ADD, true, H_CX, H_AX);
+    alu_imm(c, CMP, true, H_CX, most);
+    uint8_t *fails = emit_jcc(c, 7, here(c)); /* ja */
+    keep_host(x, s, n);
+    if (s->step == 0)
+        return fails;
+    if (s->step > 0) {
+        emit_imm32(c, H_AX, (uint32_t)most);
+        alu(c, SUB, false, H_AX, H_CX);
+    } else {
+        emit_mov(c, false, H_AX, H_CX);
+    }
+    divide(c, (unsigned)abs(s->step));
+    if (*have_rounds) {
+        HostMem m = jit_frame(FRAME_ROUNDS);
+        alu_mem(c, CMP, H_AX, m);
+        encode(c, &(Enc){.map = MAP_0F, /* cmova */
+                         .opcode = 0x47,
+                         .w = true,
+                         .modrm = true,
+                         .reg = H_AX,
+                         .mem = &m});
+    }
+    emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
+    *have_rounds = true;
+    return fails;
+}
+
+/* From `head` to `again`. */
+static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies)
+{
+    Code *c = &x->c;
+    uint8_t *fails[JIT_STREAMS + 1];
+    unsigned n_fails = 0;
+    bool have_rounds = false;
+    const uint8_t *poll = here(c);
+    emit_jmp(c, code->start);
+    code->head = here(c);
+    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    code8(c, 0xe3); /* jrcxz */
+    code8(c, (uint8_t)(poll - (here(c) + 1)));
+    jit_flags_out(c, x->j);
+    for (unsigned n = 0; n < x->n_streams; n++)
+        fails[n_fails++] = check_stream(x, n, &have_rounds);
+    if (l->counter != GPR_ZERO) {
+        if (have_rounds) {
+            emit_load(c, H_AX, jit_frame(FRAME_ROUNDS));
+            emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = 1});
+            alu_imm(c, CMP, false, H_AX, ROUNDS_MAX);
+            code8(c, 0x76); /* jbe, over the next */
+            code8(c, 5);
+        }
+        emit_imm32(c, H_AX, ROUNDS_MAX);
+        if (copies > 1 && have_rounds) {
+            alu_imm(c, AND, true, H_AX, -(int32_t)copies);
+            fails[n_fails++] = emit_jcc(c, 4, here(c)); /* jz */
+        }
+        multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
+        alu(c, ADD, true, H_AX, bring(x, l->counter, H_CX));
+        code_bytes(c, "\x48\xf7\xd8", 3); /* neg rax */
+        emit_store(c, H_AX, jit_frame(FRAME_BOUND));
+    }
+    jit_flags_in(c, x->j);
+    uint8_t *again = emit_jmp(c, here(c));
+    for (unsigned n = 0; n < n_fails; n++)
+        patch_rel32(fails[n], c->run, here(c));
+    jit_flags_in(c, x->j);
+    emit_jmp(c, code->entry);
+    while ((uintptr_t)c->p & 31) /* a loop begins a line of the processor's decoded code */
+        code8(c, 0xcc);
+    patch_rel32(again, c->run, here(c));
+}
+
+bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
+{
+    Code *c = &x->c;
+    const Insn *i = &x->b->insn[x->k];
+    int n = x->stream_of[x->k];
+    if (n < 0 || size != x->stream_size[x->k] || (write && !x->stream[n].write))
+        return false;
+    const struct Stream *s = &x->stream[n];
+    bool by_base = !stays(x, s->base), by_index = !stays(x, s->index);
+    *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = x->stream_disp[x->k]};
+    if (by_base && by_index) {
+        m->base = (uint8_t)bring(x, i->base, H_AX);
+        m->index = (uint8_t)bring(x, i->index, H_CX);
+        m->scale = i->scale;
+        emit_lea(c, true, H_AX, *m);
+        *m = (HostMem){.base = H_AX, .index = H_DX};
+    } else if (by_index) {
+        m->index = (uint8_t)bring(x, i->index, H_AX);
+        m->scale = i->scale;
+    } else if (by_base) {
+        m->base = (uint8_t)bring(x, i->base, H_AX);
+        m->index = H_DX;
+    }
+    if (x->dx_run != (int)JIT_RUNS + n)
+        emit_load(c, H_DX, jit_frame((unsigned)n));
+    x->dx_run = (int)JIT_RUNS + n;
+    return true;
+}
+
+/* One round; false: an instruction has no emitter. */
+static bool one_round(Trans *x)
+{
+    for (unsigned k = 0; k < x->n_runs; k++)
+        x->run[k].ready = false;
+    for (x->k = 0; x->k + 1u < x->b->n; x->k++)
+        if (!jit_emit_one(x, &x->b->insn[x->k]))
+            return false;
+    return true;
+}
+
+static bool write_second(Trans *x, JitCode *code, const Loop *l)
+{
+    Code *c = &x->c;
+    unsigned condition = op_rows[x->b->insn[x->b->n - 1u].row].opcode & 15;
+    unsigned copies = x->b->n <= 7 ? 4 : x->b->n <= 16 ? 2 : 1;
+    enter_second(x, code, l, copies);
+    const uint8_t *again = here(c);
+    x->dx_run = -1;
+    x->ax = H_NONE;
+    for (unsigned n = 0; n < copies; n++) {
+        if (!one_round(x))
+            return false;
+        jit_island_before(x, 8);
+        emit_jcc(c, condition ^ 1, x->behind_jcc);
+    }
+    jit_island_before(x, 40);
+    if (l->counter != GPR_ZERO) {
+        emit_load(c, H_CX, jit_frame(FRAME_BOUND));
+        unsigned r = bring(x, l->counter, H_AX);
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = (uint8_t)r, .scale = 0});
+    } else {
+        emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    }
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
+    emit_jmp(c, again);
+    emit_jmp(c, x->jcc);
+    return true;
+}
+
+void jit_loop(Trans *x, JitCode *code)
+{
+    Loop loop = {0};
+    const Block *b = x->b;
+    code->head = NULL;
+    if (b->n < 2 || b->n > INSNS_MAX || x->helped || b->soft || !(x->mode & DM_CODE64) ||
+        x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
+        return;
+    find_counter(x, &loop);
+    if (loop.moves && loop.counter == GPR_ZERO)
+        return;
+    Code before = x->c;
+    unsigned cold = x->n_cold, sites = x->n_sites;
+    int16_t run_of[BLOCK_MAX_INSNS];
+    memcpy(run_of, x->run_of, sizeof(run_of));
+    for (unsigned k = 0; k < b->n; k++)
+        if (x->stream_of[k] >= 0)
+            x->run_of[k] = -1;
+    x->second = true;
+    bool done = write_second(x, code, &loop);
+    x->second = false;
+    memcpy(x->run_of, run_of, sizeof(run_of));
+    if (done && !x->c.overflow)
+        return;
+    x->c = before;
+    x->n_cold = cold;
+    x->n_sites = sites;
+    x->n_near = 0;
+    code->head = NULL;
+}

@@ -1,0 +1,244 @@
+/*
+ * Random loops over arrays, translated and interpreted: the second body of a loop has no checks
+ * (jit_loop.c), so what it must not miss are ends of pages, pages that are not there, and what else
+ * may be in a loop. See jit_blocks.h.
+ */
+#include "jit_blocks.h"
+
+enum { LOOP_POINTERS = 5, LOOP_INDICES = 2 };
+static const uint8_t loop_pointer[LOOP_POINTERS] = {RSI, RDI, RBP, R9, R12};
+static const uint8_t loop_index[LOOP_INDICES] = {RBX, R14};
+
+static const uint8_t *loop_at; /* the bytes that will be at G_CODE */
+
+static unsigned loop_result(void)
+{
+    static const uint8_t regs[] = {RAX, RDX, R10, R13};
+    return regs[below(4)];
+}
+
+/* An operand that may be a stream: moving pointers, indices, both, copies, neither. */
+static HostMem loop_data(unsigned near)
+{
+    HostMem m = {.base = loop_pointer[below(near)],
+                 .index = H_NONE,
+                 .disp = (int32_t)below(one_in(20) ? 3000 : 64) - 32};
+    if (one_in(3)) {
+        m.index = loop_index[below(LOOP_INDICES)];
+        m.scale = (uint8_t)below(4);
+    }
+    if (one_in(20))
+        m.base = R8; /* a copy: see loop_step() */
+    return m;
+}
+
+static void loop_insn(Code *c, unsigned near)
+{
+    HostMem m = loop_data(near);
+    Enc e = {.map = MAP_1B, .modrm = true, .reg = (uint8_t)loop_result(), .mem = &m};
+    unsigned size = 1u << below(4);
+    e.p66 = size == 2;
+    e.w = size == 8;
+    e.rex = size == 1;
+    switch (below(14)) {
+    case 0:
+    case 1:
+    case 2: /* ADD to CMP with memory, both ways: ADC and SBB read what the round before left */
+        e.opcode = (uint8_t)(below(8) << 3 | (one_in(2) ? 1 : 3));
+        e.opcode -= size == 1;
+        break;
+    case 3:
+    case 4:
+        e.opcode = 0x8b - (size == 1);
+        break;
+    case 5:
+    case 6:
+        e.opcode = 0x89 - (size == 1);
+        break;
+    case 7:
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(one_in(2) ? 0xb6 : 0x40 + below(16));
+        e.p66 = e.rex = false;
+        break;
+    case 8: /* ALU of registers */
+        e.opcode = (uint8_t)(below(8) << 3 | 1);
+        e.mem = NULL;
+        e.rm = (uint8_t)loop_result();
+        e.p66 = e.rex = false;
+        break;
+    case 9:
+        code8(c, (uint8_t[]){0xf5, 0xf8, 0xf9, 0x90, 0x99}[below(5)]);
+        return;
+    case 10:
+        e.opcode = 0xf7; /* NOT, NEG, MUL, IMUL; DIV now and then */
+        e.reg = (uint8_t)(2 + below(one_in(8) ? 6 : 4));
+        e.p66 = e.rex = false;
+        break;
+    case 11:
+    case 12: /* MOVUPS, MOVAPS, ADDSD, PADDD */
+        e.map = MAP_0F;
+        e.opcode = (uint8_t[]){0x10, 0x11, 0x10, 0x11, 0x58, 0x28, 0xfe}[below(7)];
+        e.pfx = e.opcode == 0x58 ? PFX_F2 : e.opcode == 0xfe ? PFX_66 : PFX_NP;
+        e.p66 = e.w = e.rex = false;
+        e.reg = (uint8_t)below(16);
+        break;
+    default: /* at a fixed place, counted from RIP or not, or at one that was computed */
+        if (one_in(3)) { /* add rax, [rip + ...]; add [rip + ...], rdx */
+            code_bytes(c, one_in(2) ? "\x48\x03\x05" : "\x48\x01\x15", 3);
+            code32(c, (uint32_t)(DATA + below(0x2200) - (G_CODE + (uint64_t)(c->p + 4 - loop_at))));
+            return;
+        }
+        if (one_in(2)) {
+            e.opcode = 0x89;
+            m = (HostMem){.base = H_NONE, .index = H_NONE, .disp = (int32_t)below(0x3000)};
+        } else {
+            emit_mov(c, false, R10, R10);                     /* below 4 GiB, and small: */
+            code_bytes(c, "\x41\x81\xe2\xff\x7f\x00\x00", 7); /* and r10d, 0x7fff */
+            e.opcode = 0x03;
+            m = (HostMem){.base = R10, .index = H_NONE, .disp = (int32_t)below(200)};
+        }
+        e.p66 = e.rex = false;
+    }
+    encode(c, &e);
+}
+
+/* What makes a register move by a constant, or not. */
+static void loop_step(Code *c, unsigned r)
+{
+    int32_t n = (int32_t[]){1, -1, 2, 4, -4, 8, -8, 16, 24, -40, 64, 3, 256, -256, 260}[below(15)];
+    switch (below(7)) {
+    case 0:
+        emit_lea(c, true, r, (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = n});
+        break;
+    case 1: /* INC, DEC */
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0xff,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)below(2),
+                         .rm = (uint8_t)r});
+        break;
+    case 2: /* there and back */
+        emit_lea(c, true, r, (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = n});
+        emit_lea(c, true, r, (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = -n});
+        break;
+    case 3: /* R8 is a copy, and the register may move before it is used */
+        emit_mov(c, true, R8, r);
+        emit_lea(c, true, r, (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = n});
+        break;
+    default: /* ADD, SUB */
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0x81,
+                         .w = true,
+                         .modrm = true,
+                         .reg = one_in(2) ? 0 : 5,
+                         .rm = (uint8_t)r,
+                         .imm = n,
+                         .imm_size = 4});
+    }
+}
+
+static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
+{
+    static const uint8_t counters[] = {RCX, R11, R15};
+    Code c = {.p = bytes, .end = bytes + room};
+    unsigned n = 1 + below(one_in(4) ? 14 : 5), counter = counters[below(3)];
+    unsigned near = 1 + below(LOOP_POINTERS), steps = 1 + below(3);
+    loop_at = bytes;
+    emit_mov(&c, true, R8, RSI);
+    uint8_t *top = c.p;
+    for (unsigned k = 0; k < n + steps; k++) {
+        if (below(n + steps) < steps)
+            loop_step(&c, one_in(3) ? loop_index[below(LOOP_INDICES)] : loop_pointer[below(near)]);
+        else
+            loop_insn(&c, near);
+    }
+    encode(&c, &(Enc){.map = MAP_1B,
+                      .opcode = 0xff,
+                      .w = one_in(2),
+                      .modrm = true,
+                      .reg = 1,
+                      .rm = (uint8_t)counter}); /* dec */
+    in->gpr[counter] = 1 + below(one_in(3) ? 1400 : 90);
+    for (unsigned k = 0; k < LOOP_POINTERS; k++)
+        if (in->gpr[loop_pointer[k]] >> 12 == G_CODE >> 12) /* it is not to reach the code */
+            in->gpr[counter] = 1 + below(4);
+    if (one_in(4) && c.p - top < 120) { /* JNZ, JG, JNS, JNBE: the short form, or the long */
+        code8(&c, (uint8_t[]){0x75, 0x7f, 0x79}[below(3)]);
+        code8(&c, (uint8_t)(top - (c.p + 1)));
+    } else {
+        code8(&c, 0x0f);
+        code8(&c, 0x85);
+        code32(&c, (uint32_t)(top - (c.p + 4)));
+    }
+    code8(&c, 0xf4);
+    ck_assert(!c.overflow);
+    return (unsigned)(c.p - bytes);
+}
+
+static void loop_registers(CpuState *s)
+{
+    for (unsigned k = 0; k < LOOP_POINTERS; k++) {
+        uint64_t at = one_in(4) ? DATA + below(0x2000) : 0x1000 + below(0xe000);
+        if (one_in(3)) /* near an end of a page */
+            at = (at & ~0xfffull) + 0x1000 - below(80);
+        if (one_in(30)) /* data beside code */
+            at = G_CODE + 0x900 + below(0x500);
+        s->gpr[loop_pointer[k]] = one_in(3) ? at : at & ~15ull;
+    }
+    for (unsigned k = 0; k < LOOP_INDICES; k++)
+        s->gpr[loop_index[k]] = below(40);
+    s->fpu.mxcsr = 0x1f80;
+}
+
+START_TEST(loops)
+{
+    GError *err = NULL;
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
+    unsigned seconds = 0;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (uint64_t k = from; k < from + n_rounds; k++) {
+        static CpuState in;
+        static uint8_t bytes[1024];
+        seed = k * 0x5851f42d4c957f2dull + 3;
+        j->kernel_slots = one_in(2);
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        loop_registers(&guest.v.st);
+        in = guest.v.st;
+        unsigned n = make_loop(bytes, sizeof(bytes), &in);
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){one_in(2) ? rnd() : below(1000)}, 8);
+        n_cuts = 0;
+        must_agree(k, &in, bytes, n);
+        for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++)
+            seconds += j->map[b]->head != NULL;
+    }
+    ck_assert_uint_gt(seconds, n_rounds / 2);
+    guest_teardown();
+}
+END_TEST
+
+int main(void)
+{
+    if (!jit_supported(NULL)) {
+        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
+        return 77;
+    }
+    TCase *tc = tcase_create("jit_loop");
+    tcase_set_timeout(tc, 900);
+    tcase_add_test(tc, loops);
+    Suite *suite = suite_create("jit_loop");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

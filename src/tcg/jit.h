@@ -281,6 +281,15 @@ void jit_jumps_flush(Jit *, bool all);
 /* What leads into this page, or (of a large page) into this gigabyte. */
 void jit_jumps_flush_page(Jit *, gva_t lin);
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
+/* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */
+static inline const uint8_t *jit_code_at(const Jit *j, unsigned mode, uint64_t rip)
+{
+    unsigned x = rip & (JJUMP_SIZE - 1);
+    for (unsigned k = 0; k < j->jump_modes; k++)
+        if (j->jump_mode[k] == mode)
+            return j->hot->jump[k].neg[x] == 0 - rip ? j->hot->jump[k].code[x] : NULL;
+    return NULL;
+}
 /* Number of the jump cache of this decode mode, or -1. */
 int jit_jump_slot(Jit *, unsigned mode);
 

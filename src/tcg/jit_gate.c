@@ -9,16 +9,6 @@
 #include "tcg/jit.h"
 #include "tcg/sys.h"
 
-/* Code at rip in decode mode `mode`, if the jump cache has it. */
-static const uint8_t *code_at(const Jit *j, unsigned mode, uint64_t rip)
-{
-    unsigned x = rip & (JJUMP_SIZE - 1);
-    for (unsigned k = 0; k < j->jump_modes; k++)
-        if (j->jump_mode[k] == mode)
-            return j->hot->jump[k].neg[x] == 0 - rip ? j->hot->jump[k].code[x] : NULL;
-    return NULL;
-}
-
 /* What is in the way of a change of privilege without the run loop. */
 static bool watched(const Jit *j, const Vcpu *v)
 {
@@ -49,7 +39,7 @@ const uint8_t *jit_gate_syscall(Tcg *t, const Block *b, unsigned k)
     unsigned mode = t->decode_mode & ~(unsigned)DM_CPL3;
     if ((s->efer & efer) != efer || !t->code64 || (s->rflags & slow) || watched(j, t->v))
         return NULL;
-    const uint8_t *code = code_at(j, mode, s->msr.lstar);
+    const uint8_t *code = jit_code_at(j, mode, s->msr.lstar);
     if (!code)
         return NULL;
     t->cc = j->hot->cc;
@@ -70,7 +60,7 @@ const uint8_t *jit_gate_sysret(Tcg *t, const Block *b, unsigned k)
     if ((s->efer & efer) != efer || !t->code64 || t->cpl || b->insn[k].opsize != 8 ||
         ((s->rflags | flags) & slow) || !canonical(s, rip) || watched(j, t->v))
         return NULL;
-    const uint8_t *code = code_at(j, mode, rip);
+    const uint8_t *code = jit_code_at(j, mode, rip);
     if (!code)
         return NULL;
     flat_segments(s, base + 16, base + 8, 3, true);

@@ -76,13 +76,17 @@ static int go_on_at_rip(Jit *j)
     atomic_store(&v->go, 1);
     if (atomic_load(&v->request) & heeded(s))
         return RESUME;
-    const Block *b = next_block(s, t);
-    if (!b || !b->jit || !jit_fits(b, s->rip))
-        return RESUME;
+    const uint8_t *code = jit_code_at(j, t->decode_mode, s->rip);
+    if (!code) {
+        const Block *b = next_block(s, t);
+        if (!b || !b->jit || !jit_fits(b, s->rip))
+            return RESUME;
+        jit_jump_fill(j, t->decode_mode, s->rip, b);
+        code = b->jit->entry_far;
+    }
     rf_done(s);
-    jit_jump_fill(j, t->decode_mode, s->rip, b);
-    j->hot->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
-    j->hot->tmp = (uintptr_t)b->jit->entry;
+    j->hot->tmp = (uintptr_t)code;
+    j->hot->miss_addr = s->rip;
     j->hot->cc = t->cc;
     return GO_TO;
 }

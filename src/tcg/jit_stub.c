@@ -221,7 +221,8 @@ static void leave_frame(Code *c)
 /*
  * A call into C from translated code: rdx is the block, ecx the instruction's number. C returns 0:
  * go on at the return address; 1: five bytes further, past the jump that stands there; 2: leave
- * translated code with JX_HELPER; 3: with JX_RESUME.
+ * translated code with JX_HELPER; 3: with JX_RESUME; 4: to the code at JitHot.tmp, whose RIP is in
+ * JitHot.miss_addr.
  */
 static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
 {
@@ -261,6 +262,7 @@ static const uint8_t *call_stub(Jit *j, Code *c, size_t fn)
     patch_rel32(go_to, c->run, here(c));
     jit_flags_in(c, j);
     registers(c, true, 0);
+    emit_load(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr))); /* its RIP */
     HostMem to = jit_hot(j, offsetof(JitHot, tmp));
     encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 4, .mem = &to});
     return at;

@@ -122,7 +122,7 @@ void blocks_distrust(Tcg *t)
     tlb_forget_code(t);
     if (t->jit) {
         jit_unlink_all(t->jit);
-        jit_jumps_flush(t->jit, true);
+        jit_jumps_forget(t->jit);
     }
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;
@@ -436,6 +436,12 @@ static Fault fetch_page(CpuState *s, Tcg *t, gva_t lin, gpa_t *gpa, const uint8_
     *gpa = e->gpa;
     *host = e->host;
     return FAULT_NONE;
+}
+
+bool blocks_page_at(CpuState *s, Tcg *t, gva_t lin, gpa_t *page)
+{
+    const uint8_t *host;
+    return fetch_page(s, t, lin, page, &host) == FAULT_NONE;
 }
 
 bool blocks_page_is_global(const Tcg *t, gva_t lin)

@@ -162,6 +162,10 @@ void stops_passed(Tcg *t, gva_t lin);
 bool blocks_any(VmCommon *, gpa_t);
 void blocks_written(Vcpu *by, gpa_t, unsigned len);
 
+/* The physical page that code at lin is fetched from. False: a fault, which the fetch itself will
+ * find again. */
+bool blocks_page_at(CpuState *s, Tcg *t, gva_t lin, gpa_t *page);
+
 /* Was the page of code at lin, found in this map_gen, a global one? */
 bool blocks_page_is_global(const Tcg *t, gva_t lin);
 

@@ -68,12 +68,6 @@ bool jit_supported(GError **err)
     return false;
 }
 
-static void jump_clear(JJump *u, unsigned index)
-{
-    u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
-    u->code[index] = NULL;
-}
-
 Jit *jit_new(Tcg *t, GError **err)
 {
     Jit *j = g_new0(Jit, 1);
@@ -102,8 +96,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->x87_away = j->hot->x87_was = 1;
     jit_tlb_init(j);
     jit_slots_init(j);
-    for (unsigned k = 0; k < JJUMP_MODES; k++)
-        jump_clear(&j->hot->jump[k], 0);
+    jit_jumps_init(j);
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->no_ac = ~(uint64_t)FL_AC;
     j->hot->arith = FL_ARITH;
@@ -132,156 +125,9 @@ void jit_free(Jit *j)
     munmap(j->code_rw + j->run, j->code_bytes);
     munmap(j->hot, j->hot_bytes);
     g_free(j->map);
-    g_free(j->far[0].at);
-    g_free(j->far[1].at);
+    jit_jumps_free(j);
     g_free(j->row_helpers);
     g_free(j);
-}
-
-/* ---- the jump cache ---- */
-int jit_jump_slot(Jit *j, unsigned mode)
-{
-    for (unsigned k = 0; k < j->jump_modes; k++)
-        if (j->jump_mode[k] == mode)
-            return (int)k;
-    if (j->jump_modes == JJUMP_MODES)
-        return -1;
-    j->jump_mode[j->jump_modes] = (uint8_t)mode;
-    return (int)j->jump_modes++;
-}
-
-static void clear_listed(Jit *j, struct JumpList *l)
-{
-    for (uint32_t k = 0; k < l->n; k++)
-        jump_clear(&j->hot->jump[l->at[k] >> 16 & (JJUMP_MODES - 1)], l->at[k] & 0xffff);
-    l->n = 0;
-}
-
-/* ---- direct jumps to other pages ---- */
-#define FAR_USES 4 /* by the jump cache, before a jump is linked again */
-
-static unsigned page_bit(gva_t lin)
-{
-    return (unsigned)(lin >> PAGE_BITS ^ lin >> (PAGE_BITS + 10)) & 1023;
-}
-
-/* Jumps lead to code at lin now, which has been fetched in this map_gen. */
-static void note_page(Jit *j, gva_t lin)
-{
-    unsigned bit = page_bit(lin);
-    j->jump_pages[bit / 64] |= BIT(bit % 64);
-    j->jump_big |= j->t->bank->exec_big;
-}
-
-static void far_off(const Jit *j, JitLink *l)
-{
-    l->listed = false;
-    l->left = FAR_USES;
-    patch_rel32(l->at, j->run, l->cold);
-}
-
-static void far_flush(const Jit *j, struct FarLinks *f)
-{
-    for (uint32_t k = 0; k < f->n; k++)
-        far_off(j, f->at[k]);
-    f->n = 0;
-}
-
-static void far_flush_page(const Jit *j, struct FarLinks *f, gva_t lin, unsigned shift)
-{
-    uint32_t kept = 0;
-    for (uint32_t k = 0; k < f->n; k++) {
-        if ((f->at[k]->rip ^ lin) >> shift)
-            f->at[kept++] = f->at[k];
-        else
-            far_off(j, f->at[k]);
-    }
-    f->n = kept;
-}
-
-static void far_add(Jit *j, JitLink *l)
-{
-    struct FarLinks *f = &j->far[blocks_page_is_global(j->t, l->rip)];
-    note_page(j, l->rip);
-    if (l->listed)
-        return;
-    if (f->n == f->room) {
-        f->room = MAX_OF(256u, 2 * f->room);
-        f->at = g_renew(JitLink *, f->at, f->room);
-    }
-    f->at[f->n++] = l;
-    l->listed = true;
-}
-
-void jit_jumps_flush(Jit *j, bool all)
-{
-    far_flush(j, &j->far[0]);
-    if (all) {
-        far_flush(j, &j->far[1]);
-        memset(j->jump_pages, 0, sizeof(j->jump_pages));
-        j->jump_big = 0;
-    }
-    if (j->jumps_local.n > JJUMP_LIST || (all && j->jumps_global.n > JJUMP_LIST)) {
-        jit_zero(j->hot->jump, sizeof(j->hot->jump));
-        for (unsigned k = 0; k < JJUMP_MODES; k++)
-            jump_clear(&j->hot->jump[k], 0);
-        j->jumps_local.n = j->jumps_global.n = 0;
-        return;
-    }
-    clear_listed(j, &j->jumps_local);
-    if (all)
-        clear_listed(j, &j->jumps_global);
-}
-
-/* Of l, what leads into the page or gigabyte of lin. */
-static void clear_page(Jit *j, struct JumpList *l, gva_t lin, unsigned shift)
-{
-    uint32_t kept = 0;
-    for (uint32_t k = 0; k < l->n; k++) {
-        uint32_t e = l->at[k];
-        JJump *u = &j->hot->jump[e >> 16 & (JJUMP_MODES - 1)];
-        if (((0 - u->neg[e & 0xffff]) ^ lin) >> shift)
-            l->at[kept++] = e;
-        else
-            jump_clear(u, e & 0xffff);
-    }
-    l->n = kept;
-}
-
-void jit_jumps_flush_page(Jit *j, gva_t lin)
-{
-    bool big = j->jump_big >> (lin >> 30 & 63) & 1;
-    unsigned shift = big ? 30 : PAGE_BITS, bit = page_bit(lin);
-    if (!big && !(j->jump_pages[bit / 64] >> (bit % 64) & 1))
-        return;
-    for (unsigned k = 0; k < 2; k++)
-        far_flush_page(j, &j->far[k], lin, shift);
-    if (j->jumps_local.n > JJUMP_LIST || j->jumps_global.n > JJUMP_LIST) {
-        jit_jumps_flush(j, true);
-        return;
-    }
-    clear_page(j, &j->jumps_local, lin, shift);
-    clear_page(j, &j->jumps_global, lin, shift);
-}
-
-void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
-{
-    int slot = jit_jump_slot(j, mode);
-    if (slot < 0 || !b->jit || j->no_chain)
-        return;
-    unsigned x = rip & (JJUMP_SIZE - 1);
-    JJump *u = &j->hot->jump[slot];
-    if (u->code[x] == b->jit->entry_far && u->neg[x] == 0 - rip)
-        return;
-    u->neg[x] = 0 - rip;
-    u->code[x] = b->jit->entry_far;
-    note_page(j, rip);
-    /* Where another RIP had the place it is listed twice: once too often cleared, no more. */
-    struct JumpList *l = blocks_page_is_global(j->t, rip) ? &j->jumps_global : &j->jumps_local;
-    if (l->n < JJUMP_LIST)
-        l->at[l->n] = (uint32_t)slot << 16 | x;
-    if (l->n <= JJUMP_LIST)
-        l->n++;
 }
 
 /* ---- direct jumps ---- */
@@ -294,7 +140,7 @@ void jit_link(Jit *j, JitLink *l, Block *b)
             l->left = UINT32_MAX;
             return;
         }
-        far_add(j, l);
+        jit_far_add(j, l, b);
     }
     if (l->to != b) {
         unlink_out(j, l);
@@ -332,22 +178,11 @@ static void unlink_out(Jit *j, JitLink *l)
     l->to = NULL;
 }
 
-/* Whatever led to b's code by RIP: the page is any, the place in it is not. */
-static void forget_jumps(Jit *j, const Block *b)
-{
-    int slot = jit_jump_slot(j, b->mode);
-    if (slot < 0)
-        return;
-    for (unsigned x = b->gpa & ~PAGE_MASK; x < JJUMP_SIZE; x += PAGE_SIZE)
-        if (j->hot->jump[slot].code[x] == b->jit->entry_far)
-            jump_clear(&j->hot->jump[slot], x);
-}
-
 void jit_block_dead(Jit *j, Block *b)
 {
     if (!b->jit)
         return;
-    forget_jumps(j, b);
+    jit_jumps_to_dead(j, b);
     unlink_in(j, b->jit);
     unlink_out(j, &b->jit->link[0]);
     unlink_out(j, &b->jit->link[1]);
@@ -377,6 +212,7 @@ void jit_chaining(Jit *j, bool on)
 
 void jit_flush(Jit *j)
 {
+    jit_jumps_forget(j);
     for (unsigned k = 0; k < j->map_n; k++) {
         if (j->map[k]->block) {
             j->map[k]->block->jit = NULL;
@@ -386,14 +222,12 @@ void jit_flush(Jit *j)
         g_free(j->map[k]);
     }
     j->map_n = 0;
-    j->far[0].n = j->far[1].n = 0;
     j->used = j->used_fixed;
     j->cold_used = j->code_bytes / 2;
     jit_slots_flush(j);
     j->slots = 0;
     j->pending = NULL;
     j->flushes++;
-    jit_jumps_flush(j, true);
 }
 
 void jit_zero(void *p, size_t bytes)
@@ -417,9 +251,8 @@ void jit_give_back(Jit *j)
     j->map = NULL;
     j->map_room = 0;
     j->tlb_n = JTLB_LIST + 1;
-    j->jumps_local.n = JJUMP_LIST + 1;
     jit_tlb_flush(j, true);
-    jit_jumps_flush(j, true);
+    jit_jumps_give_back(j);
 }
 
 /* ---- making code ---- */

@@ -59,7 +59,6 @@
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
 #define JTLB_LIST      4096u
-#define JJUMP_LIST     16384u
 #define JIT_RUNS       16u /* in a block */
 #define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
@@ -129,8 +128,9 @@ enum JitExit {
 
 /*
  * A direct jump out of a block's code. To another page it leads only while that page is known to be
- * where it was: a far one is in Jit.far, and when the list is gone through its rel32 leads to the
- * cold code again. That looks into the jump cache, and comes to C every so often to be linked.
+ * where it was: a far one is in the record of that page, and when that is out of use its rel32
+ * leads to the cold code again. That looks into the jump cache, and comes to C every so often to be
+ * linked.
  */
 typedef struct JitLink {
     uint8_t *at;             /* its rel32, as written */
@@ -187,19 +187,11 @@ typedef struct Jit {
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
-    struct FarLinks {
-        uint32_t n, room;
-        JitLink **at;
-    } far[2];                            /* linked: to local pages, to global ones */
-    uint64_t jump_pages[1024 / 64];      /* pages, hashed, that jumps lead to or have led to */
-    uint64_t jump_big;                   /* gigabytes, hashed, with large pages among them */
+    uint64_t jump_big; /* gigabytes, hashed, with large pages that jumps lead into */
     uint32_t tlb_n, tlb_list[JTLB_LIST]; /* JLIST_GLOBAL, mode << 16 | index */
     uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
     uint32_t slots, slot_n, slot_list[JIT_SLOTS]; /* in use; filled ones */
-    /* of global pages, and of others: slot << 16 | index */
-    struct JumpList {
-        uint32_t n, at[JJUMP_LIST]; /* n beyond JJUMP_LIST: not all are listed */
-    } jumps_global, jumps_local;
+    struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     const uint8_t *s_zmm[2];                    /* store, load */
     bool ymm, zmm, wrgsbase;                    /* zmm: the guest has AVX-512 */
@@ -276,11 +268,26 @@ bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
 void jit_slots_flush(Jit *);
 void jit_slots_flush_page(Jit *, gva_t lin);
 
-/* ---- jump cache ---- */
+/* ---- jump cache and jumps to other pages (jit_jump.c) ---- */
+/* Of memory that is all zero. */
+void jit_jumps_init(Jit *);
+void jit_jumps_free(Jit *);
+/* Out of use until their pages are found again; all: global pages too. */
 void jit_jumps_flush(Jit *, bool all);
 /* What leads into this page, or (of a large page) into this gigabyte. */
 void jit_jumps_flush_page(Jit *, gva_t lin);
+/* What leads to b's code by its RIP, which has no code any more. */
+void jit_jumps_to_dead(Jit *, const Block *b);
+/* Code or trust in it has gone: nothing comes back. */
+void jit_jumps_forget(Jit *);
+/* The same, and memory goes back to the host. */
+void jit_jumps_give_back(Jit *);
+/* b has been found at rip, in this map_gen. */
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
+/* True: code in rip's page that was known before is in the cache again. */
+bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
+/* l is linked to b, which has been found at its target: until that page is out of use. */
+void jit_far_add(Jit *, JitLink *l, const Block *b);
 /* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */
 static inline const uint8_t *jit_code_at(const Jit *j, unsigned mode, uint64_t rip)
 {

@@ -77,6 +77,8 @@ static int go_on_at_rip(Jit *j)
     if (atomic_load(&v->request) & heeded(s))
         return RESUME;
     const uint8_t *code = jit_code_at(j, t->decode_mode, s->rip);
+    if (!code && jit_jumps_revive(j, t->decode_mode, s->rip))
+        code = jit_code_at(j, t->decode_mode, s->rip);
     if (!code) {
         const Block *b = next_block(s, t);
         if (!b || !b->jit || !jit_fits(b, s->rip))

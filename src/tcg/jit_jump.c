@@ -1,0 +1,298 @@
+/*
+ * Upkeep of the jump cache and of direct jumps to other pages.
+ *
+ * What leads to code by its linear address is good as long as the code's page stays where it is.
+ * So there is a record for each linear page that the jump cache leads into. A change of CR3 takes
+ * what is not global out of the cache and leaves the records: most address spaces have the same
+ * programs and libraries at the same places. The first jump into such a page walks its mapping;
+ * if that is the same physical page, all its entries come back together.
+ */
+#include "tcg/jit.h"
+
+#define BUCKETS   2048u
+#define PAGES_MAX 8192u /* records; all are dropped when there are more */
+#define FAR_USES  4     /* of a jump by the jump cache, before it is linked again */
+
+typedef struct JumpAt {
+    const uint8_t *entry;
+    const JitCode *code; /* NULL: its block has bytes in another page as well */
+    uint16_t index;      /* in the jump cache: low bits of RIP */
+} JumpAt;
+
+typedef struct JumpPage {
+    struct JumpPage *next; /* in its bucket */
+    gva_t page;            /* of RIP */
+    gpa_t gpa;
+    uint8_t slot;   /* number of the jump cache */
+    uint8_t listed; /* bit k: in JumpPages.list[k] */
+    bool live;      /* its entries are in the cache */
+    uint16_t n, room;
+    uint32_t n_far, far_room;
+    JumpAt *at;
+    JitLink **far; /* jumps that are linked to code in it */
+} JumpPage;
+
+typedef struct PageList {
+    uint32_t n, room;
+    JumpPage **page;
+} PageList;
+
+struct JumpPages {
+    JumpPage *bucket[BUCKETS];
+    unsigned n;
+    PageList list[2]; /* of those that are live, and some that were: local pages, global ones */
+};
+
+int jit_jump_slot(Jit *j, unsigned mode)
+{
+    for (unsigned k = 0; k < j->jump_modes; k++)
+        if (j->jump_mode[k] == mode)
+            return (int)k;
+    if (j->jump_modes == JJUMP_MODES)
+        return -1;
+    j->jump_mode[j->jump_modes] = (uint8_t)mode;
+    return (int)j->jump_modes++;
+}
+
+static void jump_clear(JJump *u, unsigned index)
+{
+    u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
+    u->code[index] = NULL;
+}
+
+/* Of memory that is all zero. */
+static void cache_init(Jit *j)
+{
+    for (unsigned k = 0; k < JJUMP_MODES; k++)
+        jump_clear(&j->hot->jump[k], 0);
+}
+
+void jit_jumps_init(Jit *j)
+{
+    j->pages = g_new0(struct JumpPages, 1);
+    cache_init(j);
+}
+
+void jit_jumps_give_back(Jit *j)
+{
+    jit_jumps_forget(j);
+    jit_zero(j->hot->jump, sizeof(j->hot->jump));
+    cache_init(j);
+}
+
+void jit_jumps_free(Jit *j)
+{
+    jit_jumps_forget(j);
+    for (unsigned k = 0; k < 2; k++)
+        g_free(j->pages->list[k].page);
+    g_free(j->pages);
+}
+
+/* ---- records ---- */
+static JumpPage **bucket(const Jit *j, gva_t page)
+{
+    return &j->pages->bucket[(page >> PAGE_BITS ^ page >> 23) & (BUCKETS - 1)];
+}
+
+static JumpPage *find_page(const Jit *j, unsigned slot, gva_t page)
+{
+    for (JumpPage *p = *bucket(j, page); p; p = p->next)
+        if (p->page == page && p->slot == slot)
+            return p;
+    return NULL;
+}
+
+static JumpPage *new_page(Jit *j, unsigned slot, gva_t page)
+{
+    if (j->pages->n == PAGES_MAX)
+        jit_jumps_forget(j);
+    JumpPage *p = g_new0(JumpPage, 1), **b = bucket(j, page);
+    p->page = page;
+    p->slot = (uint8_t)slot;
+    p->next = *b;
+    *b = p;
+    j->pages->n++;
+    return p;
+}
+
+/* Nothing leads into p until it is found again. */
+static void take_out(const Jit *j, JumpPage *p)
+{
+    JJump *u = &j->hot->jump[p->slot];
+    if (!p->live)
+        return;
+    p->live = false;
+    for (unsigned k = 0; k < p->n; k++) {
+        unsigned x = p->at[k].index;
+        if ((0 - u->neg[x]) >> PAGE_BITS == p->page >> PAGE_BITS)
+            jump_clear(u, x);
+    }
+    for (unsigned k = 0; k < p->n_far; k++) {
+        p->far[k]->listed = false;
+        p->far[k]->left = FAR_USES;
+        patch_rel32(p->far[k]->at, j->run, p->far[k]->cold);
+    }
+    p->n_far = 0;
+}
+
+/* RIP of an entry: its index has the lowest bits of the page too. */
+static uint64_t rip_of(const JumpPage *p, const JumpAt *a)
+{
+    return p->page | (a->index & ~PAGE_MASK);
+}
+
+static void set_live(Jit *j, JumpPage *p)
+{
+    unsigned global = blocks_page_is_global(j->t, p->page);
+    PageList *l = &j->pages->list[global];
+    p->live = true;
+    j->jump_big |= j->t->bank->exec_big;
+    if (p->listed >> global & 1)
+        return;
+    p->listed |= (uint8_t)BIT(global);
+    if (l->n == l->room) {
+        l->room = MAX_OF(256u, 2 * l->room);
+        l->page = g_renew(JumpPage *, l->page, l->room);
+    }
+    l->page[l->n++] = p;
+}
+
+/* The page has been found, at gpa. */
+static void revive(Jit *j, JumpPage *p, gpa_t gpa)
+{
+    JJump *u = &j->hot->jump[p->slot];
+    unsigned kept = 0;
+    if (p->gpa != gpa)
+        p->n = 0;
+    p->gpa = gpa;
+    for (unsigned k = 0; k < p->n; k++) {
+        const JumpAt *a = &p->at[k];
+        if (!a->code || !a->code->block) /* it is dead */
+            continue;
+        u->neg[a->index] = 0 - rip_of(p, a);
+        u->code[a->index] = a->entry;
+        p->at[kept++] = *a;
+    }
+    p->n = (uint16_t)kept;
+    set_live(j, p);
+}
+
+bool jit_jumps_revive(Jit *j, unsigned mode, uint64_t rip)
+{
+    Tcg *t = j->t;
+    int slot = jit_jump_slot(j, mode);
+    JumpPage *p = slot < 0 ? NULL : find_page(j, (unsigned)slot, rip & PAGE_MASK);
+    gpa_t gpa;
+    if (!p || p->live || !t->code64 || j->no_chain || !blocks_page_at(&t->v->st, t, rip, &gpa))
+        return false;
+    revive(j, p, gpa);
+    return true;
+}
+
+static void add_entry(JumpPage *p, unsigned index, const Block *b)
+{
+    const JitCode *code = b->gpa2 == NO_GPA ? b->jit : NULL;
+    unsigned k = 0;
+    while (k < p->n && p->at[k].index != index)
+        k++;
+    if (k == p->room) {
+        p->room = (uint16_t)MAX_OF(8, 2 * p->room);
+        p->at = g_renew(JumpAt, p->at, p->room);
+    }
+    p->at[k] = (JumpAt){.entry = b->jit->entry_far, .code = code, .index = (uint16_t)index};
+    p->n = (uint16_t)MAX_OF(p->n, k + 1);
+}
+
+/* b has been found at rip. */
+static JumpPage *page_of(Jit *j, unsigned slot, uint64_t rip, const Block *b)
+{
+    gva_t page = rip & PAGE_MASK;
+    JumpPage *p = find_page(j, slot, page);
+    if (!p)
+        p = new_page(j, slot, page);
+    if (!p->live)
+        revive(j, p, b->gpa & PAGE_MASK);
+    return p;
+}
+
+void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
+{
+    int slot = jit_jump_slot(j, mode);
+    if (slot < 0 || !b->jit || j->no_chain)
+        return;
+    unsigned x = rip & (JJUMP_SIZE - 1);
+    JJump *u = &j->hot->jump[slot];
+    if (u->code[x] == b->jit->entry_far && u->neg[x] == 0 - rip)
+        return;
+    add_entry(page_of(j, (unsigned)slot, rip, b), x, b);
+    u->neg[x] = 0 - rip;
+    u->code[x] = b->jit->entry_far;
+}
+
+/* The page is any, the place in it is not. */
+void jit_jumps_to_dead(Jit *j, const Block *b)
+{
+    int slot = jit_jump_slot(j, b->mode);
+    if (slot < 0)
+        return;
+    for (unsigned x = b->gpa & ~PAGE_MASK; x < JJUMP_SIZE; x += PAGE_SIZE)
+        if (j->hot->jump[slot].code[x] == b->jit->entry_far)
+            jump_clear(&j->hot->jump[slot], x);
+}
+
+void jit_far_add(Jit *j, JitLink *l, const Block *b)
+{
+    int slot = jit_jump_slot(j, b->mode);
+    if (l->listed || slot < 0)
+        return;
+    JumpPage *p = page_of(j, (unsigned)slot, l->rip, b);
+    if (p->n_far == p->far_room) {
+        p->far_room = MAX_OF(4u, 2 * p->far_room);
+        p->far = g_renew(JitLink *, p->far, p->far_room);
+    }
+    p->far[p->n_far++] = l;
+    l->listed = true;
+}
+
+void jit_jumps_flush(Jit *j, bool all)
+{
+    for (unsigned k = 0; k < 1u + all; k++) {
+        PageList *l = &j->pages->list[k];
+        for (uint32_t n = 0; n < l->n; n++) {
+            take_out(j, l->page[n]);
+            l->page[n]->listed &= (uint8_t)~BIT(k);
+        }
+        l->n = 0;
+    }
+    if (all)
+        j->jump_big = 0;
+}
+
+void jit_jumps_flush_page(Jit *j, gva_t lin)
+{
+    if (unlikely(j->jump_big >> (lin >> 30 & 63) & 1)) { /* how large its page is is not known */
+        for (unsigned k = 0; k < 2; k++)
+            for (uint32_t n = 0; n < j->pages->list[k].n; n++)
+                if ((j->pages->list[k].page[n]->page ^ lin) >> 30 == 0)
+                    take_out(j, j->pages->list[k].page[n]);
+        return;
+    }
+    for (JumpPage *p = *bucket(j, lin); p; p = p->next)
+        if (p->page == (lin & PAGE_MASK))
+            take_out(j, p);
+}
+
+void jit_jumps_forget(Jit *j)
+{
+    jit_jumps_flush(j, true);
+    for (unsigned k = 0; k < BUCKETS; k++) {
+        for (JumpPage *p = j->pages->bucket[k], *next; p; p = next) {
+            next = p->next;
+            g_free(p->at);
+            g_free(p->far);
+            g_free(p);
+        }
+        j->pages->bucket[k] = NULL;
+    }
+    j->pages->n = 0;
+}

@@ -76,7 +76,21 @@ def installer(arch):
         print(f"{arch} netboot kernel powered off cleanly")
 
 
+def debian():
+    """Debian's own user space: systemd and its services, on two vCPUs."""
+    want = open(f"{GUESTS}/debian.sum").read().strip()
+    with Tandem(BINARY, ["-accel", ACCEL, "-m", "1024", "-smp", "2", "-nographic", "-no-reboot",
+                         "-kernel", f"{GUESTS}/cloud-vmlinuz", "-initrd", f"{GUESTS}/debian.gz",
+                         "-append", "console=ttyS0 quiet systemd.getty_auto=no"], 300) as t:
+        t.expect(r"debian: up, units failed: 0\s")
+        up = t.elapsed()
+        t.expect(rf"debian: sum {want}\s")
+        assert t.wait() == 0, t.tail()
+        print(f"user space after {up:.1f} s, sum right, power-off status 0 after {t.elapsed():.1f} s")
+
+
 CASES = {
+    "debian": debian,
     "shell": boot_to_shell,
     "smp2": boot_smp2,
     "work": work,

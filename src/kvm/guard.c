@@ -141,6 +141,18 @@ void kvm_guard_init(VmCommon *vm)
     vm->release_page = release_page;
 }
 
+void kvm_guard_carry(VmCommon *vm, const KvmVm *was)
+{
+    KvmVm *kvm = vm->kvm;
+    vm->guard_page = guard_page;
+    vm->release_page = release_page;
+    if (kvm == was)
+        return;
+    kvm->in_kvm = was->in_kvm;
+    if (vm->guard)
+        guard_all(vm, kvm);
+}
+
 void kvm_guard_engine(Vcpu *v, bool in_kvm)
 {
     VmCommon *vm = v->vm;

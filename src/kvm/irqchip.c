@@ -7,10 +7,19 @@
  */
 #include "kvm/kvm_priv.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+
+bool kvm_has_hardware(void)
+{
+    enum { VMX = 1 << 5, SVM = 1 << 2 };
+    unsigned a, b, c, d;
+    return (__get_cpuid(1, &a, &b, &c, &d) && c & VMX) ||
+           (__get_cpuid(0x80000001, &a, &b, &c, &d) && c & SVM);
+}
 
 bool kvm_irqchip_possible(enum Irqchip kind, GError **err)
 {
@@ -273,9 +282,24 @@ static bool read_lapic(Vcpu *v, LapicState *s, GError **err)
     return true;
 }
 
+/*
+ * A vCPU that is away for a rescue has left an old state in KVM's. That one must not acknowledge an
+ * interrupt on its way in: nobody would ever see it again. The next import sets the flags anew.
+ */
+static bool keep_interrupts_out(Vcpu *v, GError **err)
+{
+    struct kvm_regs r;
+    if (ioctl(kvm_of(v)->fd, KVM_GET_REGS, &r) < 0)
+        return kvm_error(err, "KVM_GET_REGS");
+    r.rflags &= ~(uint64_t)FL_IF;
+    return ioctl(kvm_of(v)->fd, KVM_SET_REGS, &r) == 0 || kvm_error(err, "KVM_SET_REGS");
+}
+
 bool kvm_lapic_get(Vcpu *v, LapicState *s, GError **err)
 {
     memset(s, 0, sizeof(*s));
+    if (v->engine->is_software && !keep_interrupts_out(v, err))
+        return false;
     /* A period is some hundred times longer than a round. With a one-shot timer that has run out
      * the second round is about a moment that is past, and settles it. */
     for (unsigned round = 0; round < 20; round++) {

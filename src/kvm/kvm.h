@@ -62,10 +62,23 @@ bool kvm_exit_find(const char *name, unsigned *reason);
 bool kvm_dirty_log(VmCommon *, bool on, GError **err);
 bool kvm_dirty_fetch(VmCommon *, gpa_t slot_gpa, uint64_t *bitmap, GError **err);
 
+/*
+ * A VM keeps the interrupt controllers it was made with. A machine that is to have others gets
+ * another VM: this one and its vCPUs are put aside, the engine's vm_init() and vcpu_init() make new
+ * ones by VmCommon.irqchip as it is then. Lastly what was put aside is freed; or, if that failed,
+ * what was made, and all is as before. Main thread, all vCPUs paused and their state in Vcpu.st.
+ */
+typedef struct KvmAside KvmAside;
+KvmAside *kvm_vm_set_aside(VmCommon *);
+void kvm_vm_replaced(VmCommon *, KvmAside *, bool ok);
+
 /* v is about to run in KVM, or in another engine. On v's thread, outside run(). */
 void kvm_guard_engine(Vcpu *v, bool in_kvm);
+
 /* ---- with VmCommon.irqchip not IRQCHIP_OFF ---- */
 
+/* Does the processor have VMX or SVM? Without, whatever is behind KVM runs guests in software. */
+bool kvm_has_hardware(void);
 /* Can KVM be given these controllers? The message says what it lacks. */
 bool kvm_irqchip_possible(enum Irqchip, GError **err);
 /*

@@ -239,6 +239,8 @@ bool kvm_drop_shadow_tables(KvmVm *, GError **err);
 void kvm_alias_map(KvmVm *, KvmSlot *);
 void kvm_alias_unmap(KvmSlot *);
 void kvm_guard_init(VmCommon *);
+/* The VM is another one than `was`, or that again; vCPUs are where they were. */
+void kvm_guard_carry(VmCommon *, const KvmVm *was);
 /* KVM_RUN failed with EFAULT: is it that? Then guard_retry says whether to enter again. */
 bool kvm_guard_fault(Vcpu *);
 /* A store that KVM took for a device's. False: it is one. */

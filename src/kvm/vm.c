@@ -302,11 +302,8 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     return false;
 }
 
-void kvm_vm_free(VmCommon *vm)
+static void free_vm(KvmVm *kvm)
 {
-    KvmVm *kvm = vm->kvm;
-    if (!kvm)
-        return;
     if (kvm->fd >= 0)
         close(kvm->fd);
     for (unsigned id = 0; id < MEMMAP_MAX; id++)
@@ -314,6 +311,13 @@ void kvm_vm_free(VmCommon *vm)
     g_mutex_clear(&kvm->lock);
     g_mutex_clear(&kvm->guard_lock);
     g_free(kvm);
+}
+
+void kvm_vm_free(VmCommon *vm)
+{
+    if (!vm->kvm)
+        return;
+    free_vm(vm->kvm);
     vm->kvm = NULL;
     vm->guard_page = NULL;
     vm->release_page = NULL;
@@ -373,6 +377,17 @@ static bool set_up_vcpu(Vcpu *v, KvmVcpu *kv, GError **err)
     return kvm_find_msrs(v, err);
 }
 
+static void free_vcpu(KvmVcpu *kv)
+{
+    if (kv->run != MAP_FAILED)
+        munmap(kv->run, kv->vm->host->run_size);
+    if (kv->fd >= 0)
+        close(kv->fd);
+    g_free(kv->xsave);
+    g_free(kv->msrs);
+    g_free(kv);
+}
+
 bool kvm_vcpu_init(Vcpu *v, GError **err)
 {
     KvmVm *kvm = v->vm->kvm;
@@ -398,14 +413,48 @@ bool kvm_vcpu_init(Vcpu *v, GError **err)
 void kvm_vcpu_free(Vcpu *v)
 {
     KvmVcpu *kv = kvm_of(v);
-    if (!kv)
-        return;
     v->engine_data[ENGINE_KVM] = NULL;
-    if (kv->run != MAP_FAILED)
-        munmap(kv->run, kv->vm->host->run_size);
-    if (kv->fd >= 0)
-        close(kv->fd);
-    g_free(kv->xsave);
-    g_free(kv->msrs);
-    g_free(kv);
+    if (kv)
+        free_vcpu(kv);
+}
+
+/* ---- another VM ---- */
+
+struct KvmAside {
+    KvmVm *vm;
+    KvmVcpu *vcpu[];
+};
+
+KvmAside *kvm_vm_set_aside(VmCommon *vm)
+{
+    KvmAside *a = g_malloc0(sizeof(*a) + vm->n_vcpus * sizeof(a->vcpu[0]));
+    a->vm = vm->kvm;
+    vm->kvm = NULL;
+    for (unsigned i = 0; i < vm->n_vcpus; i++) {
+        a->vcpu[i] = kvm_of(vm->vcpu[i]);
+        vm->vcpu[i]->engine_data[ENGINE_KVM] = NULL;
+    }
+    return a;
+}
+
+void kvm_vm_replaced(VmCommon *vm, KvmAside *a, bool ok)
+{
+    KvmVm *drop = a->vm;
+    for (unsigned i = 0; i < vm->n_vcpus; i++) {
+        KvmVcpu *kv = a->vcpu[i];
+        if (!ok) {
+            kv = kvm_of(vm->vcpu[i]);
+            vm->vcpu[i]->engine_data[ENGINE_KVM] = a->vcpu[i];
+        }
+        if (kv)
+            free_vcpu(kv);
+    }
+    if (!ok) {
+        drop = vm->kvm;
+        vm->kvm = a->vm;
+    }
+    kvm_guard_carry(vm, a->vm);
+    if (drop)
+        free_vm(drop);
+    g_free(a);
 }

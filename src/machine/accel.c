@@ -350,7 +350,7 @@ void machine_describe_accel(Machine *m, GString *out)
         [IRQCHIP_OFF] = "off: the interrupt controllers are never in KVM",
         [IRQCHIP_SPLIT] = "split: the local APICs are in KVM while the vCPUs are",
         [IRQCHIP_ON] = "on: the interrupt controllers are in KVM while the vCPUs are"};
-    g_string_append_printf(out, "kernel-irqchip %s\n", irqchip[m->vm.irqchip]);
+    g_string_append_printf(out, "kernel-irqchip %s (%s)\n", irqchip[m->vm.irqchip], m->irqchip_why);
     g_string_append_printf(out, "cpu model %s, tsc %" G_GUINT64_FORMAT " kHz%s\n", m->cpuid.model,
                            clock_tsc_khz(m->vm.clock),
                            m->vm.tsc_offset_fixed ? ", not offset (this KVM cannot)" : "");

@@ -19,14 +19,39 @@
 #include "switch/vcpu_loop.h"
 #include "vmstate/rules.h"
 
+/* ---- who has them ---- */
+
+/* Not asked for: on, unless something is better without. */
+static void choose(Machine *m, bool kvm)
+{
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto", *why;
+    if (!kvm)
+        why = "this machine is without KVM";
+    else if (strcmp(accel, "auto") != 0 && strncmp(accel, "kvm", 3) != 0)
+        why = "the vCPUs do not start in KVM";
+    else if (!kvm_has_hardware())
+        why = "the processor has neither VMX nor SVM: this KVM runs guests in software";
+    else if (!kvm_irqchip_possible(IRQCHIP_ON, NULL))
+        why = "this KVM cannot be given them";
+    else if ((m->cfg.policies && *m->cfg.policies) || m->cfg.record_rip)
+        why = "a policy or recording needs each vCPU to move or to be interrupted by itself";
+    else
+        why = NULL;
+    m->vm.irqchip = why ? IRQCHIP_OFF : IRQCHIP_ON;
+    g_strlcpy(m->irqchip_why, why ? why : "not asked for, and nothing speaks against it",
+              sizeof(m->irqchip_why));
+}
+
 bool irqchip_choose(Machine *m, bool kvm, GError **err)
 {
     static const char *const name[] = {
         [IRQCHIP_OFF] = "off", [IRQCHIP_SPLIT] = "split", [IRQCHIP_ON] = "on"};
     const char *asked = m->cfg.kernel_irqchip;
-    if (!asked)
-        return true;
     unsigned kind = 0;
+    if (!asked) {
+        choose(m, kvm);
+        return true;
+    }
     while (kind < ARRAY_LEN(name) && strcmp(asked, name[kind]))
         kind++;
     if (kind == ARRAY_LEN(name)) {
@@ -45,6 +70,7 @@ bool irqchip_choose(Machine *m, bool kvm, GError **err)
         return false;
     }
     m->vm.irqchip = (enum Irqchip)kind;
+    g_strlcpy(m->irqchip_why, "asked for", sizeof(m->irqchip_why));
     return true;
 }
 
@@ -210,6 +236,89 @@ bool irqchip_out(Machine *m, GError **err)
     park(m, false);
     machine_unlock(m);
     return false;
+}
+
+/* ---- leaving KVM for good ---- */
+
+typedef struct LeaveWork {
+    GError *err;
+} LeaveWork;
+
+static void take_state(Vcpu *v, void *opaque)
+{
+    LeaveWork *w = opaque;
+    if (!w->err)
+        vcpu_sync_state(v, &w->err);
+}
+
+static void new_vcpu(Vcpu *v, void *opaque)
+{
+    LeaveWork *w = opaque;
+    if (!w->err)
+        engine_kvm.vcpu_init(v, &w->err);
+}
+
+static void on_each(Machine *m, VcpuWork *fn, LeaveWork *w)
+{
+    for (unsigned i = 0; i < m->vm.n_vcpus; i++)
+        vcpu_run_on(m->vcpus[i], fn, w);
+}
+
+/* The controllers are at home, and the vCPUs' state is in Vcpu.st. */
+static bool new_vm(Machine *m, GError **err)
+{
+    enum Irqchip was = m->vm.irqchip;
+    LeaveWork w = {NULL};
+    KvmAside *aside = kvm_vm_set_aside(&m->vm);
+    m->vm.irqchip = IRQCHIP_OFF;
+    bool ok = engine_kvm.vm_init(&m->vm, err);
+    if (ok)
+        on_each(m, new_vcpu, &w);
+    if (w.err) {
+        g_propagate_error(err, w.err);
+        ok = false;
+    }
+    if (!ok)
+        m->vm.irqchip = was;
+    kvm_vm_replaced(&m->vm, aside, ok);
+    return ok;
+}
+
+bool irqchip_leave(Machine *m, const char *why, GError **err)
+{
+    bool running = m->status == ST_RUNNING;
+    LeaveWork w = {NULL};
+    if (m->vm.irqchip == IRQCHIP_OFF)
+        return true;
+    if (cpuid_has(&m->cpuid, FEAT_KVM_PV_IPI)) {
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                    "%s needs the interrupt controllers out of KVM, which alone serves the IPIs "
+                    "that the guest was told it can ask for (-cpu ...,-kvm-pv-ipi or -machine "
+                    "kernel-irqchip=off lets it)",
+                    why);
+        return false;
+    }
+    if (!irqchip_home(m, err))
+        return false;
+    on_each(m, take_state, &w);
+    if (w.err) {
+        g_propagate_error(err, w.err);
+        return false;
+    }
+    /* KVM's clock is the VM's, and goes on in the new one where it is now. */
+    if (running)
+        pvclock_stop(m);
+    bool ok = new_vm(m, err);
+    if (ok) {
+        ioapic_watch(m->pc.ioapic, NULL, NULL);
+        g_snprintf(m->irqchip_why, sizeof(m->irqchip_why), "they have left KVM for good: %s", why);
+        warn_user("%s: the interrupt controllers have left KVM for good (as with -machine "
+                  "kernel-irqchip=off)",
+                  why);
+    }
+    if (ok && running)
+        pvclock_start(m);
+    return ok;
 }
 
 /* ---- in words ---- */

@@ -142,6 +142,16 @@ static void fail_running(Machine *m)
         end_loop(m, 1);
 }
 
+/* For what needs each vCPU to move by itself: vCPUs paused. */
+static bool leave_irqchip(Machine *m, const char *why, GError **err)
+{
+    if (irqchip_leave(m, why, err))
+        return true;
+    if (m->status == ST_RUNNING && !send_chips_out(m, NULL))
+        fail_running(m);
+    return false;
+}
+
 void machine_cont(Machine *m)
 {
     if (m->status == ST_RUNNING)
@@ -439,8 +449,10 @@ static bool load_symbols(Machine *m, GError **err)
 bool machine_record_rip(Machine *m, const char *text, uint64_t *n, GError **err)
 {
     vcpus_pause(&m->vm);
-    bool ok =
-        text ? rip_record_start(&m->vm, m->symbols, text, err) : rip_record_stop(&m->vm, n, err);
+    bool ok = !text || leave_irqchip(m, "record-rip", err);
+    if (ok)
+        ok = text ? rip_record_start(&m->vm, m->symbols, text, err)
+                  : rip_record_stop(&m->vm, n, err);
     vcpus_resume(&m->vm);
     return ok;
 }
@@ -480,7 +492,13 @@ static bool load_policies(Machine *m, GError **err)
         if (warning->len)
             warn_user("-switch %s: %s", *s, g_strchomp(warning->str));
     }
-    return true;
+    return !m->cfg.policies || !*m->cfg.policies || leave_irqchip(m, "-switch", err);
+}
+
+static bool begin_record(Machine *m, GError **err)
+{
+    return !m->cfg.record_rip || (leave_irqchip(m, "-record-rip", err) &&
+                                  rip_record_start(&m->vm, m->symbols, m->cfg.record_rip, err));
 }
 
 bool machine_policy_add(Machine *m, const char *text, unsigned *number, GString *warning,
@@ -488,6 +506,10 @@ bool machine_policy_add(Machine *m, const char *text, unsigned *number, GString 
 {
     vcpus_pause(&m->vm);
     bool ok = policies_add(m->policies, text, number, warning, err);
+    if (ok && !leave_irqchip(m, "a policy", err)) {
+        policies_delete(m->policies, *number, NULL);
+        ok = false;
+    }
     vcpus_resume(&m->vm);
     return ok;
 }
@@ -553,8 +575,7 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
         goto fail;
     memory_map_build(m);
     if (!open_trace(m, err) || !start_vcpus(m, err) || !irqchip_init(m, err) ||
-        !reset_all(m, err) || !load_policies(m, err) ||
-        (cfg->record_rip && !rip_record_start(&m->vm, m->symbols, cfg->record_rip, err)))
+        !reset_all(m, err) || !load_policies(m, err) || !begin_record(m, err))
         goto fail;
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
@@ -693,8 +714,15 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
              last = cpu < 0 ? m->vm.n_vcpus - 1 : (unsigned)cpu;
     const Engine *from = m->vcpus[first]->engine;
     bool all = first == 0 && last == m->vm.n_vcpus - 1;
-    if (!all)
-        return move_vcpus(m, to, first, last, err);
+    if (!all) {
+        bool crosses = from->is_software != to->is_software, ok = true;
+        if (crosses && m->vm.irqchip != IRQCHIP_OFF) {
+            vcpus_pause(&m->vm);
+            ok = leave_irqchip(m, "a switch of one vCPU", err);
+            vcpus_resume(&m->vm);
+        }
+        return ok && move_vcpus(m, to, first, last, err);
+    }
     vcpus_pause(&m->vm);
     bool ok = irqchip_home(m, err);
     pvclock_read(m);

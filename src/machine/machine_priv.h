@@ -59,6 +59,7 @@ struct Machine {
     bool away_moving;
 
     bool chips_in_kvm;   /* KVM acts for the parked interrupt controllers: irqchip.c */
+    char irqchip_why[160]; /* VmCommon.irqchip is what it is */
     int64_t pv_ahead_ns; /* the paravirtual clock less the machine's, at the last stop */
     enum RunStatus status;
     GMainLoop *loop;
@@ -113,6 +114,11 @@ bool irqchip_init(Machine *, GError **);             /* devices and vCPUs are th
  */
 bool irqchip_home(Machine *, GError **);
 bool irqchip_out(Machine *, GError **);
+/*
+ * To IRQCHIP_OFF for good, for what needs each vCPU to move by itself; `why` names it. Nothing
+ * where it is so already. Main thread, all vCPUs paused. After an error the machine can go on.
+ */
+bool irqchip_leave(Machine *, const char *why, GError **err);
 /* Lock held. An input of the I/O APIC changed. */
 void irqchip_line(Machine *, unsigned gsi, bool level);
 /* Lock held: INTR of the 8259s changed. */

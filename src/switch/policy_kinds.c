@@ -363,11 +363,6 @@ static bool possible(const Policy *p, GString *warning, GError **err)
     if (p->every.insns && p->all->kvm && p->to != p->all->kvm)
         g_string_append(warning, "instructions are counted in the software engine; while a vCPU is "
                                  "in KVM it does not fire\n");
-    if (p->all->kvm && p->all->env.vm->irqchip != IRQCHIP_OFF)
-        g_string_append(warning,
-                        "the interrupt controllers are in KVM, so that a policy is refused "
-                        "whatever leads into KVM or out of it; -machine "
-                        "kernel-irqchip=off lets it\n");
     if (p->kind == POLICY_when && p->all->kvm)
         g_string_append(warning,
                         "KVM does not tell when the privilege level changes: a vCPU in KVM "

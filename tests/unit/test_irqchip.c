@@ -8,69 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include "kvm/kvm.h"
-#include "machine/machine_priv.h"
-#include "switch/vcpu_loop.h"
+#include "irqchip_machine.h"
 
 extern const uint8_t irqchip_image[], irqchip_image_end[];
 
-enum Command { NONE, ONE_SHOT, DEADLINE, PERIODIC, SERVE, SIPI, IPI, SLEEP, STI, INIT, X87 = 16 };
-
 static const char *const kinds[] = {"off", "split", "on"};
-
-static Machine *m;
-static const Engine *kvm, *soft;
-static _Atomic uint32_t command, held[2], argument;
-static char said[4096];
-static _Atomic unsigned n_said;
-
-static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
-{
-    return offset == 0   ? atomic_exchange(&command, NONE)
-           : offset == 4 ? argument
-                         : held[offset - 2];
-}
-
-static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
-{
-    unsigned n = n_said;
-    if (offset != 1 || n + 1 == sizeof(said))
-        return;
-    said[n] = (char)value;
-    n_said = n + 1;
-}
-
-static const IoOps port_ops = {.read = port_read, .write = port_write, .min = 1, .max = 4};
-
-/* The machine's timers and requests are this thread's. */
-static void serve_for(unsigned us)
-{
-    uint64_t end = (uint64_t)g_get_monotonic_time() + us;
-    do {
-        g_main_context_iteration(NULL, FALSE);
-        g_usleep(50);
-    } while ((uint64_t)g_get_monotonic_time() < end);
-}
-
-static unsigned count(char c)
-{
-    unsigned n = 0, end = n_said;
-    for (unsigned i = 0; i < end; i++)
-        n += said[i] == c;
-    return n;
-}
-
-/* Waits until the guest has said c so many times. */
-static void wait_for(char c, unsigned n)
-{
-    for (unsigned i = 0; count(c) < n; i++) {
-        ck_assert_msg(i < 100000, "no '%c' (%u) in \"%.60s\"", c, n,
-                      said + (n_said > 60 ? n_said - 60 : 0));
-        serve_for(50);
-    }
-}
 
 /* What was said since, but that commands were done: in what order a KVM without hardware does that
  * and takes an interrupt of the command's is its own affair. */
@@ -112,42 +57,11 @@ static void check_events(unsigned since, const char *want)
 
 static void start(const char *kind, unsigned cpus)
 {
-    GError *err = NULL;
-    MachineConfig cfg = {.machine = "pc",
-                         .accel = "kvm",
-                         .kernel_irqchip = kind,
-                         .ram_bytes = 2 << 20,
-                         .smp = cpus,
-                         .bios_image = irqchip_image,
-                         .bios_image_size = (size_t)(irqchip_image_end - irqchip_image),
-                         .has_monitor = true};
-    memset(said, 0, sizeof(said));
-    n_said = 0;
-    command = NONE;
-    held[0] = held[1] = argument = 0;
-    m = machine_new(&cfg, &err);
-    ck_assert_msg(m != NULL, "%s", err ? err->message : "");
+    machine_begin("kvm", NULL, kind, cpus);
+    ck_assert(kvm != NULL);
     ck_assert_int_eq(m->vm.irqchip, !strcmp(kind, "off")     ? IRQCHIP_OFF
                                     : !strcmp(kind, "split") ? IRQCHIP_SPLIT
                                                              : IRQCHIP_ON);
-    kvm = machine_engine(m, "kvm", &err);
-    soft = machine_engine(m, "interp", &err);
-    ck_assert(kvm && soft);
-    io_map(m->board.pio, 0x500, 8, &port_ops, NULL, "test");
-    ck_assert(machine_start(m, &err));
-}
-
-static void end(void)
-{
-    ck_assert_int_eq(machine_status(m), ST_RUNNING);
-    machine_free(m);
-}
-
-static void go_to(const Engine *e)
-{
-    GError *err = NULL;
-    if (!machine_switch(m, e, -1, &err))
-        ck_abort_msg("%s", err->message);
 }
 
 static void run_state_of(Vcpu *v, void *opaque)
@@ -198,7 +112,7 @@ START_TEST(one_shot)
     start(kinds[_i], 1);
     uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
     timers(ONE_SHOT, (uint32_t)(hz / 1000));
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -207,18 +121,23 @@ START_TEST(deadline)
     start(kinds[_i], 1);
     if (cpuid_has(&m->cpuid, FEAT_TSC_DEADLINE))
         timers(DEADLINE, (uint32_t)clock_tsc_khz(m->vm.clock));
-    end();
+    machine_end();
 }
 END_TEST
+
+/* Every 2 ms. */
+static void arm_periodic(void)
+{
+    uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
+    argument = (uint32_t)(hz / 500);
+    run_command(PERIODIC);
+}
 
 /* Ticks of 2 ms through switches: none is lost for good, none comes twice. */
 START_TEST(periodic)
 {
     start(kinds[_i], 1);
-    uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
-    argument = (uint32_t)(hz / 500);
-    command = PERIODIC;
-    wait_for('.', 1);
+    arm_periodic();
     uint64_t begin = clock_ns(m->vm.clock);
     unsigned ticks = count('T');
     for (unsigned i = 0; i < 200; i++) {
@@ -230,7 +149,7 @@ START_TEST(periodic)
     /* KVM loses a tick that finds the last one waiting, as on a busy host it may. */
     ck_assert_uint_le(ticks, due + 20);
     ck_assert_uint_ge(ticks, due / 8);
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -254,7 +173,7 @@ START_TEST(asleep)
         if (i % 3 == 0)
             go_to(i & 1 ? kvm : soft);
     }
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -287,7 +206,7 @@ START_TEST(start_up)
     }
     check_count('P', 12);
     check_count('i', 18);
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -318,7 +237,7 @@ START_TEST(in_service)
         /* IF is clear in the handler: both wait for its IRET, the higher one first. */
         check_events(at, "abhl");
     }
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -350,7 +269,7 @@ START_TEST(nmi_masked)
         wait_for('m', 2 * i + 2);
         check_events(at, "nmnm");
     }
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -389,7 +308,7 @@ START_TEST(behind_sti)
         wait_for('I', i + 1);
         check_events(at, "sSI");
     }
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -400,7 +319,7 @@ START_TEST(no_mwait)
     start("off", 1);
     cpuid_execute(&m->cpuid, 0, 0, 1, 0, 1, 0, r);
     ck_assert(!(r[2] & 1 << 3)); /* MONITOR */
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -452,27 +371,152 @@ START_TEST(stop_and_reset)
     check_count('P', 1);
     command = SIPI;
     wait_for('P', 2);
-    end();
+    machine_end();
 }
 END_TEST
 
-/* One vCPU alone is refused, with what to do, and goes on. */
+static void expect_description(const char *want)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    machine_describe_accel(m, text);
+    ck_assert_msg(strstr(text->str, want) != NULL, "%s", text->str);
+}
+
+/*
+ * One vCPU moves by itself. For that the machine leaves KVM's controllers: what was armed, asleep
+ * and on its way there goes on, in both engines and between them.
+ */
 START_TEST(one_alone)
 {
     GError *err = NULL;
     start(kinds[_i], 2);
+    run_command(SIPI);
+    wait_for('P', 1);
+    arm_periodic();
+    wait_until(1, RUN_HALTED);
+    unsigned ticks = count('T');
+    wait_for('T', ticks + 3);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned cpu = i / 2 & 1;
+        if (!machine_switch(m, i & 1 ? kvm : soft, (int)cpu, &err))
+            ck_abort_msg("%s", err->message);
+        ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+        ck_assert(m->vcpus[cpu]->engine == (i & 1 ? kvm : soft));
+        ck_assert(m->vcpus[!cpu]->engine == kvm);
+        unsigned ipis = count('i');
+        run_command(IPI);
+        wait_for('i', ipis + 1);
+        ticks = count('T');
+        wait_for('T', ticks + 3);
+    }
+    expect_description(_i ? "left KVM for good: a switch of one vCPU" : "(asked for)");
+    go_to(soft);
+    go_to(kvm);
+    run_command(INIT);
+    wait_until(1, RUN_WAIT_SIPI);
+    run_command(SIPI);
+    wait_for('P', 2);
+    check_count('i', 8);
+    machine_end();
+}
+END_TEST
+
+/* The same inside a handler, with an interrupt that waits for its end, and one that is asked of
+ * the chips meanwhile. */
+START_TEST(leaves_in_service)
+{
+    GError *err = NULL;
+    unsigned number;
+    g_autoptr(GString) warning = g_string_new(NULL);
+    start(kinds[_i], 1);
     command = SERVE;
+    wait_for('a', 1);
+    machine_lock(m);
+    apic_bus_msi(0xfee00000, 0x41);
+    machine_unlock(m);
+    if (!machine_policy_add(m, "every=1s", &number, warning, &err))
+        ck_abort_msg("%s", err->message);
+    ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+    machine_lock(m);
+    apic_bus_msi(0xfee00000, 0x91);
+    machine_unlock(m);
+    serve_for(300);
     held[0] = 1;
     wait_for('.', 1);
+    wait_for('l', 1);
+    check_events(0, "abhl");
+    machine_end();
+}
+END_TEST
+
+/* What needs vCPUs that move by themselves works, whatever was asked for. */
+START_TEST(policies)
+{
+    GError *err = NULL;
+    unsigned number;
+    g_autoptr(GString) text = g_string_new(NULL);
+    start(kinds[_i], 1);
+    arm_periodic();
+    if (!machine_policy_add(m, "every=3ms", &number, text, &err))
+        ck_abort_msg("%s", err->message);
+    ck_assert_str_eq(text->str, "");
+    unsigned ticks = count('T');
+    wait_for('T', ticks + 40);
+    ck_assert(machine_policy_delete(m, 0, &err));
+    ck_assert_uint_ge(vcpu_switch_stats(m->vcpus[0])->n_records, 4);
+    go_to(kvm);
+    ticks = count('T');
+    wait_for('T', ticks + 5);
+    machine_end();
+}
+END_TEST
+
+/* There is no other VM to be had: nothing has changed, and the guest goes on. */
+START_TEST(cannot_leave)
+{
+    GError *err = NULL;
+    struct rlimit few, old;
+    start(kinds[1 + _i], 2);
+    arm_periodic();
+    run_command(SIPI);
+    wait_for('P', 1);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+    int fd = dup(0);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    few = old;
+    few.rlim_cur = (rlim_t)fd + (_i ? 1 : 0); /* no VM, or a VM and no vCPU */
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
     bool ok = machine_switch(m, soft, 1, &err);
-    ck_assert_int_eq(ok, _i == 0);
-    if (_i) {
-        ck_assert_msg(strstr(err->message, "kernel-irqchip=off") != NULL, "%s", err->message);
-        g_clear_error(&err);
-    }
-    command = SERVE;
-    wait_for('.', 2);
-    end();
+    setrlimit(RLIMIT_NOFILE, &old);
+    ck_assert(!ok);
+    ck_assert_msg(strstr(err->message, _i ? "KVM_CREATE_VCPU" : "KVM_CREATE_VM") != NULL, "%s",
+                  err->message);
+    g_clear_error(&err);
+    ck_assert_int_eq(m->vm.irqchip, IRQCHIP_SPLIT + _i);
+    ck_assert(m->vcpus[1]->engine == kvm);
+    run_command(IPI);
+    wait_for('i', 1);
+    unsigned ticks = count('T');
+    wait_for('T', ticks + 3);
+    go_to(soft);
+    run_command(IPI);
+    wait_for('i', 2);
+    machine_end();
+}
+END_TEST
+
+/* Without being asked: in KVM where there is hardware for it. */
+START_TEST(default_kind)
+{
+    machine_begin("kvm", NULL, NULL, 1);
+    ck_assert_int_eq(m->vm.irqchip, kvm_has_hardware() ? IRQCHIP_ON : IRQCHIP_OFF);
+    expect_description(kvm_has_hardware() ? "nothing speaks against" : "neither VMX nor SVM");
+    run_command(PERIODIC);
+    machine_end();
+    machine_begin("tcg", NULL, NULL, 1);
+    ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+    machine_end();
 }
 END_TEST
 
@@ -499,7 +543,36 @@ START_TEST(rescued)
     apic_bus_msi(0xfee00000, 0x53);
     machine_unlock(m);
     wait_for('w', 1);
-    end();
+    machine_end();
+}
+END_TEST
+
+static void away_for_one(Vcpu *v, void *opaque)
+{
+    GError *err = NULL;
+    if (!vcpu_switch(v, soft, SWITCH_RESCUE, &err))
+        ck_abort_msg("%s", err->message);
+}
+
+/* All leave KVM while one of them is away for an instruction: what its local APIC in KVM has got
+ * meanwhile is not lost to the vCPU that KVM still holds, which is not the true one. */
+START_TEST(all_leave_in_a_rescue)
+{
+    start(kinds[_i], 1);
+    for (unsigned i = 0; i < 5; i++) {
+        run_command(PERIODIC); /* any: it is up, and takes interrupts */
+        vcpus_pause(&m->vm);
+        vcpu_run_on(m->vcpus[0], away_for_one, NULL);
+        machine_lock(m);
+        apic_bus_msi(0xfee00000, 0x91);
+        machine_unlock(m);
+        go_to(soft);
+        vcpus_resume(&m->vm);
+        wait_for('h', i + 1);
+        go_to(kvm);
+    }
+    check_count('h', 5);
+    machine_end();
 }
 END_TEST
 
@@ -545,7 +618,12 @@ int main(void)
         {"behind_sti", behind_sti, 3},
         {"stop_and_reset", stop_and_reset, 3},
         {"one_alone", one_alone, 3},
+        {"leaves_in_service", leaves_in_service, 3},
+        {"policies", policies, 3},
+        {"cannot_leave", cannot_leave, 2},
+        {"default_kind", default_kind, 1},
         {"rescued", rescued, 3},
+        {"all_leave_in_a_rescue", all_leave_in_a_rescue, 3},
         {"no_mwait", no_mwait, 1},
         {"bad_arguments", bad_arguments, 1},
     };

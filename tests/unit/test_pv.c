@@ -11,23 +11,12 @@
 #include <unistd.h>
 
 #include "cpu/pv.h"
-#include "kvm/kvm.h"
-#include "machine/machine_priv.h"
-#include "switch/vcpu_loop.h"
+#include "irqchip_machine.h"
 
-extern const uint8_t irqchip_image[], irqchip_image_end[];
-
-enum Command { NONE, PV_NEW = 10, PV_OLD, CLOCK, CALL_IPI, CALL_UNKNOWN, MOVE_TSC };
 enum { CLOCK_AT = 0x3000, WALL_AT = 0x3100, STEAL_AT = 0x3200 };
 
-static Machine *m;
-static const Engine *kvm, *soft;
-static _Atomic uint32_t command;
-static _Atomic unsigned done, ipis, results;
-static uint64_t result;
-
-/* A reading of the guest's: its TSC, and what its page makes of it, at the host's time. */
-static uint64_t pv_ns, at_ns;
+/* A reading of the guest's: its TSC, and what its page makes of it. */
+static uint64_t pv_ns;
 
 static uint64_t pvclock(uint64_t tsc)
 {
@@ -46,80 +35,9 @@ static uint64_t pvclock(uint64_t tsc)
     return c.ns + (uint64_t)((unsigned __int128)ticks * c.mul >> 32);
 }
 
-static uint64_t port_read(void *opaque, uint64_t offset, unsigned size)
-{
-    return offset == 0 ? atomic_exchange(&command, NONE) : 0;
-}
-
-static void port_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
-{
-    static uint32_t low;
-    static bool high;
-    if (offset == 1) {
-        done += value == '.';
-        ipis += value == 'i';
-    } else if (offset == 4) {
-        if (high) {
-            result = value << 32 | low;
-            at_ns = clock_ns(m->vm.clock);
-            results++;
-        }
-        low = (uint32_t)value;
-        high = !high;
-    }
-}
-
-static const IoOps port_ops = {.read = port_read, .write = port_write, .min = 1, .max = 4};
-
-static void serve(void)
-{
-    g_main_context_iteration(NULL, FALSE);
-    g_usleep(20);
-}
-
-static void run(enum Command c)
-{
-    unsigned want = done + 1;
-    command = c;
-    for (unsigned i = 0; done < want; i++) {
-        ck_assert_msg(i < 500000, "command %d is never done", c);
-        serve();
-    }
-}
-
 static void start(const char *accel, const char *cpu, const char *irqchip)
 {
-    GError *err = NULL;
-    MachineConfig cfg = {.machine = "pc",
-                         .accel = accel,
-                         .cpu = cpu,
-                         .kernel_irqchip = irqchip,
-                         .ram_bytes = 2 << 20,
-                         .smp = 1,
-                         .bios_image = irqchip_image,
-                         .bios_image_size = (size_t)(irqchip_image_end - irqchip_image),
-                         .has_monitor = true};
-    command = NONE;
-    done = ipis = results = 0;
-    m = machine_new(&cfg, &err);
-    ck_assert_msg(m != NULL, "%s", err ? err->message : "");
-    soft = machine_engine(m, "interp", NULL);
-    kvm = machine_engine(m, "kvm", NULL);
-    io_map(m->board.pio, 0x500, 8, &port_ops, NULL, "test");
-    ck_assert(machine_start(m, &err));
-}
-
-static void end(void)
-{
-    ck_assert_int_eq(machine_status(m), ST_RUNNING);
-    machine_free(m);
-}
-
-static void go_to(const Engine *e)
-{
-    GError *err = NULL;
-    if (!machine_switch(m, e, -1, &err))
-        ck_abort_msg("%s", err->message);
+    machine_begin(accel, cpu, irqchip, 1);
 }
 
 /* How far the clock is behind the machine's, of some readings the one least delayed. */
@@ -127,11 +45,11 @@ static int64_t behind(unsigned n, uint64_t *last)
 {
     int64_t least = INT64_MAX;
     for (unsigned i = 0; i < n; i++) {
-        run(CLOCK);
+        run_command(CLOCK);
         pv_ns = pvclock(result);
         ck_assert_msg(pv_ns >= *last, "back by %llu ns", (unsigned long long)(*last - pv_ns));
         *last = pv_ns;
-        least = MIN_OF(least, (int64_t)(at_ns - pv_ns));
+        least = MIN_OF(least, (int64_t)(result_at_ns - pv_ns));
     }
     return least;
 }
@@ -179,7 +97,7 @@ START_TEST(clock_through_switches)
     if (!offered())
         return;
     go_to(rows[_i].in_kvm ? kvm : soft); /* where the guest turns it on */
-    run(rows[_i].enable);
+    run_command(rows[_i].enable);
     int64_t before = behind(100, &last);
     for (unsigned i = 0; i < 1000; i++) {
         go_to(m->vcpus[0]->engine == kvm ? soft : kvm);
@@ -193,7 +111,31 @@ START_TEST(clock_through_switches)
     ck_assert_msg(llabs(in_kvm - before) < 1000000 && llabs(in_soft - before) < 1000000,
                   "behind by %lld ns before, %lld and %lld after", (long long)before,
                   (long long)in_kvm, (long long)in_soft);
-    end();
+    machine_end();
+}
+END_TEST
+
+/* KVM's clock is a VM's: it goes on in the one that is made without interrupt controllers. */
+START_TEST(clock_through_leaving)
+{
+    static const char *const kinds[] = {"split", "on"};
+    g_autoptr(GString) warning = g_string_new(NULL);
+    g_autoptr(GError) err = NULL;
+    uint64_t last = 0;
+    unsigned number;
+    if (!have_kvm())
+        return;
+    start("kvm", "max", kinds[_i]);
+    if (!offered())
+        return;
+    run_command(PV_NEW);
+    int64_t before = behind(100, &last);
+    ck_assert(machine_policy_add(m, "every=10s", &number, warning, &err));
+    ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+    int64_t after = behind_still(before, 1000000, &last);
+    ck_assert_msg(llabs(after - before) < 1000000, "behind by %lld ns, then %lld",
+                  (long long)before, (long long)after);
+    machine_end();
 }
 END_TEST
 
@@ -206,7 +148,7 @@ START_TEST(clock_through_stops)
     start(_i ? "kvm" : "interp", _i ? "max" : "max,kvm=on", "off");
     if (!offered())
         return;
-    run(PV_NEW);
+    run_command(PV_NEW);
     int64_t before = behind(100, &last);
     for (unsigned i = 0; i < 20; i++) {
         machine_stop(m);
@@ -219,7 +161,7 @@ START_TEST(clock_through_stops)
     int64_t after = behind_still(before, 1000000, &last);
     ck_assert_msg(llabs(after - before) < 1000000, "behind by %lld ns, then %lld",
                   (long long)before, (long long)after);
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -228,13 +170,13 @@ START_TEST(clock_and_tsc)
 {
     uint64_t last = 0;
     start("interp", "max,kvm=on", "off");
-    run(PV_NEW);
+    run_command(PV_NEW);
     int64_t before = behind(100, &last);
-    run(MOVE_TSC);
+    run_command(MOVE_TSC);
     int64_t after = behind_still(before, 1000000, &last);
     ck_assert_msg(llabs(after - before) < 1000000, "behind by %lld ns, then %lld",
                   (long long)before, (long long)after);
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -251,7 +193,7 @@ START_TEST(wall_clock)
     start(rows[_i].kvm ? "kvm" : "interp", rows[_i].kvm ? "max" : "max,kvm=on", "off");
     if (!offered())
         return;
-    run(rows[_i].enable);
+    run_command(rows[_i].enable);
     clock_gettime(CLOCK_REALTIME, &now);
     memcpy(w, memmap_host(&m->mem, WALL_AT, sizeof(w), false), sizeof(w));
     int64_t zero = (int64_t)w[1] * 1000000000 + w[2];
@@ -259,7 +201,7 @@ START_TEST(wall_clock)
     int64_t is = zero + (int64_t)pv_clock_at(&m->vm, clock_tsc(m->vm.clock));
     ck_assert_uint_eq(w[0] & 1, 0);
     ck_assert_msg(llabs(is - real) < 1000000000, "off by %lld ns", (long long)(is - real));
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -281,12 +223,12 @@ START_TEST(steal_time)
         machine_free(m);
         return;
     }
-    run(PV_NEW);
+    run_command(PV_NEW);
     const volatile Steal *s = (const void *)memmap_host(&m->mem, STEAL_AT, sizeof(Steal), false);
     uint64_t last = 0;
     for (unsigned i = 0; i < 40; i++) {
         go_to(i & 1 ? kvm : soft);
-        run(CLOCK);
+        run_command(CLOCK);
         if (!(i & 1))
             ck_assert_uint_eq(s->preempted, 0);
         ck_assert_uint_eq(s->version & 1, 0);
@@ -296,21 +238,20 @@ START_TEST(steal_time)
         last = is;
     }
     ck_assert_uint_eq(m->vcpus[0]->st.msr.kvm_steal_time, 0x3201);
-    end();
+    machine_end();
 }
 END_TEST
 
 START_TEST(hypercalls)
 {
     start("interp", "max,kvm=on", "off");
-    run(CALL_IPI);
+    run_command(CALL_IPI);
     ck_assert_uint_eq((uint32_t)result, 1);
-    for (unsigned i = 0; !ipis && i < 100000; i++)
-        serve();
-    ck_assert_uint_eq(ipis, 1);
-    run(CALL_UNKNOWN);
+    wait_for('i', 1);
+    ck_assert_uint_eq(count('i'), 1);
+    run_command(CALL_UNKNOWN);
     ck_assert_int_eq((int32_t)result, -1000);
-    end();
+    machine_end();
 }
 END_TEST
 
@@ -365,6 +306,7 @@ int main(void)
     } tests[] = {
         {"clock_through_switches", clock_through_switches, 3},
         {"clock_through_stops", clock_through_stops, 2},
+        {"clock_through_leaving", clock_through_leaving, 2},
         {"clock_and_tsc", clock_and_tsc, 1},
         {"wall_clock", wall_clock, 4},
         {"steal_time", steal_time, 1},

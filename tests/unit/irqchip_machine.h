@@ -1,0 +1,56 @@
+/*
+ * A machine whose guest (irqchip_guest.S) obeys commands, for the tests of what KVM and the machine
+ * take turns in. The test's own thread is the machine's main thread.
+ */
+#ifndef TANDEM_TESTS_IRQCHIP_MACHINE_H
+#define TANDEM_TESTS_IRQCHIP_MACHINE_H
+
+#include <check.h>
+
+#include "kvm/kvm.h"
+#include "machine/machine_priv.h"
+#include "switch/vcpu_loop.h"
+
+enum Command {
+    NONE,
+    ONE_SHOT,
+    DEADLINE,
+    PERIODIC,
+    SERVE,
+    SIPI,
+    IPI,
+    SLEEP,
+    STI,
+    INIT,
+    PV_NEW,
+    PV_OLD,
+    CLOCK,
+    CALL_IPI,
+    CALL_UNKNOWN,
+    MOVE_TSC,
+    X87
+};
+
+extern Machine *m;
+extern const Engine *kvm, *soft; /* kvm NULL: the machine is without */
+extern _Atomic uint32_t command, held[2], argument;
+/* What the guest has said, as far as there is room; results it has given, and the last one. */
+extern char said[4096];
+extern _Atomic unsigned n_said, results;
+extern uint64_t result, result_at_ns;
+
+/* Makes and starts it: what is NULL in `with` is as a user gets it. */
+void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsigned cpus);
+/* It has to run still. */
+void machine_end(void);
+/* Waits meanwhile as long as that: the machine's timers and requests are this thread's. */
+void serve_for(unsigned us);
+/* How often the guest has said c; and until it has said it so many times. */
+unsigned count(char c);
+void wait_for(char c, unsigned n);
+/* Gives the command and waits until it is done. */
+void run_command(enum Command);
+/* All vCPUs. */
+void go_to(const Engine *);
+
+#endif

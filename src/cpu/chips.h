@@ -72,4 +72,19 @@ typedef struct ChipState {
     IoapicState ioapic;
 } ChipState;
 
+/* The 8254, for people to see: it never moves. */
+typedef struct PitCounter {
+    uint32_t n, next; /* the count in use, and one that is to follow; 0: none */
+    uint64_t start;   /* tick of the input clock at which n was, or will be, loaded */
+    uint8_t mode, access;
+    bool bcd, gate, triggered, write_high, read_high, latched, status_latched;
+    uint16_t latch;
+    uint8_t status;
+} PitCounter;
+
+typedef struct PitState {
+    PitCounter c[3];
+    uint8_t port_b; /* 0x61 as written: gate of counter 2, speaker */
+} PitState;
+
 #endif

@@ -8,6 +8,8 @@
  */
 #include "devices/i8254.h"
 
+#include <string.h>
+
 #include "devices/catch_up.h"
 #include "devices/props.h"
 
@@ -418,6 +420,31 @@ static void port_b_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 }
 
 static const IoOps port_b_ops = {.read = port_b_read, .write = port_b_write, .max = 1};
+
+void i8254_save(Device *dev, PitState *s)
+{
+    Pit *p = (Pit *)dev;
+    memset(s, 0, sizeof(*s));
+    s->port_b = p->port_b;
+    for (unsigned i = 0; i < ARRAY_LEN(p->c); i++) {
+        Counter *c = &p->c[i];
+        settle(c, now_tick(p));
+        s->c[i] = (PitCounter){.n = c->n,
+                               .next = c->next,
+                               .start = c->start,
+                               .mode = c->mode,
+                               .access = c->access,
+                               .bcd = c->bcd,
+                               .gate = c->gate,
+                               .triggered = c->triggered,
+                               .write_high = c->write_high,
+                               .read_high = c->read_high,
+                               .latched = c->latched,
+                               .status_latched = c->status_latched,
+                               .latch = c->latch,
+                               .status = c->status};
+    }
+}
 
 void i8254_connect(Device *dev, IrqLine out0)
 {

@@ -5,6 +5,7 @@
 #ifndef TANDEM_DEVICES_I8254_H
 #define TANDEM_DEVICES_I8254_H
 
+#include "cpu/chips.h"
 #include "devices/bus.h"
 
 #define PIT_HZ 1193182ull
@@ -28,5 +29,8 @@ bool i8254_discards_ticks(const Device *);
 uint64_t i8254_owed(const Device *);
 /* A CPU has acknowledged an interrupt: what busy() held back may follow at once. */
 void i8254_irq_taken(Device *);
+
+/* What it holds now, brought up to date. */
+void i8254_save(Device *, PitState *);
 
 #endif

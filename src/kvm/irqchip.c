@@ -136,16 +136,12 @@ static void ioapic_to_state(const struct kvm_ioapic_state *k, IoapicState *s)
 {
 #define IOAPIC(id, name, member, place) s->member = k->place;
 #include "vmstate/chips.def"
-    for (unsigned i = 0; i < IOAPIC_PINS; i++)
-        s->rte[i] = k->redirtbl[i].bits;
 }
 
 static void ioapic_from_state(struct kvm_ioapic_state *k, const IoapicState *s)
 {
 #define IOAPIC(id, name, member, place) k->place = s->member;
 #include "vmstate/chips.def"
-    for (unsigned i = 0; i < IOAPIC_PINS; i++)
-        k->redirtbl[i].bits = s->rte[i];
 }
 
 static bool chip_ioctl(KvmVm *kvm, bool set, struct kvm_irqchip *chip, uint32_t id, GError **err)

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "devices/i8254.h"
 #include "devices/i8259.h"
 #include "devices/ioapic.h"
 #include "kvm/kvm.h"
@@ -319,6 +320,72 @@ bool irqchip_leave(Machine *m, const char *why, GError **err)
     if (ok && running)
         pvclock_start(m);
     return ok;
+}
+
+/* ---- field by field ---- */
+
+typedef struct ViewWork {
+    LapicState *s;
+    GError *err;
+} ViewWork;
+
+static void view_work(Vcpu *v, void *opaque)
+{
+    ViewWork *w = opaque;
+    if (vcpu_bring_in(v, &w->err))
+        kvm_lapic_get(v, w->s, &w->err);
+}
+
+bool machine_chips(Machine *m, unsigned cpu, bool raw, ChipView *out, GError **err)
+{
+    ViewWork w = {&out->lapic, NULL};
+    memset(out, 0, sizeof(*out));
+    machine_lock(m);
+    i8254_save(m->pc.pit, &out->pit);
+    i8259_save(m->pc.pic, out->chips.pic);
+    ioapic_save(m->pc.ioapic, &out->chips.ioapic);
+    if (!m->chips_in_kvm)
+        lapic_save(m->pc.lapic[cpu], &out->lapic);
+    machine_unlock(m);
+    if (!m->chips_in_kvm)
+        return true;
+    vcpu_run_on(m->vcpus[cpu], view_work, &w);
+    if (w.err) {
+        g_propagate_error(err, w.err);
+        return false;
+    }
+    if (m->vm.irqchip == IRQCHIP_ON && !kvm_chips_get(&m->vm, &out->chips, err))
+        return false;
+    if (!raw)
+        chip_rules_apply(&out->lapic, &out->chips, RULE_TO_SOFT, NULL);
+    return true;
+}
+
+void machine_chips_dry_run(Machine *m, const Engine *to, unsigned cpu, bool alone, GString *out)
+{
+    ChipView v;
+    RuleNote note[32];
+    RuleNotes notes = {note, ARRAY_LEN(note), 0};
+    g_autoptr(GError) err = NULL;
+    if (m->vm.irqchip == IRQCHIP_OFF || m->vcpus[cpu]->engine->is_software == to->is_software)
+        return;
+    if (alone) {
+        g_string_append(out, "  the interrupt controllers would leave KVM for good\n");
+        return;
+    }
+    if (!machine_chips(m, cpu, true, &v, &err)) {
+        g_string_append_printf(out, "  the interrupt controllers cannot be had: %s\n",
+                               err->message);
+        return;
+    }
+    v.lapic.at_ns = MAX_OF(clock_ns(m->vm.clock), 1);
+    chip_rules_apply(&v.lapic, m->vm.irqchip == IRQCHIP_ON ? &v.chips : NULL,
+                     to->is_software ? RULE_TO_SOFT : RULE_TO_KVM, &notes);
+    g_string_append_printf(out, "  rules would change %u fields of the interrupt controllers%s\n",
+                           notes.n, notes.n ? ":" : "");
+    for (unsigned i = 0; i < MIN_OF(notes.n, ARRAY_LEN(note)); i++)
+        g_string_append_printf(out, "    %-18s %s -> %s\n", note[i].rule, note[i].before,
+                               note[i].after);
 }
 
 /* ---- in words ---- */

@@ -14,6 +14,7 @@
 #include "cpu/vcpu.h"
 #include "devices/bus.h"
 #include "switch/switch.h"
+#include "vmstate/chip_fields.h"
 
 typedef struct Machine Machine;
 
@@ -101,5 +102,9 @@ uint64_t machine_ticks_owed(const Machine *);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */
 void machine_describe_pic(Machine *, GString *out);
 void machine_describe_lapic(Machine *, unsigned cpu, GString *out);
+/* The same field by field. raw: as who holds them gives them, before any rule. All vCPUs paused. */
+bool machine_chips(Machine *, unsigned cpu, bool raw, ChipView *out, GError **);
+/* What a switch of this vCPU would do to them: for switch --dry-run. All vCPUs paused. */
+void machine_chips_dry_run(Machine *, const Engine *to, unsigned cpu, bool alone, GString *out);
 
 #endif

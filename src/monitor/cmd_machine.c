@@ -111,6 +111,9 @@ static void dry_runs(MonCall *c, const Engine *to, unsigned first, unsigned last
         vcpu_run_on(machine_vm(c->m)->vcpu[i], dry_run, &d);
         if (d.err)
             error(c, d.err);
+        else
+            machine_chips_dry_run(c->m, to, i, last - first + 1 < machine_vm(c->m)->n_vcpus,
+                                  c->out);
     }
 }
 
@@ -133,7 +136,9 @@ void cmd_switch(MonCall *c)
     bool was_there[MACHINE_MAX_CPUS] = {false};
     SwitchResult r;
     if (to && c->has[SWITCH_DRY]) {
+        vcpus_pause(vm);
         dry_runs(c, to, first, last);
+        vcpus_resume(vm);
         return;
     }
     for (unsigned i = first; to && i <= last; i++) {

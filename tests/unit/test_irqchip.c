@@ -576,6 +576,73 @@ START_TEST(all_leave_in_a_rescue)
 }
 END_TEST
 
+static void print_difference(const char *group, const char *field, uint64_t a, uint64_t b,
+                             void *opaque)
+{
+    g_string_append_printf(opaque, "%s %s %#llx %#llx\n", group, field, (unsigned long long)a,
+                           (unsigned long long)b);
+}
+
+static void view(unsigned cpu, bool raw, ChipView *out)
+{
+    GError *err = NULL;
+    vcpus_pause(&m->vm);
+    if (!machine_chips(m, cpu, raw, out, &err))
+        ck_abort_msg("%s", err->message);
+    vcpus_resume(&m->vm);
+}
+
+/* Field by field the state is the same on either side of a switch, and in a file. */
+START_TEST(fields)
+{
+    ChipView in_kvm, here, read;
+    g_autoptr(GString) text = g_string_new(NULL);
+    GError *err = NULL;
+    bool known;
+    memset(&read, 0, sizeof(read));
+    start(kinds[_i], 1);
+    uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
+    argument = (uint32_t)(hz / 1000 * 3000); /* more than the test takes */
+    run_command(PERIODIC);
+    command = SERVE;
+    wait_for('a', 1);
+    machine_lock(m);
+    apic_bus_msi(0xfee00000, 0x91);
+    machine_unlock(m);
+    view(0, false, &in_kvm);
+    go_to(soft);
+    view(0, false, &here);
+    /* The count in KVM began some microseconds later. */
+    uint64_t off = in_kvm.lapic.due_ns - here.lapic.due_ns;
+    ck_assert_int_lt(llabs((int64_t)off), 50000000);
+    ck_assert(here.lapic.running);
+    in_kvm.lapic.due_ns = here.lapic.due_ns;
+    chips_diff(&in_kvm, &here, print_difference, text);
+    ck_assert_str_eq(text->str, "");
+    /* A KVM without hardware behind it keeps no account of what is in service. */
+    if (!_i || kvm_has_hardware())
+        ck_assert_uint_eq(here.lapic.isr[2], 1 << 17); /* 0x51 */
+    ck_assert_uint_eq(here.lapic.irr[4], 1 << 17);     /* 0x91 */
+    chips_write_text(&here, text);
+    g_auto(GStrv) lines = g_strsplit(g_strchomp(text->str), "\n", -1);
+    for (unsigned i = 0; lines[i]; i++)
+        ck_assert(chips_read_text(&read, lines[i], &known, &err) && known);
+    GString *none = g_string_new(NULL);
+    ck_assert_uint_eq(chips_diff(&here, &read, print_difference, none), 0);
+    ck_assert(chips_read_text(&read, "RAX 00", &known, &err) && !known);
+    ck_assert(!chips_read_text(&read, "LAPIC.TPR 00", &known, &err));
+    ck_assert_msg(strstr(err->message, "LAPIC.TPR cannot be '00'") != NULL, "%s", err->message);
+    g_clear_error(&err);
+    machine_chips_dry_run(m, kvm, 0, false, none);
+    ck_assert_int_eq(strstr(none->str, "lapic-timer") || strstr(none->str, "rules would change"),
+                     _i != 0);
+    g_string_free(none, TRUE);
+    held[0] = 1;
+    wait_for('h', 1);
+    machine_end();
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
     static const struct {
@@ -624,6 +691,7 @@ int main(void)
         {"default_kind", default_kind, 1},
         {"rescued", rescued, 3},
         {"all_leave_in_a_rescue", all_leave_in_a_rescue, 3},
+        {"fields", fields, 3},
         {"no_mwait", no_mwait, 1},
         {"bad_arguments", bad_arguments, 1},
     };

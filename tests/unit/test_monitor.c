@@ -237,6 +237,8 @@ static const struct {
     {"statediff cpu0 cpu0", "no field differs\n"},
     {"statediff cpu0 engine0", "no field differs\n"},
     {"statediff cpu0 cpu1", "mp_state"},
+    {"statediff cpu0 cpu1", "lapic     LAPIC.APIC_BASE      0xfee00900  |  0xfee00800\n"},
+    {"statediff --json cpu0 cpu1", "\"field\" : \"LAPIC.APIC_BASE\""},
     {"statediff cpu0 cpu1", "fields differ: cpu0  |  cpu1\n"},
     {"statediff --json cpu0 cpu1", "\"field\" : \"run_state\""},
     {"statediff --xml cpu0 cpu1", "there is no option --xml; there is --json"},

@@ -30,9 +30,10 @@ static uint64_t pvclock(uint64_t tsc)
     memcpy(&c, memmap_host(&m->mem, CLOCK_AT, sizeof(c), false), sizeof(c));
     ck_assert_uint_eq(c.version & 1, 0);
     ck_assert_uint_ne(c.version, 0);
-    uint64_t ticks = tsc - c.tsc;
-    ticks = c.shift < 0 ? ticks >> -c.shift : ticks << c.shift;
-    return c.ns + (uint64_t)((unsigned __int128)ticks * c.mul >> 32);
+    /* KVM may have written it anew since the guest read its TSC: so that may lie before. */
+    int64_t ticks = (int64_t)(tsc - c.tsc);
+    ticks = c.shift < 0 ? ticks >> -c.shift : (int64_t)((uint64_t)ticks << c.shift);
+    return c.ns + (uint64_t)((__int128)ticks * c.mul >> 32);
 }
 
 static void start(const char *accel, const char *cpu, const char *irqchip)

@@ -79,7 +79,7 @@ static const struct {
     {FEAT_KVMCLOCK_OLD, FEAT_KVMCLOCK},
     {FEAT_KVMCLOCK_STABLE, FEAT_KVMCLOCK},
     {FEAT_KVM_PV_TLB_FLUSH, FEAT_KVM_STEAL_TIME},
-    {FEAT_KVM_PV_SCHED_YIELD, FEAT_KVM_PV_IPI},
+    {FEAT_KVM_PV_IPI, FEAT_KVM_PV_SCHED_YIELD}, /* hypercalls at all */
 };
 
 /* The x86-64 baseline and what QEMU's qemu64 adds to it. */
@@ -299,6 +299,9 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
         if (rows[i].soft == PV && !kvm && !wanted[i])
             on[i] = false;
     }
+    /* A guest that has been told of it can never again do without KVM's local APICs. */
+    if (kvm && !forced[FEAT_KVM_PV_IPI])
+        on[FEAT_KVM_PV_IPI] = false;
     for (unsigned i = 0; i < FEAT_N; i++) {
         bool rescued = kvm && kvm->rescued && forced[i] && only_instructions(i);
         const char *who = on[i] ? lacking(i, rescued ? NULL : kvm) : NULL;

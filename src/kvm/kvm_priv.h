@@ -12,6 +12,12 @@
 #ifndef KVM_CAP_EXIT_ON_EMULATION_FAILURE
 #define KVM_CAP_EXIT_ON_EMULATION_FAILURE 204
 #endif
+#ifndef KVM_CAP_DISABLE_QUIRKS2
+#define KVM_CAP_DISABLE_QUIRKS2 213
+#endif
+#ifndef KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
+#define KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS (1 << 6)
+#endif
 #ifndef KVM_CAP_X86_TRIPLE_FAULT_EVENT
 #define KVM_CAP_X86_TRIPLE_FAULT_EVENT 218
 #endif
@@ -49,6 +55,7 @@
     X(IRQ_ROUTING, false)                \
     X(SIGNAL_MSI, false)                 \
     X(ADJUST_CLOCK, false)               \
+    X(DISABLE_QUIRKS2, false)            \
     X(MAX_VCPUS, false)
 
 enum KvmCap {

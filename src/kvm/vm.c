@@ -265,6 +265,10 @@ static bool set_up(KvmVm *kvm, enum Irqchip irqchip, GError **err)
     if (h->cap[CAP_EXIT_ON_EMULATION_FAILURE] &&
         !kvm_enable_cap(kvm->fd, CAP_EXIT_ON_EMULATION_FAILURE, 1, err))
         return false;
+    /* MONITOR and MWAIT are not offered: #UD, as in the software engine, not a NOP. */
+    if (h->cap[CAP_DISABLE_QUIRKS2] & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS &&
+        !kvm_enable_cap(kvm->fd, CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, err))
+        return false;
     kvm->xsave_size = sizeof(struct kvm_xsave);
     if (h->cap[CAP_XSAVE2]) {
         int size = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);

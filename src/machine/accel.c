@@ -128,10 +128,11 @@ bool accel_init(Machine *m, GError **err)
         kvm_cpuid.rescued = !m->cfg.no_rescue;
     if (!irqchip_choose(m, kvm, err))
         return false;
-    /* Under the one KVM on which that could be tried (kvm_amd on QEMU's SVM), a stock kernel stops
-     * at its first timer interrupts with EOI in memory, and two vCPUs lose an IPI sent by
-     * hypercall. */
-    if (kvm) {
+    /* A KVM without hardware does not come back from a hypercall, and keeps no account of what is
+     * in service. */
+    if (kvm && !kvm_has_hardware())
+        cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_SCHED_YIELD);
+    if (kvm && (!kvm_has_hardware() || m->vm.irqchip == IRQCHIP_OFF)) {
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_IPI);
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_EOI);
     }

@@ -58,9 +58,9 @@ struct Machine {
     GSource *away_timer; /* brings them home; NULL: they are not away, or somebody moved them */
     bool away_moving;
 
-    bool chips_in_kvm;   /* KVM acts for the parked interrupt controllers: irqchip.c */
+    bool chips_in_kvm;     /* KVM acts for the parked interrupt controllers: irqchip.c */
     char irqchip_why[160]; /* VmCommon.irqchip is what it is */
-    int64_t pv_ahead_ns; /* the paravirtual clock less the machine's, at the last stop */
+    int64_t pv_ahead_ns;   /* the paravirtual clock less the machine's, at the last stop */
     enum RunStatus status;
     GMainLoop *loop;
     int exit_status;

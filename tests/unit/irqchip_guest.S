@@ -28,6 +28,15 @@
     xorl %edx, %edx
     wrmsr
 .endm
+    /* By the bit at 0x3300, if KVM has set it; 0x3304 counts these. */
+.macro EOI
+    btrw $0, 0x3300
+    jc 1f
+    APIC 0x0b, $0
+    jmp 2f
+1:  incw 0x3304
+2:
+.endm
 .macro APIC_ON
     movl $0x1b, %ecx
     rdmsr
@@ -43,7 +52,7 @@
 \name:
     pushal
     SAY \letter
-    APIC 0x0b, $0
+    EOI
     popal
     iret
 .endm
@@ -84,7 +93,7 @@ next:
     inb %dx, %al
     testb %al, %al
     jz next
-    cmpb $16, %al
+    cmpb $17, %al
     ja next
     xorw %bx, %bx
     movb %al, %bl
@@ -96,7 +105,7 @@ next:
     jmp next
 table:
     .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
-    .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87)
+    .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87), OFF(pv_eoi)
 
 argument:
     movw $0x504, %dx
@@ -188,6 +197,9 @@ pv_old:
     MSR 0x12, 0x3001
     MSR 0x11, 0x3100
     ret
+pv_eoi:
+    MSR 0x4b564d04, 0x3301
+    ret
 clock:
     rdtsc
     movl %edx, %ebx
@@ -198,13 +210,20 @@ move_tsc:                       /* forward by some seconds */
     movl $0x10, %ecx
     wrmsr
     ret
-call_ipi:                       /* to the first vCPU */
+call_ipi:                       /* to the first vCPU, by its vendor's instruction */
+    xorl %eax, %eax
+    cpuid
+    movl %ebx, %edi
     movl $10, %eax
     movl $1, %ebx
     xorl %ecx, %ecx
     xorl %edx, %edx
     movl $0x52, %esi
+    cmpl $0x68747541, %edi      /* "Auth" */
+    je 1f
     vmcall
+    jmp result
+1:  vmmcall
     jmp result
 call_unknown:
     movl $77, %eax
@@ -235,7 +254,7 @@ in_service:
     SAY 'a'
     HOLD 0x502
     SAY 'b'
-    APIC 0x0b, $0
+    EOI
     popal
     iret
 

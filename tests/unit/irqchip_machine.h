@@ -28,7 +28,8 @@ enum Command {
     CALL_IPI,
     CALL_UNKNOWN,
     MOVE_TSC,
-    X87
+    X87,
+    PV_EOI
 };
 
 extern Machine *m;

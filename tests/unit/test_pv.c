@@ -256,6 +256,90 @@ START_TEST(hypercalls)
 }
 END_TEST
 
+/* What needs KVM's local APICs. In KVM only where there is hardware behind it. */
+static bool offered_with_apics(const char *cpu, const char *irqchip, enum CpuFeature feature)
+{
+    if (!have_kvm())
+        return false;
+    if (!kvm_has_hardware()) {
+        printf("skipped: neither VMX nor SVM\n");
+        return false;
+    }
+    start("kvm", cpu, irqchip);
+    ck_assert(cpuid_has(&m->cpuid, feature));
+    return true;
+}
+
+static const char *const apics[] = {"split", "on"};
+
+/* By KVM or here, the same; and the machine cannot leave KVM's local APICs any more. */
+START_TEST(hypercalls_in_both)
+{
+    g_autoptr(GString) warning = g_string_new(NULL);
+    GError *err = NULL;
+    unsigned number;
+    if (!offered_with_apics("max,kvm-pv-ipi=on", apics[_i], FEAT_KVM_PV_IPI))
+        return;
+    for (unsigned i = 0; i < 20; i++) {
+        go_to(i & 1 ? kvm : soft);
+        unsigned ipis = count('i');
+        run_command(CALL_IPI);
+        ck_assert_uint_eq((uint32_t)result, 1);
+        wait_for('i', ipis + 1);
+    }
+    ck_assert(!machine_policy_add(m, "every=1s", &number, warning, &err));
+    ck_assert_msg(strstr(err->message, "-kvm-pv-ipi") != NULL, "%s", err->message);
+    g_clear_error(&err);
+    go_to(kvm);
+    run_command(CALL_IPI);
+    ck_assert_int_eq(m->vm.irqchip, _i ? IRQCHIP_ON : IRQCHIP_SPLIT);
+    machine_end();
+}
+END_TEST
+
+/* EOI in memory: the bit is KVM's while the vCPU is in it, and never left behind. */
+START_TEST(eoi_in_memory)
+{
+    g_autoptr(GString) warning = g_string_new(NULL);
+    ChipView v;
+    GError *err = NULL;
+    unsigned number;
+    if (!offered_with_apics("max", apics[_i], FEAT_KVM_PV_EOI))
+        return;
+    const volatile uint16_t *word = (const void *)memmap_host(&m->mem, 0x3300, 8, false);
+    run_command(PV_EOI);
+    for (unsigned i = 0; i < 40; i++) {
+        go_to(i & 1 ? soft : kvm);
+        held[0] = 0;
+        command = SERVE;
+        wait_for('a', i + 1);
+        if (i % 4 > 1) {
+            go_to(i & 1 ? kvm : soft);
+            if (i & 1)
+                go_to(soft);
+            else
+                ck_assert_uint_eq(word[0], 0);
+        }
+        if (i == 30) {
+            ck_assert_uint_gt(word[2], 0); /* so it was in use */
+            ck_assert(machine_policy_add(m, "every=1s", &number, warning, &err));
+            ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+        }
+        held[0] = 1;
+        wait_for('b', i + 1);
+        wait_for('.', 2 * i + 2);
+        run_command(CLOCK);
+        vcpus_pause(&m->vm);
+        ck_assert_uint_eq(word[0], 0);
+        ck_assert(machine_chips(m, 0, false, &v, &err));
+        for (unsigned k = 0; k < ARRAY_LEN(v.lapic.isr); k++)
+            ck_assert_uint_eq(v.lapic.isr[k], 0);
+        vcpus_resume(&m->vm);
+    }
+    machine_end();
+}
+END_TEST
+
 static void signature(const char *cpu, bool with_kvm, bool is_kvm, uint32_t features)
 {
     CpuidTable t, k = {.n = 0};
@@ -312,6 +396,8 @@ int main(void)
         {"wall_clock", wall_clock, 4},
         {"steal_time", steal_time, 1},
         {"hypercalls", hypercalls, 1},
+        {"hypercalls_in_both", hypercalls_in_both, 2},
+        {"eoi_in_memory", eoi_in_memory, 2},
         {"offers", offers, 1},
     };
     for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {

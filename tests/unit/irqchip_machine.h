@@ -29,7 +29,8 @@ enum Command {
     CALL_UNKNOWN,
     MOVE_TSC,
     X87,
-    PV_EOI
+    PV_EOI,
+    QUIET
 };
 
 extern Machine *m;

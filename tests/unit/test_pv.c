@@ -328,7 +328,7 @@ START_TEST(eoi_in_memory)
         held[0] = 1;
         wait_for('b', i + 1);
         wait_for('.', 2 * i + 2);
-        run_command(CLOCK);
+        run_command(QUIET);
         vcpus_pause(&m->vm);
         ck_assert_uint_eq(word[0], 0);
         ck_assert(machine_chips(m, 0, false, &v, &err));

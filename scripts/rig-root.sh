@@ -12,7 +12,7 @@ rig_initramfs() {
     for f in run storm insn vmx; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
-    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz} "$root/guests/"
+    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines contract irqchip pv; do
@@ -24,6 +24,7 @@ rig_initramfs() {
         cp "$build_dir/tests/stamp" "$root/bin/stamp"
         programs+=("$root/bin/stamp")
     fi
+    cp "$build_dir"/tests/librig_tss.so "$root/tests/" 2>/dev/null || true
     for f in "${extra[@]}"; do cp "$f" "$root/files/"; done
     # The shared libraries the programs need, at the paths the loader looks for them.
     ldd "${programs[@]}" | awk '/=> \//{print $3} /^\t\/lib64/{print $1}' | sort -u | while read -r lib; do

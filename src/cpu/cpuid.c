@@ -546,7 +546,8 @@ static void add_extended(CpuidTable *t, const bool on[FEAT_N], bool amd, bool ho
         e->eax = e->ebx = 0xff40ff40; /* TLBs: 64 entries, fully associative */
     }
     e = add(t, 0x80000006);
-    e->ecx = 1024u << 16 | 8u << 12 | 64; /* L2: 1 MiB, 16 ways */
+    /* L2: 1 MiB, 16 ways; lines per tag, which is AMD's alone and multiplies the size */
+    e->ecx = 1024u << 16 | 8u << 12 | (amd ? 1u << 8 : 0) | 64;
     put_features(add(t, 0x80000007), on);
     e = add(t, 0x80000008);
     put_features(e, on);

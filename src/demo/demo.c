@@ -296,17 +296,23 @@ static void add_source(Demo *d)
         d->source = g_timeout_add(500, twice_a_second, d);
 }
 
+static void print_line(const char *name, const LatencyHist *h)
+{
+    printf("  %-28s  %10.2f %10.2f %10.2f\n", name, (double)latency_percentile(h, 50) / 1e3,
+           (double)latency_percentile(h, 99) / 1e3, (double)h->max_ns / 1e3);
+}
+
 static void print_latency(Demo *d)
 {
     const SwitchStats *s = vcpu_switch_stats(d->v);
     printf("switch latency, microseconds:   %10s %10s %10s\n", "p50", "p99", "max");
     for (int i = 0; i < STEP_N; i++)
-        printf("  %-28s  %10.2f %10.2f %10.2f\n", switch_step_name[i],
-               (double)latency_percentile(&s->step[i], 50) / 1e3,
-               (double)latency_percentile(&s->step[i], 99) / 1e3, (double)s->step[i].max_ns / 1e3);
-    printf("  %-28s  %10.2f %10.2f %10.2f\n", "whole switch",
-           (double)latency_percentile(&s->total, 50) / 1e3,
-           (double)latency_percentile(&s->total, 99) / 1e3, (double)s->total.max_ns / 1e3);
+        print_line(switch_step_name[i], &s->step[i]);
+    print_line("whole switch", &s->total);
+    if (s->into_kvm.count) {
+        print_line("out of KVM", &s->out_of_kvm);
+        print_line("into KVM", &s->into_kvm);
+    }
 }
 
 static int verdict(Demo *d)

@@ -205,6 +205,8 @@ typedef struct KvmVcpu {
     FpuState kept_fpu;
     uint64_t kept_msr[MSR_ROWS_MAX];
     bool synced; /* run->s.regs is REGS, SREGS and EVENTS of now: see kvm_ask_sync() */
+    /* REGS is in run->s.regs still, for KVM_RUN to take: see kvm_regs_settle(). */
+    bool regs_wait;
     uint8_t *xsave;
     struct kvm_msrs *msrs;
 } KvmVcpu;
@@ -272,6 +274,9 @@ bool kvm_find_msrs(Vcpu *, GError **err);
  */
 void kvm_ask_sync(KvmVcpu *);
 int kvm_enter(KvmVcpu *);
+/* An import leaves REGS in kvm_run for the next KVM_RUN. Who asks KVM for anything that depends on
+ * them before that has them put first. errno when false. */
+bool kvm_regs_settle(KvmVcpu *);
 
 /* Services KVM_EXIT_X86_RDMSR and WRMSR. */
 void kvm_msr_exit(Vcpu *);

@@ -441,14 +441,34 @@ static void keep(Vcpu *v, unsigned group)
     kv->held |= group;
 }
 
+/* Nothing is on its way into the guest. */
+static bool events_idle(const struct kvm_vcpu_events *e)
+{
+    return !(e->exception.injected | e->exception.pending | e->interrupt.injected |
+             e->nmi.injected | e->nmi.pending | e->smi.pending | e->triple_fault.pending);
+}
+
+/* Then REGS and SREGS, which go in before, leave no event behind that was not there; but a KVM that
+ * has no paging outside long mode asks itself for a triple fault when that is loaded. */
+static bool same_idle_events(const KvmVcpu *kv)
+{
+    struct kvm_vcpu_events is = kv->kept.events;
+    if (kv->ks.sregs.cr0 & CR0_PG && !(kv->ks.sregs.efer & EFER_LMA))
+        return false;
+    is.flags = kv->ks.events.flags;
+    return events_idle(&kv->ks.events) && !memcmp(&is, &kv->ks.events, sizeof(is));
+}
+
 /* Does KVM's vCPU hold what is about to be put there? REGS is never the same, SREGS makes KVM
- * forget translations, and both may leave events behind. */
+ * forget translations. */
 static bool is_held(Vcpu *v, unsigned group)
 {
     KvmVcpu *kv = kvm_of(v);
     size_t size;
-    if (!(kv->held & group) || group & (GRP_REGS | GRP_SREGS | GRP_EVENTS | GRP_MSRS))
+    if (!(kv->held & group) || group & (GRP_REGS | GRP_SREGS | GRP_MSRS))
         return false;
+    if (group == GRP_EVENTS)
+        return same_idle_events(kv);
     if (group == GRP_FPU)
         return !memcmp(&kv->kept_fpu, &v->st.fpu, sizeof(kv->kept_fpu));
     const void *is = ks_of(&kv->ks, group, &size);
@@ -487,6 +507,11 @@ static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
     if (get_synced(kv, row->group))
         return true;
     switch (row->group) {
+    case GRP_MP_STATE:
+        /* Without a local APIC there KVM knows of nothing else, and takes nothing else. */
+        kv->ks.mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+        return !kv->vm->kernel_apic || ioctl(kv->fd, row->get, &kv->ks.mp_state) == 0 ||
+               kvm_error(err, row->get_name);
     case GRP_SREGS:
         return sregs_ioctl(kv, false) == 0 || kvm_error(err, row->get_name);
     case GRP_FPU:
@@ -499,11 +524,36 @@ static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
     }
 }
 
-static bool put_group(Vcpu *v, const GroupRow *row, GError **err)
+bool kvm_regs_settle(KvmVcpu *kv)
+{
+    if (!kv->regs_wait)
+        return true;
+    kv->regs_wait = false;
+    kv->run->kvm_dirty_regs = 0;
+    return ioctl(kv->fd, KVM_SET_REGS, &kv->run->s.regs.regs) == 0;
+}
+
+/* KVM_RUN takes them from where they lie, as it begins, without an ioctl of their own. It drops an
+ * exception that is pending, as KVM_SET_REGS does. */
+static bool leave_regs(KvmVcpu *kv, unsigned groups)
+{
+    if (groups != GROUPS_ALL || kv->ks.events.exception.pending ||
+        !(kv->vm->host->cap[CAP_SYNC_REGS] & KVM_SYNC_X86_REGS))
+        return false;
+    kv->run->s.regs.regs = kv->ks.regs;
+    kv->run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    kv->regs_wait = true;
+    return true;
+}
+
+static bool put_group(Vcpu *v, const GroupRow *row, unsigned groups, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
     size_t size;
     switch (row->group) {
+    case GRP_REGS:
+        return leave_regs(kv, groups) || ioctl(kv->fd, KVM_SET_REGS, &kv->ks.regs) == 0 ||
+               kvm_error(err, row->set_name);
     case GRP_SREGS:
         return put_sregs(v, err);
     case GRP_FPU:
@@ -551,6 +601,8 @@ bool kvm_export(Vcpu *v, unsigned groups, GError **err)
 
     if (!kvm_drain(v, err))
         return false;
+    if (!kvm_regs_settle(kv))
+        return kvm_error(err, "KVM_SET_REGS");
     for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++)
         for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
             if (group_rows[i].get_rank == rank && groups & group_rows[i].group &&
@@ -591,6 +643,8 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
     /* KVM_SET_REGS drops pending exceptions. Whoever sets registers alone does not mean that. */
     bool keep_events = groups & GRP_REGS && !(groups & GRP_EVENTS);
 
+    if (!kvm_regs_settle(kv))
+        return kvm_error(err, "KVM_SET_REGS");
     if (keep_events && ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &kv->ks.events) < 0)
         return kvm_error(err, "KVM_GET_VCPU_EVENTS");
     /* What was half done belongs to the state that is being replaced. */
@@ -620,7 +674,7 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
             if (row->put_rank != rank || !(groups & row->group))
                 continue;
             kv->held = held;
-            bool same = is_held(v, row->group), ok = same || put_group(v, row, err);
+            bool same = is_held(v, row->group), ok = same || put_group(v, row, groups, err);
             kv->held = 0;
             if (!ok)
                 return false;

@@ -46,12 +46,13 @@ void kvm_ask_sync(KvmVcpu *kv)
 
 int kvm_enter(KvmVcpu *kv)
 {
-    /* RFLAGS is never 0: whether KVM has stored anything shows, however a request for it and the
-     * exit came together. */
-    kv->run->s.regs.regs.rflags = 0;
+    /* These flags are never all 0: whether KVM has stored anything shows, however a request for it
+     * and the exit came together. */
+    kv->run->s.regs.events.flags = 0;
     kv->held = 0;
     int r = ioctl(kv->fd, KVM_RUN, 0), e = errno;
-    kv->synced = kv->run->s.regs.regs.rflags;
+    kv->synced = kv->run->s.regs.events.flags;
+    kv->regs_wait = kv->run->kvm_dirty_regs & KVM_SYNC_X86_REGS;
     __atomic_store_n(&kv->run->kvm_valid_regs, 0, __ATOMIC_RELAXED);
     errno = e;
     return r;
@@ -502,6 +503,9 @@ Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
     Exit e = {0};
     install_handler();
     kv->stops = limit ? limit->stops : NULL;
+    /* Where a step begins KVM notes as it is asked for one. */
+    if ((step || kv->stops) && !kvm_regs_settle(kv))
+        return system_error("KVM_SET_REGS");
     kv->thread = pthread_self();
     atomic_store(&kv->in_run, true);
     do {

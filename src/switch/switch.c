@@ -224,7 +224,8 @@ static void put_back(Vcpu *v, const Engine *to, const CpuState *old, bool was_in
     }
 }
 
-static void record(SwitchStats *s, const Run *r, const Engine *to, bool ok, const GError *err)
+static void record(SwitchStats *s, const Run *r, const Engine *from, const Engine *to, bool ok,
+                   const GError *err)
 {
     uint64_t total = 0;
     for (unsigned i = 0; i < STEP_N; i++) {
@@ -241,6 +242,8 @@ static void record(SwitchStats *s, const Run *r, const Engine *to, bool ok, cons
     for (unsigned i = 0; i < STEP_N; i++)
         latency_add(&s->step[i], r->ns[i]);
     latency_add(&s->total, total);
+    if (from->is_software != to->is_software)
+        latency_add(to->is_software ? &s->out_of_kvm : &s->into_kvm, total);
 }
 
 /* The vCPU was in `from` until now. */
@@ -359,7 +362,7 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     }
     if (l) {
         l->stats.n_notes = MIN_OF(notes.n, SWITCH_NOTES_MAX);
-        record(&l->stats, &r, to, ok, why_not);
+        record(&l->stats, &r, from, to, ok, why_not);
     }
     tell(v, from, to, reason, &r, start, notes.n, why_not);
     if (ok && l)

@@ -45,6 +45,7 @@ typedef struct SwitchStats {
     uint64_t last_rip;              /* where it happened */
     uint64_t last_ns[STEP_N], last_total_ns;
     LatencyHist step[STEP_N], total;
+    LatencyHist out_of_kvm, into_kvm; /* total, of switches between KVM and the others */
     SwitchRecord
         record[SWITCH_RECORDS]; /* a ring: the next one goes to n_records % SWITCH_RECORDS */
     unsigned n_records;

@@ -156,6 +156,21 @@ START_TEST(topology)
 }
 END_TEST
 
+/* The level 2 cache has 1 MiB, by the leaves either vendor's kernels look at. */
+START_TEST(caches)
+{
+    uint32_t r[4], lines_per_tag;
+    build("max", NULL, 1);
+    query(0x80000006, 0, r);
+    ck_assert_uint_eq(r[2] >> 16, 1024);
+    lines_per_tag = r[2] >> 8 & 15; /* AMD: sets are the size by line, ways and this */
+    ck_assert_uint_eq(lines_per_tag, intel() ? 0 : 1);
+    query(4, 2, r);
+    if (intel())
+        ck_assert_uint_eq(((r[1] >> 22) + 1) * ((r[1] & 0xfff) + 1) * (r[2] + 1), 1u << 20);
+}
+END_TEST
+
 START_TEST(live_bits)
 {
     uint32_t r[4];
@@ -270,6 +285,7 @@ int main(void)
     tcase_add_test(c, intersection_with_kvm);
     tcase_add_test(c, refusals_say_who_and_what);
     tcase_add_test(c, topology);
+    tcase_add_test(c, caches);
     tcase_add_test(c, live_bits);
     tcase_add_test(c, out_of_range);
     tcase_add_test(c, frequency);

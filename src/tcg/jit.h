@@ -104,8 +104,8 @@ typedef struct JitHot {
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
     uint64_t no_if, no_ac, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
-    uint64_t run[JIT_RUNS];                 /* host addresses of runs of accesses: jit_scan.c */
-    uint16_t cc;                            /* flags while C code runs */
+    uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
+    uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_vec;
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
@@ -321,6 +321,7 @@ struct Trans {
         int32_t lo, hi, slot;
         uint16_t n;
         bool write, ready; /* ready: the address is in JitHot.run[], or the slot has its page */
+        bool by_add;       /* not the address, but the host's minus the guest's */
     } run[JIT_RUNS];
     unsigned n_runs;
     int16_t run_of[BLOCK_MAX_INSNS];

@@ -26,6 +26,10 @@
 #define ROUNDS_MAX 512
 #define STEP_MAX   256 /* bytes a round: beyond, pages end too soon */
 #define INSNS_MAX  40
+/* Bytes into a page, lines of the next page, bytes a round: see fetch_ahead(). */
+#define FETCH_AT    256
+#define FETCH_LINES 12
+#define FETCH_STEP  64
 enum { FRAME_ROUNDS = JIT_STREAMS, FRAME_BOUND };
 
 /* What a register holds: what `root` held at the top of the loop, plus delta. */
@@ -301,6 +305,35 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
     emit_store(c, H_AX, jit_frame(n));
 }
 
+/*
+ * A stream that has just come into a page will be in the next one soon, which is elsewhere in the
+ * host's memory: the processor does not see it coming, and waits for its first lines. rax is the
+ * address, rcx its offset in the page, rdx leads to it.
+ */
+static void fetch_ahead(Trans *x, const struct Stream *s, unsigned n, HostMem add)
+{
+    Code *c = &x->c;
+    bool up = s->step > 0;
+    alu_imm(c, CMP, false, H_CX, up ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
+    uint8_t *skip = emit_jcc(c, up ? 7 : 2, here(c)); /* ja, jb */
+    emit_store(c, H_DX, jit_frame(n));
+    emit_mov(c, true, H_DX, H_AX);
+    shift_down(c, H_DX, PAGE_BITS);
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_DX});
+    add.disp += up ? 8 : -8; /* whatever is in the table there: a prefetch does not fault */
+    emit_load(c, H_DX, add);
+    int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
+    emit_lea(c, true, H_DX,
+             (HostMem){.base = H_DX, .index = H_AX, .scale = 0, .disp = page - (int32_t)PAGE_BITS});
+    alu_imm(c, AND, true, H_DX, -(int32_t)PAGE_SIZE);
+    for (int32_t line = 0; line < FETCH_LINES; line++) {
+        HostMem m = {.base = H_DX, .index = H_NONE, .disp = 64 * (up ? line : 63 - line)};
+        encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
+    }
+    emit_load(c, H_DX, jit_frame(n));
+    patch_rel32(skip, c->run, here(c));
+}
+
 /* Looks at one stream; returns the jump that is taken where the second body is not for it. */
 static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
 {
@@ -321,6 +354,8 @@ static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
     alu(c, ADD, true, H_CX, H_AX);
     alu_imm(c, CMP, true, H_CX, most);
     uint8_t *fails = emit_jcc(c, 7, here(c)); /* ja */
+    if (s->step && abs(s->step) <= FETCH_STEP)
+        fetch_ahead(x, s, n, add);
     keep_host(x, s, n);
     if (s->step == 0)
         return fails;

@@ -306,20 +306,24 @@ static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
         HostMem ea = place(x, base, disp + u->lo - at);
         ea = check(x, ea, size, u->write, u->slot, true);
         x->dx_run = run;
-        if (u->slot >= 0) {
+        u->by_add = u->slot >= 0 || in_place(x, base, disp, x->mode & DM_CODE64 ? 8 : 4);
+        if (u->by_add) {
+            if (u->slot < 0)
+                emit_store(c, H_DX, slot);
             *m = ea;
             m->disp += at - u->lo;
             return;
         }
         emit_lea(c, true, H_DX, ea);
         emit_store(c, H_DX, slot);
-    } else if (u->slot >= 0) {
+    } else if (u->by_add) {
+        if (u->slot >= 0)
+            slot = jit_hot(x->j, offsetof(JitHot, slot) + (unsigned)u->slot * sizeof(JitSlot) +
+                                     offsetof(JitSlot, add));
         if (x->dx_run != run)
-            emit_load(c, H_DX,
-                      jit_hot(x->j, offsetof(JitHot, slot) + (unsigned)u->slot * sizeof(JitSlot) +
-                                        offsetof(JitSlot, add)));
+            emit_load(c, H_DX, slot);
         x->dx_run = run;
-        x->guarded = true;
+        x->guarded = u->slot >= 0;
         *m = by_rdx(place(x, base, disp));
         return;
     } else if (x->dx_run != run) {

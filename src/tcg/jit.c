@@ -250,8 +250,7 @@ void jit_give_back(Jit *j)
     g_free(j->map);
     j->map = NULL;
     j->map_room = 0;
-    j->tlb_n = JTLB_LIST + 1;
-    jit_tlb_flush(j, true);
+    jit_tlb_give_back(j);
     jit_jumps_give_back(j);
 }
 

@@ -58,7 +58,7 @@
 #define JTLB_SIZE      65536u
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
-#define JTLB_LIST      4096u
+#define JTLB_LIST      16384u
 #define JIT_RUNS       16u /* in a block */
 #define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
@@ -85,7 +85,8 @@ typedef struct JitSlot {
     uint64_t since; /* TSC when `left` was last filled up */
     uint32_t left;  /* this many pages are put here without asking jit_slot_fill() */
     uint16_t last;  /* bytes of the access, minus 1 */
-    bool write, listed;
+    uint8_t mode;   /* enum MmuMode */
+    bool write : 1, listed : 1;
 } JitSlot;
 #define JIT_RUN_SPAN 512 /* bytes that one check covers, at most */
 #define JIT_SLOTS    32768u
@@ -162,8 +163,6 @@ typedef struct JitCode {
 
 enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };
 
-#define JLIST_GLOBAL (1u << 31) /* of a global page */
-
 typedef struct Trans Trans;
 
 typedef struct Jit {
@@ -188,9 +187,13 @@ typedef struct Jit {
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
     uint64_t jump_big; /* gigabytes, hashed, with large pages that jumps lead into */
-    uint32_t tlb_n, tlb_list[JTLB_LIST]; /* JLIST_GLOBAL, mode << 16 | index */
-    uint64_t tlb_big;                    /* gigabytes, hashed, with entries of large pages */
-    uint32_t slots, slot_n, slot_list[JIT_SLOTS]; /* in use; filled ones */
+    struct JTlbList {
+        bool overflow;                           /* there are more */
+        uint32_t n, at[JTLB_LIST];               /* mode << 16 | index */
+        uint64_t has[MMU_MODES][JTLB_SIZE / 64]; /* which, as bits */
+    } tlb_list[2];                               /* local pages, global ones */
+    LargePages tlb_large;                        /* that are, or were, in the first-level TLB */
+    uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS]; /* in use; filled ones */
     struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     const uint8_t *s_zmm[2];                    /* store, load */
@@ -249,7 +252,7 @@ void jit_chaining(Jit *, bool on);
 /* A direct jump now leads to b's code: b has been found where it goes to, in this map_gen. */
 void jit_link(Jit *, JitLink *, Block *b);
 
-/* ---- first-level TLB (jit_mem.c): kept a subset of what the current bank allows ---- */
+/* ---- first-level TLB (jit_tlb.c): kept a subset of what the current bank allows ---- */
 /* Of memory that is all zero. */
 void jit_tlb_init(Jit *);
 /* all: global pages too */
@@ -257,6 +260,8 @@ void jit_tlb_flush(Jit *, bool all);
 void jit_tlb_flush_page(Jit *, gva_t lin);
 void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
 void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
+/* All goes, and memory back to the host. */
+void jit_tlb_give_back(Jit *);
 
 /* ---- slots (jit_slot.c): a subset of the same ---- */
 void jit_slots_init(Jit *);
@@ -266,7 +271,7 @@ int jit_slot_new(Trans *, unsigned size, bool write);
  * loses its slot if that happens too often. */
 bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
 void jit_slots_flush(Jit *);
-void jit_slots_flush_page(Jit *, gva_t lin);
+void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
 
 /* ---- jump cache and jumps to other pages (jit_jump.c) ---- */
 /* Of memory that is all zero. */

@@ -45,6 +45,7 @@ int jit_slot_new(Trans *x, unsigned size, bool write)
     u->add = PAGE_BITS;
     u->last = (uint16_t)(size - 1);
     u->write = write;
+    u->mode = (uint8_t)jit_mmu_mode(x->mode);
     return (int)j->slots++;
 }
 
@@ -54,7 +55,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     const JTlb *l = &j->hot->tlb[mode];
     unsigned x = (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
     uint64_t neg = u->write ? l->write[x] : l->read[x];
-    if (!l->add[x] || neg + lin + u->last >= PAGE_SIZE)
+    if (mode != u->mode || !l->add[x] || neg + lin + u->last >= PAGE_SIZE)
         return false;
     uint64_t now = __rdtsc();
     if (u->listed && now - u->since < SLOT_REFILLS * SLOT_TICKS && b->jit) {
@@ -64,7 +65,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
         jit_block_dead(j, b);
     }
     if (!u->listed)
-        j->slot_list[j->slot_n++] = (uint32_t)(u - j->hot->slot);
+        j->slot_list[mode][j->slot_n[mode]++] = (uint32_t)(u - j->hot->slot);
     u->listed = true;
     u->neg = neg + PAGE_SIZE - u->last;
     u->add = l->add[x];
@@ -75,20 +76,22 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
 
 void jit_slots_flush(Jit *j)
 {
-    for (uint32_t n = 0; n < j->slot_n; n++)
-        empty(&j->hot->slot[j->slot_list[n]]);
-    j->slot_n = 0;
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        for (uint32_t n = 0; n < j->slot_n[m]; n++)
+            empty(&j->hot->slot[j->slot_list[m][n]]);
+        j->slot_n[m] = 0;
+    }
 }
 
-void jit_slots_flush_page(Jit *j, gva_t lin)
+void jit_slots_flush_page(Jit *j, unsigned mode, gva_t lin)
 {
-    uint32_t kept = 0;
-    for (uint32_t n = 0; n < j->slot_n; n++) {
-        JitSlot *u = &j->hot->slot[j->slot_list[n]];
+    uint32_t kept = 0, *list = j->slot_list[mode];
+    for (uint32_t n = 0; n < j->slot_n[mode]; n++) {
+        JitSlot *u = &j->hot->slot[list[n]];
         if (u->neg == PAGE_SIZE - u->last - lin)
             empty(u);
         else
-            j->slot_list[kept++] = j->slot_list[n];
+            list[kept++] = list[n];
     }
-    j->slot_n = kept;
+    j->slot_n[mode] = kept;
 }

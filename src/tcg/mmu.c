@@ -185,7 +185,7 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
     if (w->big)
-        t->bank->big_at |= BIT(lin >> 30 & 63);
+        large_note(&t->bank->big_at, lin, w->huge);
 }
 
 /* Where code was fetched from must be asked again. */
@@ -213,7 +213,7 @@ static void bank_clear(Tcg *t, TlbBank *b)
             entry_clear(&b->entry[m][k]);
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
-    b->big_at = 0;
+    b->big_at = (LargePages){0};
     if (t->jit && b == t->bank) {
         jit_tlb_flush(t->jit, true);
         jit_jumps_flush(t->jit, true);
@@ -307,10 +307,10 @@ void tlb_flush_pcids(Tcg *t)
 }
 
 /* An address in a large page drops the whole of it. Which size a page had is not kept: all entries
- * from large pages in the same gigabyte, the largest size, go. */
+ * from large pages that near go. */
 static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 {
-    bool big = b->big_at >> (lin >> 30 & 63) & 1;
+    unsigned big = large_shift(&b->big_at, lin);
     for (unsigned m = 0; m < MMU_MODES; m++) {
         TlbEntry *at = &b->entry[m][tlb_index(lin)];
         for (unsigned a = 0; a < ARRAY_LEN(at->tag); a++) {
@@ -323,7 +323,7 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
             for (uint64_t left = b->big[m][word]; left; left &= left - 1) {
                 TlbEntry *e = &b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)];
                 for (unsigned a = 0; a < ARRAY_LEN(e->tag); a++) {
-                    if (e->tag[a] != TLB_NONE && (e->tag[a] ^ lin) >> 30 == 0) {
+                    if (e->tag[a] != TLB_NONE && (e->tag[a] ^ lin) >> big == 0) {
                         entry_clear(e);
                         break;
                     }

@@ -49,6 +49,7 @@ static enum WalkResult leaf(PageWalk *w, const CpuState *s, uint64_t e, gva_t li
     w->global = (s->cr4 & CR4_PGE) && (e & PTE_G);
     w->dirty = e & PTE_D;
     w->big = shift > PAGE_BITS;
+    w->huge = shift > LARGE_SHIFT;
     return WALK_OK;
 }
 
@@ -107,7 +108,7 @@ enum WalkResult mmu_walk(const CpuState *s, const MemMap *mem, const WalkModel *
 {
     w->n = 0;
     w->user = w->writable = true;
-    w->nx = w->global = w->big = false;
+    w->nx = w->global = w->big = w->huge = false;
     w->dirty = true;
     if (!(s->cr0 & CR0_PG)) {
         w->page = lin & PAGE_MASK & 0xffffffff;

@@ -11,7 +11,7 @@ typedef struct PageWalk {
     gpa_t page; /* physical address of the 4 KiB page */
     /* The rights of all levels together. Without paging: everything is allowed. */
     bool user, writable, nx, global, dirty;
-    bool big; /* mapped by a large page */
+    bool big, huge; /* mapped by a large page; of more than 4 MiB */
     bool wide;
     /* Entries used, top first. host NULL: not in writable RAM, so its bits cannot be set. */
     unsigned n;

@@ -37,13 +37,42 @@ typedef struct TlbEntry {
     uintptr_t addend;
 } TlbEntry;
 
+/*
+ * Where large pages have been met: INVLPG drops the whole page that its address is in. Pages of 2
+ * and 4 MiB by hashed pieces of 4 MiB, larger ones by hashed gigabytes. So there are false alarms.
+ */
+#define LARGE_SHIFT 22
+#define HUGE_SHIFT  30
+typedef struct LargePages {
+    uint64_t large[8], huge;
+} LargePages;
+
+static inline unsigned large_bit(gva_t lin)
+{
+    return (unsigned)(lin >> LARGE_SHIFT ^ lin >> 34) & 511;
+}
+static inline void large_note(LargePages *l, gva_t lin, bool huge)
+{
+    if (huge)
+        l->huge |= BIT(lin >> HUGE_SHIFT & 63);
+    else
+        l->large[large_bit(lin) / 64] |= BIT(large_bit(lin) % 64);
+}
+/* What must be dropped with lin: as many low bits of its address do not count. 0: just its page. */
+static inline unsigned large_shift(const LargePages *l, gva_t lin)
+{
+    if (l->huge >> (lin >> HUGE_SHIFT & 63) & 1)
+        return HUGE_SHIFT;
+    return l->large[large_bit(lin) / 64] >> (large_bit(lin) % 64) & 1 ? LARGE_SHIFT : 0;
+}
+
 /* What one PCID has in the TLB; without CR4.PCIDE all is PCID 0's. Entries for global pages are in
  * each bank that has used them. */
 typedef struct TlbBank {
     TlbEntry entry[MMU_MODES][TLB_SIZE];
     /* Of the entries: not global; from a large page (mmu.c). */
     uint64_t local[MMU_MODES][TLB_SIZE / 64], big[MMU_MODES][TLB_SIZE / 64];
-    uint64_t big_at; /* gigabytes, hashed, that had entries in big since all were cleared */
+    LargePages big_at; /* that had entries in big since all were cleared */
     /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
      * large page among them. INVLPG of other pages leaves map_gen as it is. */
     uint64_t exec_pages[EXEC_PAGES / 64], exec_big;

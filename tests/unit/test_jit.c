@@ -484,8 +484,9 @@ END_TEST
 START_TEST(mapped_anew)
 {
     static const char *const forget[] = {
-        "\x0f\x01\x3e",              /* invlpg [rsi] */
-        "\x0f\x20\xd8\x0f\x22\xd8"}; /* mov rax, cr3; mov cr3, rax */
+        "\x0f\x01\x3e",                  /* invlpg [rsi] */
+        "\x0f\x20\xd8\x0f\x22\xd8",      /* mov rax, cr3; mov cr3, rax */
+        "\x4d\x87\xd1\x41\x0f\x01\x39"}; /* xchg r9, r10; invlpg [r9] */
     static const uint8_t access[][4] = {{0x48, 0x03, 0x16}, {0x48, 0x01, 0x16}, {0x02, 0x16}};
     GError *err = NULL;
     guest_setup();
@@ -507,6 +508,17 @@ START_TEST(mapped_anew)
         in.gpr[RBX] = (DATA + 0x1000) | 7;
         in.gpr[RBP] = DATA | 7;
         in.gpr[RCX] = 9;
+        if (k % ARRAY_LEN(forget) == 2) {
+            /* A large page and small ones by turns; the large one is forgotten by another address
+             * in it. */
+            put64(LOW_PT + 8 * 0x181, DATA | 7);
+            put64(LOW_PD + 8, G_RAM | 0x87);
+            in.gpr[RSI] = in.gpr[R10] = 0x381000;
+            in.gpr[R9] = 0x300000;
+            in.gpr[RDI] = LOW_PD + 8;
+            in.gpr[RBX] = G_RAM | 0x87;
+            in.gpr[RBP] = LOW_PT | 7;
+        }
         Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
         code_bytes(&c, "\x41\xb8\x03\x00\x00\x00", 6); /* mov r8d, 3 */
         const uint8_t *again = c.p;

@@ -15,7 +15,7 @@ rig_initramfs() {
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
-    for t in kvm kvm_run exec_kvm switch_engines contract irqchip pv; do
+    for t in kvm kvm_run exec_kvm switch_engines contract irqchip pv fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue
         cp "$build_dir/tests/test_$t" "$root/tests/"
         programs+=("$root/tests/test_$t")

@@ -76,6 +76,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->near_jumps = __builtin_cpu_is("amd");
     j->zmm = t->features[FEAT_AVX512F];
     j->hot_after = JIT_HOT;
+    j->loop_exits = JIT_LOOP_EXITS;
     j->hot_bytes = sizeof(JitHot);
     j->code_bytes = t->v->vm->jit_code_bytes ? t->v->vm->jit_code_bytes : JIT_CODE_BYTES;
     j->hot = map_near(&t->v->st, j->hot_bytes);
@@ -352,6 +353,11 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         name_insn(x, cold->k);
         emit_call(c, x->j->s_helper);
         go_on_behind(x, cold, next);
+        break;
+    case COLD_LOOP:
+        jit_loop_count(x, code, cold);
+        emit_jmp(c, x->behind_jcc);
+        leave(x, JX_LOOP, cold->rip_off);
         break;
     case COLD_POLL:
         leave(x, JX_POLL, cold->rip_off);

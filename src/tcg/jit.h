@@ -62,7 +62,8 @@
 #define JIT_RUNS       16u /* in a block */
 #define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
-#define JIT_HOT        16u /* Jit.hot_after, unless a test sets another */
+#define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
+#define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
 
 typedef struct JTlb {
     /* Minus the page's linear address. 0 is "none" together with add 0: see jtlb_clear(). */
@@ -124,6 +125,8 @@ enum JitExit {
     JX_LINK,   /* to CpuState.rip, by the JitLink in JitHot.tmp */
     JX_LOOKUP, /* to CpuState.rip, which the jump cache did not have */
     JX_POLL,   /* Vcpu.go is 0; CpuState.rip is next */
+    JX_LOOP, /* to CpuState.rip; the second body of the JitCode in JitHot.tmp was left often enough
+                to be judged */
     JX_RESUME, /* to CpuState.rip, by the loop: something may have changed; or Jit.exit is filled */
 };
 
@@ -159,6 +162,17 @@ typedef struct JitCode {
     JitLink *in; /* links that lead here */
     JitSite *sites;
     struct Block *block;
+    /* Of a second body, until it has been judged: the places that leave it, where they lead then.
+     */
+    struct JitLoop {
+        int64_t left;    /* what the counter had before it at the exits, all together, negative */
+        uint64_t rounds; /* that there would have been */
+        uint64_t exits;  /* to come before it is judged */
+        uint8_t *at[4];  /* rel32s, as written */
+        const uint8_t *behind;
+        int64_t step;    /* of the counter */
+        unsigned n, few; /* places; rounds that are not worth it, on average */
+    } loop;
 } JitCode;
 
 enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };
@@ -202,11 +216,12 @@ typedef struct Jit {
     bool x87_before; /* the x87 registers were the guest's when C was called */
     JitCode **map;   /* by address of code, ascending */
     unsigned map_n, map_room;
-    unsigned links;     /* direct jumps that are linked now, at most */
-    bool near_jumps;    /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
-    bool kernel_slots;  /* the kernel's code has slots too: for tests */
-    bool no_chain;      /* each block comes back: jit_chaining() */
-    uint32_t hot_after; /* runs in the interpreter before a block is translated */
+    unsigned links;      /* direct jumps that are linked now, at most */
+    bool near_jumps;     /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
+    bool kernel_slots;   /* the kernel's code has slots too: for tests */
+    bool no_chain;       /* each block comes back: jit_chaining() */
+    uint32_t hot_after;  /* runs in the interpreter before a block is translated */
+    uint32_t loop_exits; /* before a second body is judged */
     /* for info jit */
     uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers, slots_given_up;
     uint32_t *row_helpers; /* by row: runs by helper */
@@ -364,7 +379,7 @@ struct Trans {
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */
-        int32_t slot; /* ACCESS: or -1 */
+        int32_t slot; /* ACCESS: or -1; LOOP: the counter */
         uint8_t mode; /* ACCESS: enum MmuMode */
         uint8_t kind; /* enum ColdKind */
         int8_t link;
@@ -379,7 +394,7 @@ struct Trans {
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
 #define JIT_SLOT_FLAG 0x20000u
-enum ColdKind { COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
+enum ColdKind { COLD_LOOP, COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
 
 /* Emits instruction i; ax: Trans.ax before it. False: by its exec function. */
 bool jit_emit_insn(Trans *, const Insn *i, unsigned ax);
@@ -456,6 +471,10 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write);
 bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n);
 /* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
+/* Cold code: adds up the rounds, and goes on behind the loop. */
+void jit_loop_count(Trans *, JitCode *, const struct Cold *);
+/* A second body has been left loop_exits times: it stays, or its block is made again without. */
+void jit_loop_judge(Jit *, JitCode *);
 /* The operand of instruction k in the second body. False: it is to be checked. */
 bool jit_loop_operand(Trans *, unsigned size, bool write, HostMem *m);
 /* jit.c: instruction k natively; false: not by an emitter, and nothing is written. */

@@ -14,11 +14,9 @@ static int by_count(const void *a, const void *b, void *counts)
 
 void jit_describe(const Vcpu *v, GString *out)
 {
-    static const char *const why[] = {[JX_HELPER] = "exec",
-                                      [JX_LINK] = "link",
-                                      [JX_LOOKUP] = "look-up",
-                                      [JX_POLL] = "poll",
-                                      [JX_RESUME] = "loop"};
+    static const char *const why[] = {
+        [JX_HELPER] = "exec", [JX_LINK] = "link",    [JX_LOOKUP] = "look-up",
+        [JX_POLL] = "poll",   [JX_LOOP] = "judging", [JX_RESUME] = "loop"};
     if (!v->engine_data[ENGINE_JIT]) {
         g_string_append_printf(out, "cpu %d: no translator\n", v->id);
         return;

@@ -20,6 +20,9 @@
  * Rounds are few enough (ROUNDS_MAX) that a request does not wait long. Nothing in the second body
  * changes translation or privilege; C code that has done an instruction there, for an access that
  * is no stream's or a host fault, leaves the block (COLD_ACCESS and COLD_HELPER with `second`).
+ *
+ * Loops of few rounds are better off without: the ways out count at first (COLD_LOOP), until
+ * jit_loop_judge() has seen enough.
  */
 #include "tcg/jit.h"
 
@@ -410,6 +413,7 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
             alu_imm(c, AND, true, H_AX, -(int32_t)copies);
             fails[n_fails++] = emit_jcc(c, 4, here(c)); /* jz */
         }
+        emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
         multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
         alu(c, ADD, true, H_AX, bring(x, l->counter, H_CX));
         code_bytes(c, "\x48\xf7\xd8", 3); /* neg rax */
@@ -466,6 +470,63 @@ static bool one_round(Trans *x)
     return true;
 }
 
+/* Rounds below which looking the pages up costs more than it saves: both in instructions. */
+static unsigned few_rounds(const Trans *x)
+{
+    unsigned accesses = 0;
+    for (unsigned k = 0; k + 1u < x->b->n; k++)
+        accesses += x->stream_of[k] >= 0;
+    return (30 + 16 * x->n_streams) / (4 * accesses + 1);
+}
+
+void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    const struct {
+        size_t to;
+        HostMem from;
+    } sums[] = {{offsetof(struct JitLoop, left), jit_frame(FRAME_BOUND)},
+                {offsetof(struct JitLoop, rounds), jit_frame(FRAME_ROUNDS)}};
+    HostMem m = {.base = H_AX, .index = H_NONE};
+    code->loop.at[code->loop.n++] = cold->from;
+    emit_load(c, H_CX, sums[0].from);
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX, .index = (uint8_t)bring(x, (unsigned)cold->slot, H_AX)});
+    emit_imm64(c, H_AX, (uintptr_t)&code->loop);
+    for (unsigned n = 0; n < ARRAY_LEN(sums); n++) {
+        if (n)
+            emit_load(c, H_CX, sums[n].from);
+        m.disp = (int32_t)sums[n].to;
+        emit_load(c, H_DX, m);
+        emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_CX});
+        emit_store(c, H_DX, m);
+    }
+    m.disp = (int32_t)offsetof(struct JitLoop, exits);
+    emit_load(c, H_CX, m);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    emit_store(c, H_CX, m);
+    emit_imm64(c, H_AX, (uintptr_t)code);
+    emit_store(c, H_AX, jit_hot(x->j, offsetof(JitHot, tmp)));
+    code8(c, 0xe3); /* jrcxz, over the jump that follows */
+    code8(c, 5);
+}
+
+void jit_loop_judge(Jit *j, JitCode *code)
+{
+    struct JitLoop *l = &code->loop;
+    /* `left` is minus the rounds left, in steps of the counter. */
+    uint64_t rounds = l->rounds + (uint64_t)(l->left / l->step);
+    if (!code->block)
+        return;
+    if (rounds < (uint64_t)l->few * j->loop_exits) {
+        code->block->no_loop = true;
+        jit_block_dead(j, code->block);
+        return;
+    }
+    for (unsigned n = 0; n < l->n; n++)
+        patch_rel32(l->at[n], j->run, l->behind);
+}
+
 static bool write_second(Trans *x, JitCode *code, const Loop *l)
 {
     Code *c = &x->c;
@@ -479,7 +540,12 @@ static bool write_second(Trans *x, JitCode *code, const Loop *l)
         if (!one_round(x))
             return false;
         jit_island_before(x, 8);
-        emit_jcc(c, condition ^ 1, x->behind_jcc);
+        uint8_t *out = emit_jcc(c, condition ^ 1, x->behind_jcc);
+        if (l->counter != GPR_ZERO) {
+            struct Cold *cold = jit_cold(x, out, COLD_LOOP);
+            cold->slot = (int32_t)l->counter;
+            cold->rip_off = x->off + x->b->insn[x->b->n - 1u].end;
+        }
     }
     jit_island_before(x, 40);
     if (l->counter != GPR_ZERO) {
@@ -501,8 +567,8 @@ void jit_loop(Trans *x, JitCode *code)
     Loop loop = {0};
     const Block *b = x->b;
     code->head = NULL;
-    if (b->n < 2 || b->n > INSNS_MAX || x->helped || b->soft || !(x->mode & DM_CODE64) ||
-        x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
+    if (b->n < 2 || b->n > INSNS_MAX || x->helped || b->soft || b->no_loop ||
+        !(x->mode & DM_CODE64) || x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
         return;
     find_counter(x, &loop);
     if (loop.moves && loop.counter == GPR_ZERO)
@@ -517,6 +583,11 @@ void jit_loop(Trans *x, JitCode *code)
     x->second = true;
     bool done = write_second(x, code, &loop);
     x->second = false;
+    code->loop =
+        (struct JitLoop){.exits = x->j->loop_exits,
+                         .behind = x->behind_jcc,
+                         .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
+                         .few = few_rounds(x)};
     memcpy(x->run_of, run_of, sizeof(run_of));
     if (done && !x->c.overflow)
         return;

@@ -428,6 +428,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
                 if (f != FAULT_JUMP || op_rows[j->at->row].emit != EMIT_BRANCH)
                     return leave_block(s, t, j->at, f, x);
                 t->insns_left -= t->limited;
+            } else if (e == JX_LOOP) {
+                jit_loop_judge(j, (JitCode *)(uintptr_t)j->hot->tmp);
             } else if (e == JX_LINK) {
                 j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
                 j->pending_rip = s->rip;

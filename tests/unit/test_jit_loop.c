@@ -146,6 +146,16 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
     unsigned near = 1 + below(LOOP_POINTERS), steps = 1 + below(3);
     loop_at = bytes;
     emit_mov(&c, true, R8, RSI);
+    uint8_t *again = c.p;
+    uint32_t rounds = 1 + below(one_in(3) ? 1400 : 90);
+    for (unsigned k = 0; k < LOOP_POINTERS; k++)
+        if (in->gpr[loop_pointer[k]] >> 12 == G_CODE >> 12) /* it is not to reach the code */
+            rounds = 1 + below(4);
+    if (rounds < 91 && one_in(2)) /* several times, so that it is judged by how long it runs */
+        emit_imm32(&c, counter, rounds = 1 + rounds / 6);
+    else
+        again = NULL;
+    in->gpr[counter] = rounds;
     uint8_t *top = c.p;
     for (unsigned k = 0; k < n + steps; k++) {
         if (below(n + steps) < steps)
@@ -159,10 +169,6 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
                       .modrm = true,
                       .reg = 1,
                       .rm = (uint8_t)counter}); /* dec */
-    in->gpr[counter] = 1 + below(one_in(3) ? 1400 : 90);
-    for (unsigned k = 0; k < LOOP_POINTERS; k++)
-        if (in->gpr[loop_pointer[k]] >> 12 == G_CODE >> 12) /* it is not to reach the code */
-            in->gpr[counter] = 1 + below(4);
     if (one_in(4) && c.p - top < 120) { /* JNZ, JG, JNS, JNBE: the short form, or the long */
         code8(&c, (uint8_t[]){0x75, 0x7f, 0x79}[below(3)]);
         code8(&c, (uint8_t)(top - (c.p + 1)));
@@ -170,6 +176,15 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
         code8(&c, 0x0f);
         code8(&c, 0x85);
         code32(&c, (uint32_t)(top - (c.p + 4)));
+    }
+    if (again) { /* R15 or R11 counts */
+        code8(&c, 0x49);
+        code8(&c, 0xff);
+        code8(&c, 0xc8 | ((counter == R15 ? R11 : R15) & 7)); /* dec */
+        code8(&c, 0x0f);
+        code8(&c, 0x85);
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        in->gpr[counter == R15 ? R11 : R15] = 1 + below(7);
     }
     code8(&c, 0xf4);
     ck_assert(!c.overflow);
@@ -207,6 +222,7 @@ START_TEST(loops)
         static uint8_t bytes[1024];
         seed = k * 0x5851f42d4c957f2dull + 3;
         j->kernel_slots = one_in(2);
+        j->loop_exits = 1 + below(5);
         guest_long_mode();
         tables();
         registers(&guest.v.st);

@@ -240,6 +240,7 @@ enum OpEmit {
     EMIT_X87,
     EMIT_GATHER, /* jit_gather.c */
     EMIT_SYS,    /* jit_sys.c */
+    EMIT_OFTEN,  /* jit_often.c */
     EMIT_BRANCH, /* near branches: jit_branch.c */
     EMIT_N
 };

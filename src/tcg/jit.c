@@ -1,6 +1,7 @@
 /* The translator: making code of blocks, joining it, taking it away. See jit.h. */
 #include "tcg/blocklog.h"
 #include "tcg/perf.h"
+#include "tcg/vec.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -99,6 +100,15 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_slots_init(j);
     jit_jumps_init(j);
     j->hot->no_if = ~(uint64_t)FL_IF;
+    j->hot->no_df = ~(uint64_t)FL_DF;
+    j->hot->em_ts = CR0_EM | CR0_TS;
+    j->hot->fsgsbase = CR4_FSGSBASE;
+    j->hot->fsw_kept = 0x7f00;
+    j->hot->fsw_es = FSW_ES;
+    j->hot->no_top = ~(uint64_t)FSW_TOP;
+    j->hot->low4 = 15;
+    j->hot->low5 = 31;
+    j->hot->low6 = 63;
     j->hot->no_ac = ~(uint64_t)FL_AC;
     j->hot->arith = FL_ARITH;
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);

@@ -105,7 +105,9 @@ typedef struct JitHot {
     uint64_t zmm;               /* 0: as YMM, 1: as ZMM, 2: all 32 and the mask registers */
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
-    uint64_t no_if, no_ac, arith, no_arith; /* masks of RFLAGS, for PEXT and PDEP */
+    /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
+    uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
+        low5, low6;
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
@@ -419,6 +421,11 @@ void jit_flags_in(Code *, const Jit *);
 /* jit_sys.c: after jit_make_stubs() */
 void jit_make_gates(Jit *, Code *);
 bool jit_emit_sys(Trans *, const Insn *);
+/* jit_often.c: EMIT_OFTEN; and the registers it writes, as bits */
+bool jit_emit_often(Trans *, const Insn *);
+uint32_t jit_often_written(const Insn *);
+/* BT, BTS, BTR, BTC of memory with a register */
+bool jit_emit_bit_string(Trans *, const Insn *);
 /* jit_soft.c: where in its block i has an immediate that can be soft, and its bytes */
 bool jit_soft_imm(const Insn *i, unsigned *at, unsigned *size);
 bool jit_emit_soft(Trans *, const Insn *);
@@ -487,6 +494,8 @@ void jit_island_before(Trans *, ptrdiff_t bytes);
 bool jit_operand(Trans *, const Insn *i, unsigned size, bool write, HostMem *m);
 /* The same for [base + disp], a guest register of the mode's size; flat. */
 void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m);
+/* The same for the linear address in rax. */
+void jit_operand_ax(Trans *, unsigned size, bool write, HostMem *m);
 void jit_guard(Trans *);
 /* The host instruction that is about to be written may fault: exec does it instead then. */
 void jit_may_fault(Trans *);

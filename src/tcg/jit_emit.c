@@ -295,7 +295,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     }
     /* BT with a register counts from the operand on through memory. */
     bit_test = r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3 && has_reg;
-    if (is_mem && ((bit_test && has_reg) || !mem_size))
+    if (is_mem && bit_test)
+        return jit_emit_bit_string(x, i);
+    if (is_mem && !mem_size)
         return false;
     if ((i->flags & IF_LOCK) && !is_mem)
         return false;
@@ -825,6 +827,7 @@ bool jit_emit_insn(Trans *x, const Insn *i, unsigned ax)
         [EMIT_PUSHF] = emit_pushf,
         [EMIT_BRANCH] = jit_emit_branch,
         [EMIT_GATHER] = jit_emit_gather,
+        [EMIT_OFTEN] = jit_emit_often,
     };
     uint8_t kind = op_rows[i->row].emit;
     if (!i->opsize)

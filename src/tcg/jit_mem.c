@@ -353,6 +353,12 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
     return true;
 }
 
+void jit_operand_ax(Trans *x, unsigned size, bool write, HostMem *m)
+{
+    HostMem ea = {.base = H_AX, .index = H_NONE};
+    *m = check(x, ea, size, write, jit_slot_new(x, size, write), false);
+}
+
 void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
 {
     if (x->run_of[x->k] >= 0)

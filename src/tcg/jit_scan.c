@@ -62,6 +62,8 @@ uint32_t jit_written(const Insn *i)
         return 1u << RAX;
     case EMIT_BRANCH:
         return 1u << RSP | 1u << RCX;
+    case EMIT_OFTEN:
+        return jit_often_written(i);
     default:
         return ALL_REGISTERS;
     }

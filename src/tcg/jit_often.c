@@ -1,0 +1,294 @@
+/*
+ * Emitters of what kernels run often and what cannot be written again as it is: CLD and STD,
+ * segment selectors and bases, bits at an offset in memory, CMPXCHG16B, and the two instructions
+ * that clear the x87 unit at a context switch.
+ */
+#include "tcg/jit.h"
+#include "tcg/vec.h"
+
+extern const ExecSet exec_cld, exec_std, exec_mov_from_seg, exec_rdfsbase, exec_rdgsbase,
+    exec_wrfsbase, exec_wrgsbase, exec_fnclex, exec_emms, exec_cmpxchg8b;
+
+static HostMem state(size_t offset)
+{
+    return gs_mem((int32_t)offset);
+}
+
+static HostMem segment(unsigned seg, size_t member)
+{
+    return state(offsetof(CpuState, seg) + seg * sizeof(Segment) + member);
+}
+
+/* PEXT (PFX_F3) or PDEP (PFX_F2): to = from by the mask m. Flags stay. */
+static void bits_by(Code *c, unsigned pfx, unsigned to, unsigned from, HostMem m)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf5,
+                     .pfx = (uint8_t)pfx,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = (uint8_t)from,
+                     .reg = (uint8_t)to,
+                     .mem = &m});
+}
+
+/* reg &= the mask in JitHot */
+static void mask_by(Trans *x, unsigned reg, size_t mask)
+{
+    HostMem m = jit_hot(x->j, mask);
+    bits_by(&x->c, PFX_F3, reg, reg, m);
+    bits_by(&x->c, PFX_F2, reg, reg, m);
+}
+
+/* To exec unless the bits of `mask` are 0 in rcx. */
+static void unless_clear(Trans *x, size_t mask)
+{
+    bits_by(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, mask));
+    jit_unless_zero(x, COLD_HELPER);
+}
+
+/* SHRX (PFX_F2) or SARX (PFX_F3): to = from >> count */
+static void shift_by(Code *c, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf7,
+                     .pfx = (uint8_t)pfx,
+                     .w = w,
+                     .modrm = true,
+                     .vvvv = (uint8_t)count,
+                     .reg = (uint8_t)to,
+                     .rm = (uint8_t)from});
+}
+
+static bool emit_direction(Trans *x, bool down)
+{
+    HostMem rflags = state(offsetof(CpuState, rflags));
+    emit_load(&x->c, H_CX, rflags);
+    mask_by(x, H_CX, offsetof(JitHot, no_df));
+    if (down)
+        emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_DF});
+    emit_store(&x->c, H_CX, rflags);
+    return true;
+}
+
+static bool emit_selector(Trans *x, const Insn *i)
+{
+    if ((i->flags & IF_MEM) || i->opsize < 4 || i->reg > GS)
+        return false;
+    HostMem m = segment(i->reg, offsetof(Segment, selector));
+    encode(
+        &x->c,
+        &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &m}); /* movzx */
+    jit_put(x, i->rm, H_CX);
+    return true;
+}
+
+/* CR4.FSGSBASE, or exec. */
+static void need_fsgsbase(Trans *x)
+{
+    emit_load(&x->c, H_CX, state(offsetof(CpuState, cr4)));
+    bits_by(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, offsetof(JitHot, fsgsbase)));
+    emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    jit_unless_zero(x, COLD_HELPER);
+}
+
+static bool emit_read_base(Trans *x, const Insn *i, unsigned seg)
+{
+    if (!(x->mode & DM_CODE64))
+        return false;
+    need_fsgsbase(x);
+    HostMem base = segment(seg, offsetof(Segment, base));
+    if (i->opsize == 8)
+        emit_load(&x->c, H_CX, base);
+    else
+        emit_load32(&x->c, H_CX, base);
+    jit_put(x, i->rm, H_CX);
+    return true;
+}
+
+static bool emit_write_base(Trans *x, const Insn *i, unsigned seg)
+{
+    Code *c = &x->c;
+    if (!(x->mode & DM_CODE64))
+        return false;
+    need_fsgsbase(x);
+    jit_get(x, H_AX, i->rm);
+    x->dx_run = -1;
+    if (i->opsize == 8) { /* of 48 bits; with more of them exec has a look */
+        emit_imm64(c, H_DX, 1ull << 47);
+        emit_lea(c, true, H_CX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = 0});
+        emit_imm32(c, H_DX, 48);
+        shift_by(c, PFX_F2, true, H_CX, H_CX, H_DX);
+        jit_unless_zero(x, COLD_HELPER);
+    } else {
+        emit_mov(c, false, H_AX, H_AX);
+    }
+    emit_store(c, H_AX, segment(seg, offsetof(Segment, base)));
+    for (unsigned k = 0; k < x->n_runs; k++) /* the next access by this segment is elsewhere */
+        x->run[k].ready = false;
+    return true;
+}
+
+/* No exception is due, and the registers are in FpuState. */
+static bool x87_at_rest(Trans *x)
+{
+    if (x->x87)
+        return false;
+    emit_load(&x->c, H_CX, state(offsetof(CpuState, cr0)));
+    unless_clear(x, offsetof(JitHot, em_ts));
+    emit_load(&x->c, H_CX, jit_hot(x->j, offsetof(JitHot, x87_away)));
+    emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    jit_unless_zero(x, COLD_HELPER);
+    return true;
+}
+
+static void load_fsw(Code *c)
+{
+    HostMem fsw = state(offsetof(CpuState, fpu.fsw));
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &fsw});
+}
+
+static void store_fsw(Code *c)
+{
+    HostMem fsw = state(offsetof(CpuState, fpu.fsw));
+    encode(
+        c,
+        &(Enc){
+            .map = MAP_1B, .opcode = 0x89, .p66 = true, .modrm = true, .reg = H_CX, .mem = &fsw});
+}
+
+static bool emit_fnclex(Trans *x)
+{
+    if (!x87_at_rest(x))
+        return false;
+    load_fsw(&x->c);
+    mask_by(x, H_CX, offsetof(JitHot, fsw_kept));
+    store_fsw(&x->c);
+    return true;
+}
+
+static bool emit_emms(Trans *x)
+{
+    HostMem ftw = state(offsetof(CpuState, fpu.ftw));
+    if (!x87_at_rest(x))
+        return false;
+    load_fsw(&x->c);
+    unless_clear(x, offsetof(JitHot, fsw_es));
+    load_fsw(&x->c);
+    mask_by(x, H_CX, offsetof(JitHot, no_top));
+    store_fsw(&x->c);
+    encode(
+        &x->c,
+        &(Enc){.map = MAP_1B, .opcode = 0xc6, .modrm = true, .mem = &ftw, .imm_size = 1, .imm = 0});
+    return true;
+}
+
+/*
+ * RDX:RAX and RCX:RBX as the host wants them. The address goes where RCX was, whose value rcx has
+ * by then; so the access must not fault, and slots' accesses may.
+ */
+static bool emit_cmpxchg16b(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    HostMem m, at = {.base = jit_host[RCX], .index = H_NONE};
+    if (i->opsize != 8 || x->second || !jit_operand(x, i, 16, true, &m) || x->guarded)
+        return false;
+    emit_lea(c, true, H_CX, m);
+    unless_clear(x, offsetof(JitHot, low4)); /* #GP */
+    emit_mov(c, true, H_CX, jit_host[RCX]);
+    emit_lea(c, true, jit_host[RCX], m);
+    emit_mov(c, true, H_AX, jit_host[RAX]);
+    emit_mov(c, true, H_DX, jit_host[RDX]);
+    x->dx_run = -1;
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = 0xc7,
+                     .lock = i->flags & IF_LOCK,
+                     .w = true,
+                     .modrm = true,
+                     .reg = 1,
+                     .mem = &at});
+    emit_mov(c, true, jit_host[RCX], H_CX);
+    emit_mov(c, true, jit_host[RAX], H_AX);
+    emit_mov(c, true, jit_host[RDX], H_DX);
+    return true;
+}
+
+bool jit_emit_often(Trans *x, const Insn *i)
+{
+    const ExecSet *exec = op_rows[i->row].exec;
+    if (exec == &exec_cld || exec == &exec_std)
+        return emit_direction(x, exec == &exec_std);
+    if (exec == &exec_mov_from_seg)
+        return emit_selector(x, i);
+    if (exec == &exec_rdfsbase || exec == &exec_rdgsbase)
+        return emit_read_base(x, i, exec == &exec_rdfsbase ? FS : GS);
+    if (exec == &exec_wrfsbase || exec == &exec_wrgsbase)
+        return emit_write_base(x, i, exec == &exec_wrfsbase ? FS : GS);
+    if (exec == &exec_fnclex)
+        return emit_fnclex(x);
+    if (exec == &exec_emms)
+        return emit_emms(x);
+    return exec == &exec_cmpxchg8b && emit_cmpxchg16b(x, i);
+}
+
+uint32_t jit_often_written(const Insn *i)
+{
+    const ExecSet *exec = op_rows[i->row].exec;
+    if (exec == &exec_cmpxchg8b)
+        return 1u << RAX | 1u << RDX;
+    if (exec == &exec_rdfsbase || exec == &exec_rdgsbase)
+        return 1u << i->rm;
+    return exec == &exec_mov_from_seg && !(i->flags & IF_MEM) ? 1u << i->rm : 0;
+}
+
+/* ---- BT and its kin with a register: bits of a string that begins at the operand ---- */
+
+/* rax = the address of the word that bit `reg` lies in. */
+static bool word_of_bit(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    bool wide = i->opsize == 8;
+    if (!jit_ea(x, i))
+        return false;
+    jit_get(x, H_CX, i->reg);
+    emit_imm32(c, H_DX, wide ? 6 : 5);
+    x->dx_run = -1;
+    shift_by(c, PFX_F3, wide, H_CX, H_CX, H_DX);
+    if (!wide) /* movsxd rcx, ecx */
+        encode(
+            c,
+            &(Enc){
+                .map = MAP_1B, .opcode = 0x63, .w = true, .modrm = true, .reg = H_CX, .rm = H_CX});
+    emit_lea(c, true, H_AX,
+             (HostMem){.base = H_AX, .index = H_CX, .scale = wide ? 3 : 2, .disp = 0});
+    return true;
+}
+
+bool jit_emit_bit_string(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const OpRow *r = &op_rows[i->row];
+    bool wide = i->opsize == 8, test = r->opcode == 0xa3;
+    HostMem m;
+    if (x->second || !(x->mode & DM_CODE64) || i->asize != 8 || i->opsize < 4 || !word_of_bit(x, i))
+        return false;
+    jit_operand_ax(x, i->opsize, !test, &m);
+    Enc e = {.map = MAP_0F, .opcode = r->opcode, .w = wide, .modrm = true};
+    if (test) { /* with a register for the word, the host takes the bit modulo its size */
+        jit_guard(x);
+        emit_rm(c, 0x8b, wide, H_CX, m);
+        jit_get(x, H_AX, i->reg);
+        e.rm = H_CX;
+        e.reg = H_AX;
+    } else {
+        jit_get(x, H_CX, i->reg);
+        bits_by(c, PFX_F3, H_CX, H_CX,
+                jit_hot(x->j, wide ? offsetof(JitHot, low6) : offsetof(JitHot, low5)));
+        e.lock = i->flags & IF_LOCK;
+        e.reg = H_CX;
+        e.mem = &m;
+        jit_guard(x);
+    }
+    encode(c, &e);
+    return true;
+}

@@ -208,7 +208,7 @@ static void kill_block(Tcg *t, Block *b)
 {
     b->gen = 0;
     t->blocks->killed++;
-    if (b->jit)
+    if (b->jit || b->users)
         jit_block_dead(t->jit, b);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
@@ -646,6 +646,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->page_next[0] = b->page_next[1] = NULL;
     b->to[0].gen = b->to[1].gen = 0;
     b->jit = NULL;
+    b->users = NULL;
+    b->hot = false;
     b->runs = 0;
     b->no_jit = b->stop = stop;
     b->no_runs = false;
@@ -686,7 +688,25 @@ static bool block_still_good(Tcg *t, Block *b, const uint8_t *host, const uint8_
         (host2 && memcmp(b->bytes + first, host2, b->size - first) != 0))
         return false;
     b->gen = t->blocks->gen;
+    /* What its code goes on with is in the same page, and not looked up by itself. */
+    for (unsigned k = 1; b->jit && k < b->jit->n_parts; k++) {
+        Block *part = b->jit->part[k].b;
+        if (part->gen == b->gen)
+            continue;
+        if (memcmp(part->bytes, host + (part->gpa & ~PAGE_MASK), part->size) == 0)
+            part->gen = b->gen;
+        else
+            kill_block(t, part); /* and b's code with it */
+    }
     return true;
+}
+
+Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode)
+{
+    Block *b = t->blocks->hash[block_hash(gpa, mode)];
+    while (b && (b->gen != t->blocks->gen || b->gpa != gpa || b->mode != mode))
+        b = b->hash_next;
+    return b;
 }
 
 Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)

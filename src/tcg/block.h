@@ -65,6 +65,8 @@ struct Block {
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
+    struct JitPart *users; /* code of other blocks that goes on with this one: traces */
+    bool hot;              /* its code is to be a trace */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA       (~0ull)
@@ -128,6 +130,9 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 /* One instruction at s->rip, outside 64-bit mode with no byte past the CS limit; the real one if a
  * stop lies on it. Valid until the next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+/* The living, trusted block of this page and mode at gpa, or NULL. */
+Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode);
 
 /* b has soft immediates and cannot be run translated: it is made anew without. */
 void blocks_harden(Tcg *t, Block *b);

@@ -53,14 +53,17 @@ void blocklog_out_asm(const Jit *j, const JitCode *code, const uint8_t *const ne
                       const uint8_t *tail, uint64_t rip)
 {
     g_autoptr(GString) out = g_string_new(NULL);
-    const Block *b = code->block;
     const uint8_t *rw = code->start - j->run, *end = code->start + code->size;
     g_string_append_printf(out, "OUT: [size=%u]\n  -- entry\n", code->size + code->cold_size);
     append_code(out, 64, (uintptr_t)code->start, rw, (size_t)(next[0] - code->start));
-    for (unsigned k = 0; k < b->n; k++) {
-        const Insn *i = &b->insn[k];
-        const uint8_t *to = k + 1u < b->n ? next[k + 1] : tail;
-        g_string_append_printf(out, "  -- guest addr 0x%016" PRIx64 "\n", rip + i->end - i->len);
+    const JitPart *last = &code->part[code->n_parts - 1];
+    unsigned n = last->first + last->b->n;
+    for (unsigned k = 0; k < n; k++) {
+        Block *b;
+        const Insn *i = jit_insn(code, k, &b);
+        const uint8_t *to = k + 1u < n ? next[k + 1] : tail;
+        g_string_append_printf(out, "  -- guest addr 0x%016" PRIx64 "\n",
+                               rip + (b->gpa - code->block->gpa) + i->end - i->len);
         append_code(out, 64, (uintptr_t)next[k], rw + (next[k] - code->start),
                     (size_t)(to - next[k]));
     }

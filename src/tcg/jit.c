@@ -69,6 +69,10 @@ bool jit_supported(GError **err)
     return false;
 }
 
+/* A kernel has much code that runs now and then, and copies of it take room in the processor's
+ * caches from each other. */
+#define KERNEL_WARM 8
+
 Jit *jit_new(Tcg *t, GError **err)
 {
     Jit *j = g_new0(Jit, 1);
@@ -78,6 +82,8 @@ Jit *jit_new(Tcg *t, GError **err)
     j->zmm = t->features[FEAT_AVX512F];
     j->hot_after = JIT_HOT;
     j->loop_exits = JIT_LOOP_EXITS;
+    j->warm_after = JIT_WARM;
+    j->kernel_warm = KERNEL_WARM;
     j->hot_bytes = sizeof(JitHot);
     j->code_bytes = t->v->vm->jit_code_bytes ? t->v->vm->jit_code_bytes : JIT_CODE_BYTES;
     j->hot = map_near(&t->v->st, j->hot_bytes);
@@ -189,17 +195,44 @@ static void unlink_out(Jit *j, JitLink *l)
     l->to = NULL;
 }
 
+static void stop_using(JitPart *part)
+{
+    for (JitPart **k = &part->b->users; *k; k = &(*k)->next_user) {
+        if (*k == part) {
+            *k = part->next_user;
+            return;
+        }
+    }
+}
+
+static void code_dead(Jit *j, JitCode *code)
+{
+    Block *b = code->block;
+    jit_jumps_to_dead(j, b);
+    unlink_in(j, code);
+    for (unsigned k = 0; k < code->n_links; k++)
+        unlink_out(j, &code->link[k]);
+    for (unsigned k = 1; k < code->n_parts; k++)
+        stop_using(&code->part[k]);
+    /* The code may be running: it stays until the next flush. */
+    code->block = NULL;
+    b->jit = NULL;
+}
+
 void jit_block_dead(Jit *j, Block *b)
 {
-    if (!b->jit)
-        return;
-    jit_jumps_to_dead(j, b);
-    unlink_in(j, b->jit);
-    unlink_out(j, &b->jit->link[0]);
-    unlink_out(j, &b->jit->link[1]);
-    /* The code may be running: it stays until the next flush. */
-    b->jit->block = NULL;
-    b->jit = NULL;
+    while (b->users)
+        code_dead(j, b->users->code);
+    if (b->jit)
+        code_dead(j, b->jit);
+}
+
+static void code_free(JitCode *code)
+{
+    g_free(code->sites);
+    g_free(code->link);
+    g_free(code->part);
+    g_free(code);
 }
 
 void jit_unlink_all(Jit *j)
@@ -225,14 +258,17 @@ void jit_flush(Jit *j)
 {
     jit_jumps_forget(j);
     for (unsigned k = 0; k < j->map_n; k++) {
-        if (j->map[k]->block) {
-            j->map[k]->block->jit = NULL;
-            j->map[k]->block->runs = 0;
+        JitCode *code = j->map[k];
+        if (code->block) {
+            code->block->jit = NULL;
+            code->block->runs = 0;
+            for (unsigned p = 1; p < code->n_parts; p++)
+                code->part[p].b->users = NULL;
         }
-        g_free(j->map[k]->sites);
-        g_free(j->map[k]);
+        code_free(code);
     }
     j->map_n = 0;
+    j->heats = 0;
     j->used = j->used_fixed;
     j->cold_used = j->code_bytes / 2;
     jit_slots_flush(j);
@@ -285,7 +321,7 @@ struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
 /* rdx, ecx for a stub that calls C about instruction k. */
 static void name_insn(Trans *x, unsigned k)
 {
-    emit_imm64(&x->c, H_DX, (uintptr_t)x->b);
+    emit_imm64(&x->c, H_DX, (uintptr_t)x->code);
     emit_imm32(&x->c, H_CX, k);
 }
 
@@ -372,6 +408,11 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     case COLD_POLL:
         leave(x, JX_POLL, cold->rip_off);
         break;
+    case COLD_WARM:
+        emit_imm64(c, H_CX, (uintptr_t)code);
+        emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
+        leave(x, JX_WARM, cold->rip_off);
+        break;
     case COLD_LOOKUP:
         leave(x, JX_LOOKUP, cold->rip_off);
         break;
@@ -455,7 +496,7 @@ bool jit_emit_one(Trans *x, const Insn *i)
     bool sse = x->vec[0], avx = x->vec[1], avx512 = x->vec[2], fpu = x->x87;
     x->ended = x->guarded = false;
     x->ax = H_NONE;
-    bool soft = x->b->soft >> x->k & 1;
+    bool soft = x->at->b->soft >> (x->k - x->at->first) & 1;
     if (soft ? jit_emit_soft(x, i) : jit_emit_insn(x, i, ax))
         return true;
     x->c = before;
@@ -500,6 +541,18 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
     code->cold_size = (uint32_t)(here(c) - code->cold);
 }
 
+/* One run less until the block is made a trace. */
+static void count_run(Trans *x, const JitCode *code, const uint8_t *warm)
+{
+    Code *c = &x->c;
+    HostMem left = jit_hot(x->j, offsetof(JitHot, heat) + 4 * (unsigned)code->heat);
+    emit_load32(c, H_CX, left);
+    emit_lea(c, false, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    emit_rm(c, 0x89, false, H_CX, left);
+    code8(c, 0xe3); /* jrcxz */
+    code8(c, (uint8_t)(warm - (here(c) + 1)));
+}
+
 /* All of b; false when there is no room, or (out_of_reach is set then) an island is out of reach.
  */
 static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
@@ -507,8 +560,11 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     Code *c = &x->c;
     Block *b = x->b;
     code->start = here(c);
-    uint8_t *away = emit_jmp(c, here(c)); /* from the poll */
-    jit_cold(x, away, COLD_POLL)->rip_off = x->off;
+    const uint8_t *warm = here(c);
+    if (code->heat >= 0)
+        jit_cold(x, emit_jmp(c, here(c)), COLD_WARM)->rip_off = x->off;
+    const uint8_t *poll = here(c);
+    jit_cold(x, emit_jmp(c, here(c)), COLD_POLL)->rip_off = x->off;
     code->entry_far = here(c);
     if (!x->fixed) {
         emit_lea(c, b->mode & DM_CODE64, H_CX,
@@ -518,22 +574,31 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     code->entry_poll = here(c);
     emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
     code8(c, 0xe3); /* jrcxz */
-    code8(c, (uint8_t)(code->start - (here(c) + 1)));
+    code8(c, (uint8_t)(poll - (here(c) + 1)));
     code->entry = here(c);
-    for (x->k = 0; x->k < b->n; x->k++) {
-        const Insn *i = &b->insn[x->k];
+    if (code->heat >= 0)
+        count_run(x, code, warm);
+    x->at = x->part;
+    for (x->k = 0; x->k < x->n; x->k++) {
+        const Insn *i = x->insn[x->k];
+        if (x->k == x->at->first + x->at->b->n) {
+            x->at++;
+            b = x->at->b;
+            x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+        }
         next[x->k] = here(c);
         if (!jit_emit_one(x, i))
             by_helper(x, i);
     }
-    next[b->n] = here(c);
+    next[x->n] = here(c);
     if (!x->ended || b->n == 0)
         jit_emit_goto(x, 0, x->off + b->size);
     else
-        next[b->n] = x->j->s_exit; /* nothing comes back behind a branch */
+        next[x->n] = x->j->s_exit; /* nothing comes back behind a branch */
     x->tail = here(c);
     island(x, false);
-    jit_loop(x, code);
+    if (x->n_parts == 1)
+        jit_loop(x, code);
     island(x, false);
     if (x->out_of_reach)
         return false;
@@ -550,6 +615,28 @@ static void name_for_perf(const Jit *j, const JitCode *code)
     perf_code(code->start, code->start - j->run, code->size, name);
     g_strlcat(name, ".cold", sizeof(name)); /* as gcc calls it */
     perf_code(code->cold, code->cold - j->run, code->cold_size, name);
+}
+
+/* What the code is to be of, and whether it counts its runs. */
+static void plan(Trans *x)
+{
+    Jit *j = x->j;
+    Block *b = x->b;
+    JitCode *code = x->code;
+    jit_trace_plan(x);
+    code->n_parts = (uint16_t)x->n_parts;
+    code->n_links = (uint16_t)(x->n_parts + 1);
+    code->link = g_new0(JitLink, code->n_links);
+    code->part = g_new0(JitPart, x->n_parts);
+    for (unsigned k = 0; k < x->n_parts; k++)
+        code->part[k] =
+            (JitPart){.b = x->part[k].b, .code = code, .first = (uint16_t)x->part[k].first};
+    code->heat = -1;
+    if (b->hot || j->no_chain || j->heats == JIT_HEATS || !j->warm_after || !jit_trace_may(b))
+        return;
+    code->heat = (int32_t)j->heats++;
+    code->warm_after = j->warm_after * (b->mode & DM_CPL3 ? 1 : j->kernel_warm);
+    j->hot->heat[code->heat] = code->warm_after;
 }
 
 #define HEAD_BYTES 5 /* before entry_poll, in most blocks */
@@ -570,9 +657,11 @@ bool jit_translate(Jit *j, Block *b)
     x->j = j;
     x->t = j->t;
     x->b = b;
-    x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+    x->code = code;
     x->fixed = !blocks_float(j->t, b);
-    b->fixed_at = x->fixed ? j->t->v->st.rip - x->off : BLOCK_FLOATS;
+    b->fixed_at = x->fixed ? j->t->v->st.rip - (b->gpa & ~PAGE_MASK) : BLOCK_FLOATS;
+    code->fixed_at = b->fixed_at;
+    plan(x);
     uint32_t slots = j->slots;
     bool done = false;
     for (unsigned again = 0; again < 2 && !done; again++) {
@@ -580,6 +669,7 @@ bool jit_translate(Jit *j, Block *b)
         x->out_of_reach = false;
         j->slots = slots;
         x->mode = b->mode;
+        x->off = (unsigned)(b->gpa & ~PAGE_MASK);
         x->n_cold = x->n_sites = x->n_near = 0;
         x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
         x->dx_run = -1;
@@ -591,13 +681,17 @@ bool jit_translate(Jit *j, Block *b)
         done = translate(x, code, next);
     }
     if (!done) {
-        g_free(code->sites);
-        g_free(code);
+        code_free(code);
         return false;
     }
     code->n_sites = (uint16_t)x->n_sites;
     code->sites = g_renew(JitSite, code->sites, MAX_OF(1u, x->n_sites));
     code->block = b;
+    for (unsigned k = 1; k < code->n_parts; k++) {
+        code->part[k].next_user = code->part[k].b->users;
+        code->part[k].b->users = &code->part[k];
+    }
+    j->traces += code->n_parts > 1;
     /* So that the next one's entry_poll, which loops come back to, begins a cache line. */
     j->used = ((j->used + code->size + HEAD_BYTES + 63) & ~(size_t)63) - HEAD_BYTES;
     j->cold_used += code->cold_size;

@@ -64,6 +64,9 @@
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
+#define JIT_PARTS      8
+#define JIT_HEATS      65536u
+#define JIT_WARM       500u /* runs of a block's code before it is made a trace */
 
 typedef struct JTlb {
     /* Minus the page's linear address. 0 is "none" together with add 0: see jtlb_clear(). */
@@ -116,6 +119,7 @@ typedef struct JitHot {
     _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
     uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
     uint64_t slot_at;                /* offset in slot[] of the one that missed */
+    uint32_t heat[JIT_HEATS];        /* runs left until the block is made a trace */
     JitSlot slot[JIT_SLOTS];
     JTlb tlb[MMU_MODES];
     JJump jump[JJUMP_MODES];
@@ -129,6 +133,7 @@ enum JitExit {
     JX_POLL,   /* Vcpu.go is 0; CpuState.rip is next */
     JX_LOOP, /* to CpuState.rip; the second body of the JitCode in JitHot.tmp was left often enough
                 to be judged */
+    JX_WARM, /* as JX_LOOKUP; the JitCode in JitHot.tmp is to be made a trace */
     JX_RESUME, /* to CpuState.rip, by the loop: something may have changed; or Jit.exit is filled */
 };
 
@@ -153,17 +158,33 @@ typedef struct JitSite {
     uint32_t at, cold; /* offsets from JitCode.start */
 } JitSite;
 
+/*
+ * A block whose instructions are in a piece of code. The first is the one that the code is for. A
+ * hot block's code, a trace, goes on with those that its branches go to, in the same page: what has
+ * been checked and loaded stays so, and the other ways out are links.
+ */
+typedef struct JitPart {
+    struct Block *b;
+    struct JitCode *code;
+    struct JitPart *next_user; /* Block.users: not of the first */
+    uint16_t first;            /* number of its first instruction in the code */
+} JitPart;
+
 typedef struct JitCode {
     /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
      */
     /* head: of the second body of a loop, with a poll; or NULL (jit_loop.c). */
     const uint8_t *start, *entry_far, *entry_poll, *entry, *cold, *head;
     uint32_t size, cold_size; /* from start on, and from cold on */
-    uint16_t n_sites;
-    JitLink link[2];
-    JitLink *in; /* links that lead here */
+    uint16_t n_sites, n_parts, n_links;
+    JitLink *link; /* of the last part two, of each before it one */
+    JitLink *in;   /* links that lead here */
     JitSite *sites;
-    struct Block *block;
+    JitPart *part;
+    struct Block *block; /* part[0].b; NULL: dead, but it may still be running */
+    uint64_t fixed_at;   /* Block.fixed_at */
+    int32_t heat;        /* counts its runs: number in JitHot.heat[], or -1 */
+    uint32_t warm_after; /* where that began */
     /* Of a second body, until it has been judged: the places that leave it, where they lead then.
      */
     struct JitLoop {
@@ -218,14 +239,16 @@ typedef struct Jit {
     bool x87_before; /* the x87 registers were the guest's when C was called */
     JitCode **map;   /* by address of code, ascending */
     unsigned map_n, map_room;
-    unsigned links;      /* direct jumps that are linked now, at most */
-    bool near_jumps;     /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
-    bool kernel_slots;   /* the kernel's code has slots too: for tests */
-    bool no_chain;       /* each block comes back: jit_chaining() */
-    uint32_t hot_after;  /* runs in the interpreter before a block is translated */
-    uint32_t loop_exits; /* before a second body is judged */
+    unsigned links;    /* direct jumps that are linked now, at most */
+    bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
+    bool kernel_slots; /* the kernel's code has slots too: for tests */
+    bool no_chain;     /* each block comes back: jit_chaining() */
+    unsigned heats;    /* JitHot.heat[] in use */
+    uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
+    uint32_t hot_after;               /* runs in the interpreter before a block is translated */
+    uint32_t loop_exits;              /* before a second body is judged */
     /* for info jit */
-    uint64_t blocks, flushes, exits[JX_RESUME + 1], accesses, helpers, slots_given_up;
+    uint64_t blocks, traces, flushes, exits[JX_RESUME + 1], accesses, helpers, slots_given_up;
     uint32_t *row_helpers; /* by row: runs by helper */
 } Jit;
 
@@ -243,10 +266,19 @@ static inline bool jit_fits(const Block *b, uint64_t rip)
 {
     return b->fixed_at == BLOCK_FLOATS || b->fixed_at == rip - (b->gpa & ~PAGE_MASK);
 }
-/* RIP of the first byte of the page of b, whose code runs. */
-static inline uint64_t jit_page(const Jit *j, const Block *b)
+/* RIP of the first byte of the page of the code that runs. */
+static inline uint64_t jit_page(const Jit *j, const JitCode *code)
 {
-    return b->fixed_at == BLOCK_FLOATS ? j->hot->ip_page : b->fixed_at;
+    return code->fixed_at == BLOCK_FLOATS ? j->hot->ip_page : code->fixed_at;
+}
+/* Instruction k of the code, and the block that it is in. */
+static inline const Insn *jit_insn(const JitCode *code, unsigned k, Block **b)
+{
+    unsigned p = code->n_parts - 1u;
+    while (code->part[p].first > k)
+        p--;
+    *b = code->part[p].b;
+    return &(*b)->insn[k - code->part[p].first];
 }
 /* `info jit`, of this vCPU; on its thread, or while it is stopped. Appends. */
 void jit_describe(const Vcpu *, GString *out);
@@ -327,17 +359,27 @@ int jit_jump_slot(Jit *, unsigned mode);
 struct Trans {
     Jit *j;
     Tcg *t;
-    Block *b;
+    Block *b; /* the first */
+    JitCode *code;
     Code c;
-    unsigned off;  /* of the block in its page */
-    bool fixed;    /* its page is at b->fixed_at */
-    unsigned mode; /* decode mode at this instruction */
-    unsigned k;    /* its number */
-    bool vec[3];   /* SSE, AVX, AVX-512 registers are live here for sure */
-    bool x87;      /* so are the x87 registers */
-    int dx_run;    /* the run whose host address, or slot's `add`, is in rdx, or -1 */
-    uint8_t ax;    /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
-    bool guarded;  /* the access about to be written may meet an empty slot */
+    /* The trace: its instructions, its parts, and how each goes on to the next. */
+    unsigned n, n_parts;
+    const Insn *insn[BLOCK_MAX_INSNS];
+    struct Part {
+        Block *b;
+        unsigned first;
+        bool jumps; /* by the branch it ends with; else that is not taken */
+    } part[JIT_PARTS];
+    const struct Part *at; /* of this instruction */
+    unsigned off;          /* of its block in its page */
+    bool fixed;            /* its page is at b->fixed_at */
+    unsigned mode;         /* decode mode at this instruction */
+    unsigned k;            /* its number */
+    bool vec[3];           /* SSE, AVX, AVX-512 registers are live here for sure */
+    bool x87;              /* so are the x87 registers */
+    int dx_run;            /* the run whose host address, or slot's `add`, is in rdx, or -1 */
+    uint8_t ax;   /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
+    bool guarded; /* the access about to be written may meet an empty slot */
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {
         int32_t lo, hi, slot;
@@ -396,11 +438,24 @@ struct Trans {
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
 #define JIT_SLOT_FLAG 0x20000u
-enum ColdKind { COLD_LOOP, COLD_ACCESS, COLD_VEC, COLD_HELPER, COLD_POLL, COLD_LINK, COLD_LOOKUP };
+enum ColdKind {
+    COLD_LOOP,
+    COLD_ACCESS,
+    COLD_VEC,
+    COLD_HELPER,
+    COLD_POLL,
+    COLD_WARM,
+    COLD_LINK,
+    COLD_LOOKUP
+};
 
 /* Emits instruction i; ax: Trans.ax before it. False: by its exec function. */
 bool jit_emit_insn(Trans *, const Insn *i, unsigned ax);
 bool jit_emit_branch(Trans *, const Insn *i);
+/* jit_trace.c: what the code is to consist of. */
+void jit_trace_plan(Trans *);
+/* May a trace begin with b, whatever its branch goes to? */
+bool jit_trace_may(const Block *b);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */
@@ -430,8 +485,8 @@ bool jit_emit_bit_string(Trans *, const Insn *);
 bool jit_soft_imm(const Insn *i, unsigned *at, unsigned *size);
 bool jit_emit_soft(Trans *, const Insn *);
 /* jit_gate.c: the code that runs next, or NULL */
-const uint8_t *jit_gate_syscall(Tcg *, const Block *, unsigned k);
-const uint8_t *jit_gate_sysret(Tcg *, const Block *, unsigned k);
+const uint8_t *jit_gate_syscall(Tcg *, const JitCode *, unsigned k);
+const uint8_t *jit_gate_sysret(Tcg *, const JitCode *, unsigned k);
 /* At this offset in the Vcpu that CpuState is in. */
 static inline HostMem jit_vcpu(size_t offset)
 {

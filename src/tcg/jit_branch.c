@@ -109,7 +109,7 @@ static void link_from(Trans *x, uint8_t *from, unsigned link, int64_t off)
 {
     struct Cold *cold = jit_cold(x, from, COLD_LINK);
     cold->link = (int8_t)link;
-    cold->backward = off < x->off + x->b->insn[x->k < x->b->n ? x->k : x->b->n - 1u].end;
+    cold->backward = off < x->off + x->insn[x->k < x->n ? x->k : x->n - 1u]->end;
     cold->rip_off = off;
 }
 
@@ -312,6 +312,26 @@ static bool reachable(const Trans *x, int64_t off)
     return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
 }
 
+/* The branch at the end of a part that is not the last: the code of the next part follows. */
+static void follow(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const OpRow *r = &op_rows[i->row];
+    int64_t off = target_off(x, i), behind = x->off + i->end;
+    unsigned condition = r->opcode & 15, link = 2 + (unsigned)(x->at - x->part);
+    if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
+        bool jumps = x->at->jumps;
+        link_from(x, emit_jcc(c, condition ^ jumps, here(c)), link, jumps ? behind : off);
+        return;
+    }
+    if (r->opcode == 0xe8)
+        push_return(x, i);
+    if (off >= behind)
+        return;
+    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    jit_unless_one(x, COLD_POLL)->rip_off = off;
+}
+
 bool jit_emit_branch(Trans *x, const Insn *i)
 {
     const OpRow *r = &op_rows[i->row];
@@ -320,6 +340,10 @@ bool jit_emit_branch(Trans *x, const Insn *i)
     if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0 ||
         (x->fixed ? !reachable(x, off) : off != (int32_t)off))
         return false;
+    if (x->at < &x->part[x->n_parts - 1] && x->k + 1 == x->at[1].first) {
+        follow(x, i);
+        return true;
+    }
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         done = emit_jcc_insn(x, i);
     } else {

@@ -714,7 +714,7 @@ static bool emit_cli(Trans *x, const Insn *i G_GNUC_UNUSED)
  */
 static bool emit_sti(Trans *x, const Insn *i G_GNUC_UNUSED)
 {
-    return x->k + 1 < x->b->n && emit_if(x, true);
+    return x->k + 1 < x->at->first + x->at->b->n && emit_if(x, true);
 }
 
 static bool emit_pushf(Trans *x, const Insn *i)

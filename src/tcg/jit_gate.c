@@ -31,10 +31,12 @@ static const uint8_t *arrive(Jit *j, unsigned cpl, unsigned mode, uint64_t rip, 
     return code;
 }
 
-const uint8_t *jit_gate_syscall(Tcg *t, const Block *b, unsigned k)
+const uint8_t *jit_gate_syscall(Tcg *t, const JitCode *at, unsigned k)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;
+    Block *b;
+    const Insn *i = jit_insn(at, k, &b);
     const uint64_t efer = EFER_SCE | EFER_LMA, slow = FL_AC | FL_TF | FL_RF;
     unsigned mode = t->decode_mode & ~(unsigned)DM_CPL3;
     if ((s->efer & efer) != efer || !t->code64 || (s->rflags & slow) || watched(j, t->v))
@@ -44,20 +46,22 @@ const uint8_t *jit_gate_syscall(Tcg *t, const Block *b, unsigned k)
         return NULL;
     t->cc = j->hot->cc;
     uint64_t flags = flags_get(s, t), cs = s->msr.star >> 32 & 0xffff;
-    s->gpr[RCX] = jit_page(j, b) + (b->gpa & ~PAGE_MASK) + b->insn[k].end;
+    s->gpr[RCX] = jit_page(j, at) + (b->gpa & ~PAGE_MASK) + i->end;
     s->gpr[R11] = flags;
     flat_segments(s, cs, cs + 8, 0, true);
     return arrive(j, 0, mode, s->msr.lstar, flags & ~s->msr.fmask, code);
 }
 
-const uint8_t *jit_gate_sysret(Tcg *t, const Block *b, unsigned k)
+const uint8_t *jit_gate_sysret(Tcg *t, const JitCode *at, unsigned k)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;
+    Block *b;
+    const Insn *i = jit_insn(at, k, &b);
     const uint64_t efer = EFER_SCE | EFER_LMA, slow = FL_AC | FL_TF | FL_RF;
     uint64_t rip = s->gpr[RCX], flags = s->gpr[R11] & SYSRET_FLAGS, base = s->msr.star >> 48;
     unsigned mode = t->decode_mode | DM_CPL3;
-    if ((s->efer & efer) != efer || !t->code64 || t->cpl || b->insn[k].opsize != 8 ||
+    if ((s->efer & efer) != efer || !t->code64 || t->cpl || i->opsize != 8 ||
         ((s->rflags | flags) & slow) || !canonical(s, rip) || watched(j, t->v))
         return NULL;
     const uint8_t *code = jit_code_at(j, mode, rip);

@@ -15,19 +15,20 @@ static int by_count(const void *a, const void *b, void *counts)
 void jit_describe(const Vcpu *v, GString *out)
 {
     static const char *const why[] = {
-        [JX_HELPER] = "exec", [JX_LINK] = "link",    [JX_LOOKUP] = "look-up",
-        [JX_POLL] = "poll",   [JX_LOOP] = "judging", [JX_RESUME] = "loop"};
+        [JX_HELPER] = "exec", [JX_LINK] = "link",    [JX_LOOKUP] = "look-up", [JX_POLL] = "poll",
+        [JX_WARM] = "trace",  [JX_LOOP] = "judging", [JX_RESUME] = "loop"};
     if (!v->engine_data[ENGINE_JIT]) {
         g_string_append_printf(out, "cpu %d: no translator\n", v->id);
         return;
     }
     const Jit *j = jit_of(v);
-    g_string_append_printf(
-        out,
-        "cpu %d: %" PRIu64 " blocks translated, %u there now in %zu KiB of %zu, %" PRIu64
-        " flushes\n  left translated code for:",
-        v->id, j->blocks, j->map_n, (j->used + j->cold_used - j->code_bytes / 2) >> 10,
-        j->code_bytes >> 10, j->flushes);
+    g_string_append_printf(out,
+                           "cpu %d: %" PRIu64 " blocks translated, %" PRIu64
+                           " of them traces, %u there now in %zu KiB of %zu, %" PRIu64
+                           " flushes\n  left translated code for:",
+                           v->id, j->blocks, j->traces, j->map_n,
+                           (j->used + j->cold_used - j->code_bytes / 2) >> 10, j->code_bytes >> 10,
+                           j->flushes);
     for (unsigned e = 0; e < ARRAY_LEN(why); e++)
         g_string_append_printf(out, " %s %" PRIu64, why[e], j->exits[e]);
     g_string_append_printf(out,

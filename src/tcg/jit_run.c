@@ -43,13 +43,14 @@ static void mxcsr_collect(Jit *j)
         j->t->vec->mxcsr_out = j->t->v->st.fpu.mxcsr;
 }
 
-static const Insn *enter_insn(Jit *j, Block *b, unsigned k)
+static const Insn *enter_insn(Jit *j, const JitCode *code, unsigned k)
 {
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
-    const Insn *i = &b->insn[k];
+    Block *b;
+    const Insn *i = jit_insn(code, k, &b);
     t->blk = b;
-    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, b) + (b->gpa & ~PAGE_MASK);
+    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, code) + (b->gpa & ~PAGE_MASK);
     t->at = i;
     t->cc = j->hot->cc;
     x87_collect(j);
@@ -110,7 +111,7 @@ static int special(Jit *j, const Insn *i, Fault f)
 }
 
 /* Runs i. done: what the stub is told when nothing special came of it. */
-static int exec_insn(Jit *j, Block *b, const Insn *i, int done)
+static int exec_insn(Jit *j, const JitCode *code, const Insn *i, int done)
 {
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
@@ -127,20 +128,20 @@ static int exec_insn(Jit *j, Block *b, const Insn *i, int done)
                       ((t->decode_mode ^ mode) && op_rows[i->row].map == MAP_1B);
     /* What ends a block and is no branch is for the loop to look at. */
     bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
-    if (unlikely(b->gen == 0 || t->inhibit || other_mode || ends)) {
+    if (unlikely(!code->block || t->inhibit || other_mode || ends)) {
         s->rip = insn_next_rip(s, t, i);
         return t->limited ? RESUME : go_on_at_rip(j);
     }
     return done;
 }
 
-static int jit_helper(Block *b, unsigned k, Tcg *t)
+static int jit_helper(const JitCode *code, unsigned k, Tcg *t)
 {
     Jit *j = t->jit;
-    const Insn *i = enter_insn(j, b, k);
+    const Insn *i = enter_insn(j, code, k);
     j->helpers++;
     j->row_helpers[i->row]++;
-    return exec_insn(j, b, i, GO_ON);
+    return exec_insn(j, code, i, GO_ON);
 }
 
 /* How the vector registers are loaded next: all of them, or what the guest may have in the first
@@ -185,25 +186,27 @@ static bool l1_filled(Jit *j, gva_t lin)
 #define RUN_MISSES_MAX 200 /* before a block is translated without runs */
 
 /* The first-level TLB did not have the page. */
-static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
+static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
     bool run = k_and_run & JIT_RUN_FLAG, slot = k_and_run & JIT_SLOT_FLAG;
-    unsigned k = k_and_run & (JIT_RUN_FLAG - 1);
-    const Insn *i = enter_insn(j, b, k);
+    const Insn *i = enter_insn(j, code, k_and_run & (JIT_RUN_FLAG - 1));
+    Block *b = code->part[0].b, *part;
+    jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
+    unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
-    bool filled = slot && jit_slot_fill(j, b, k, t->mmu_mode, lin);
+    bool filled = slot && jit_slot_fill(j, part, k, t->mmu_mode, lin);
     if (!filled) {
         filled = l1_filled(j, lin);
         if (filled && slot)
-            jit_slot_fill(j, b, k, t->mmu_mode, lin);
+            jit_slot_fill(j, part, k, t->mmu_mode, lin);
     }
     if (filled) {
         registers_again(j);
         return GO_ON;
     }
-    int r = exec_insn(j, b, i, GO_BEHIND);
+    int r = exec_insn(j, code, i, GO_BEHIND);
     if (r != GO_BEHIND)
         return r;
     l1_filled(j, lin);
@@ -213,7 +216,7 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
     }
     /* The others of the run have no address: without this block. */
     t->v->st.rip = insn_next_rip(&t->v->st, t, i);
-    if (b->jit && ++b->run_misses > RUN_MISSES_MAX) {
+    if (code->block && ++b->run_misses > RUN_MISSES_MAX) {
         b->no_runs = true;
         jit_block_dead(j, b);
     }
@@ -221,11 +224,11 @@ static int jit_access(Block *b, unsigned k_and_run, Tcg *t)
 }
 
 /* A vector instruction, and the registers are not the guest's. */
-static int jit_vec(Block *b, unsigned k, Tcg *t)
+static int jit_vec(const JitCode *code, unsigned k, Tcg *t)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;
-    const Insn *i = enter_insn(j, b, k);
+    const Insn *i = enter_insn(j, code, k);
     const uint32_t masks = 0x1f80;
     bool x87 = op_rows[i->row].attr & A_FPU;
     if (x87 && !(s->cr0 & (CR0_EM | CR0_TS)) && (s->fpu.fcw & 0x3f) == 0x3f &&
@@ -250,7 +253,7 @@ static int jit_vec(Block *b, unsigned k, Tcg *t)
         return GO_ON;
     }
     /* Faults, or an exception that the guest does not mask: one at a time. */
-    int r = exec_insn(j, b, i, GO_BEHIND);
+    int r = exec_insn(j, code, i, GO_BEHIND);
     if (r != GO_BEHIND)
         return r;
     s->rip = insn_next_rip(s, t, i);
@@ -376,6 +379,7 @@ static uint64_t count_of(const Tcg *t, const Block *b, enum JitExit e)
     case JX_RESUME:
         return (uint64_t)(t->jit->at - b->insn) + 1;
     case JX_POLL:
+    case JX_WARM:
         return 0;
     default:
         return b->n;
@@ -394,6 +398,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             return t->insns_left ? run_some(s, t, b, x) : NEXT_BLOCK;
         if (unlikely(b->jit && !jit_fits(b, s->rip)))
             blocks_make_float(t, b);
+        if (unlikely(b->jit && b->jit->n_parts > 1 && j->no_chain))
+            jit_block_dead(j, b);
         if (!b->jit && !b->no_jit && (++b->runs > j->hot_after || b->soft))
             b->no_jit = !jit_translate(j, b);
         if (unlikely(b->soft && !b->jit)) {
@@ -430,6 +436,12 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
                 t->insns_left -= t->limited;
             } else if (e == JX_LOOP) {
                 jit_loop_judge(j, (JitCode *)(uintptr_t)j->hot->tmp);
+            } else if (e == JX_WARM) {
+                JitCode *code = (JitCode *)(uintptr_t)j->hot->tmp;
+                if (code->block) {
+                    code->block->hot = true;
+                    jit_block_dead(j, code->block);
+                }
             } else if (e == JX_LINK) {
                 j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
                 j->pending_rip = s->rip;

@@ -60,8 +60,10 @@ uint32_t jit_written(const Insn *i)
         return 1u << RSP | 1u << RBP;
     case EMIT_X87: /* FNSTSW AX */
         return 1u << RAX;
-    case EMIT_BRANCH:
-        return 1u << RSP | 1u << RCX;
+    case EMIT_BRANCH: /* Jcc and JMP nothing */
+        if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70 || (r->opcode & 0xfd) == 0xe9)
+            return 0;
+        return 1u << RSP | (r->opcode == 0xe8 ? 0 : 1u << RCX);
     case EMIT_OFTEN:
         return jit_often_written(i);
     default:
@@ -239,7 +241,7 @@ void jit_scan(Trans *x)
     int32_t at[BLOCK_MAX_INSNS];
 
     x->n_runs = 0;
-    for (unsigned k = 0; k < b->n; k++)
+    for (unsigned k = 0; k < x->n; k++)
         x->run_of[k] = -1;
     if (b->no_runs)
         return;
@@ -247,8 +249,8 @@ void jit_scan(Trans *x)
         open[k] = -1;
     for (unsigned r = 0; r < GPR_N; r++)
         value[r] = (Value){(uint16_t)roots++, 0};
-    for (unsigned k = 0; k < b->n; k++) {
-        const Insn *i = &b->insn[k];
+    for (unsigned k = 0; k < x->n; k++) {
+        const Insn *i = x->insn[k];
         unsigned base, size, to, from;
         int64_t disp, n;
         bool write;
@@ -304,13 +306,16 @@ void jit_scan(Trans *x)
         uint8_t emit = op_rows[i->row].emit;
         if ((emit == EMIT_PUSH || emit == EMIT_PUSHF) && i->opsize == word)
             value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
+        else if (emit == EMIT_BRANCH && i->opsize == word && op_rows[i->row].map == MAP_1B &&
+                 op_rows[i->row].opcode == 0xe8)
+            value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
         else if (emit == EMIT_POP && i->opsize == word && i->reg != RSP)
             value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word};
         else if (emit == EMIT_LEAVE && i->opsize == word)
             value[RSP] = (Value){rbp.root, rbp.delta + (int32_t)word};
     }
 done:
-    for (unsigned k = 0; k < b->n; k++) {
+    for (unsigned k = 0; k < x->n; k++) {
         if (x->run_of[k] < 0)
             continue;
         if (x->run[x->run_of[k]].n < 2)

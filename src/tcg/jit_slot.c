@@ -38,7 +38,7 @@ int jit_slot_new(Trans *x, unsigned size, bool write)
 {
     Jit *j = x->j;
     if (!(x->mode & DM_CODE64) || (!(x->mode & DM_CPL3) && !j->kernel_slots) ||
-        (x->b->no_slot >> x->k & 1) || j->slots == JIT_SLOTS)
+        (x->at->b->no_slot >> (x->k - x->at->first) & 1) || j->slots == JIT_SLOTS)
         return -1;
     JitSlot *u = &j->hot->slot[j->slots];
     empty(u);
@@ -58,7 +58,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     if (mode != u->mode || !l->add[x] || neg + lin + u->last >= PAGE_SIZE)
         return false;
     uint64_t now = __rdtsc();
-    if (u->listed && now - u->since < SLOT_REFILLS * SLOT_TICKS && b->jit) {
+    if (u->listed && now - u->since < SLOT_REFILLS * SLOT_TICKS && (b->jit || b->users)) {
         /* Next time without; what runs now goes on to the end of the block. */
         b->no_slot |= BIT(k);
         j->slots_given_up++;

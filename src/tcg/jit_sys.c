@@ -148,7 +148,7 @@ static bool emit_gate(Trans *x, enum JitGate gate)
     Code *c = &x->c;
     if (!(x->mode & DM_CODE64))
         return false;
-    emit_imm64(c, H_DX, (uintptr_t)x->b);
+    emit_imm64(c, H_DX, (uintptr_t)x->code);
     emit_imm32(c, H_CX, x->k);
     emit_call(c, x->j->s_gate[gate]);
     emit_jmp(c, x->j->s_exit); /* nothing comes back here */
@@ -197,7 +197,7 @@ static void caller_saved(Code *c, bool load)
  * that takes RIP in rax, or with NULL: then it is the helper's, with all as it was.
  */
 static const uint8_t *gate_stub(Jit *j, Code *c,
-                                const uint8_t *(*fn)(Tcg *, const Block *, unsigned))
+                                const uint8_t *(*fn)(Tcg *, const JitCode *, unsigned))
 {
     const uint8_t *at = here(c);
     HostMem code = jit_hot(j, offsetof(JitHot, tmp)), k = jit_hot(j, offsetof(JitHot, tmp2));

@@ -1,5 +1,5 @@
 /* Pages that hold code and are written: what a store drops, and what it leaves alone. */
-#include "tcg/block.h"
+#include "tcg/jit.h"
 #include "tcg_guest.h"
 
 static const Engine *const engines[] = {&engine_interp, &engine_jit};
@@ -9,6 +9,8 @@ static void setup(void)
     guest_setup();
     GError *err = NULL;
     ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
+    jit_of(&guest.v)->warm_after = 5;
+    jit_of(&guest.v)->kernel_warm = 1;
 }
 static void teardown(void)
 {
@@ -167,6 +169,43 @@ START_TEST(next_page_of_old_code)
 }
 END_TEST
 
+/* A loop of two blocks, which becomes a trace; its second block is written by a store in the first,
+ * and by other means. */
+START_TEST(second_block_of_a_trace)
+{
+    static const uint8_t first[] = {0x88, 0x17, 0xfe, 0xc2,
+                                    0xeb, 0x3a}; /* mov [rdi], dl; inc dl;
+                                                    jmp 1f */
+    static const uint8_t second[] = {0x48, 0x83, 0xc0, 3,   0xff,
+                                     0xc9, 0x75, 0xb8, 0xf4}; /* 1: add rax, 3; dec ecx; jnz; hlt */
+    static const struct {
+        uint64_t to;
+        unsigned times, sum;
+    } runs[] = {{G_CODE + 0x3000, 60, 180},
+                {G_CODE + 0x43, 20, 210},
+                {G_CODE + 0x3000, 60, 1200},
+                {G_CODE + 0x3000, 10, 70}};
+    CpuState *s = &guest.v.st;
+    jit_of(&guest.v)->hot_after = 0;
+    memcpy(gp(G_CODE), first, sizeof(first));
+    memcpy(gp(G_CODE + 0x40), second, sizeof(second));
+    for (unsigned k = 0; k < ARRAY_LEN(runs); k++) {
+        if (k == 3) {
+            *(uint8_t *)gp(G_CODE + 0x43) = 7;
+            engines[_i]->enter(&guest.v);
+        }
+        s->gpr[RAX] = 0;
+        s->gpr[RDX] = 1;
+        s->gpr[RDI] = runs[k].to;
+        s->gpr[RCX] = runs[k].times;
+        run_to_halt(_i);
+        ck_assert_uint_eq(s->gpr[RAX], runs[k].sum);
+        if (_i && k == 0)
+            ck_assert_uint_gt(jit_of(&guest.v)->traces, 0);
+    }
+}
+END_TEST
+
 /* mov [rdi], esi; call rbx; add r13, rax; add r13, r9; add esi, 0x01234567; dec ecx; jnz; hlt */
 static const uint8_t patch_loop[] = {0x89, 0x37, 0xff, 0xd3, 0x49, 0x01, 0xc5,
                                      0x4d, 0x01, 0xcd, 0x81, 0xc6, 0x67, 0x45,
@@ -266,6 +305,7 @@ int main(void)
     tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
+    tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);

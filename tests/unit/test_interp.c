@@ -726,6 +726,8 @@ static void jit_setup(void)
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     guest_engine = &engine_jit;
     jit_of(&guest.v)->hot_after = 0; /* translated before it ever runs */
+    jit_of(&guest.v)->warm_after = 2;
+    jit_of(&guest.v)->kernel_warm = 1;
 }
 
 static void jit_teardown(void)

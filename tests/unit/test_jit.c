@@ -421,6 +421,119 @@ START_TEST(random_blocks)
 }
 END_TEST
 
+static void any_insns(Code *c, unsigned n)
+{
+    for (unsigned k = 0; k < n; k++) {
+        unsigned what = below(8);
+        if (what < 5)
+            integer(c);
+        else
+            what < 7 ? stack(c) : vector(c);
+    }
+}
+
+/* A jump forward (opcode of its short form) over what `n` instructions take. */
+static void jump_over(Code *c, unsigned opcode, unsigned n)
+{
+    code8(c, opcode);
+    uint8_t *rel8 = c->p;
+    code8(c, 0);
+    any_insns(c, n);
+    *rel8 = (uint8_t)(c->p - rel8 - 1);
+}
+
+#define TRACE_COUNT (FRAMES - 0x400) /* rounds and calls left: whatever RET finds, it ends */
+
+/* A loop of several blocks: pieces with jumps between them, and calls of two functions behind it.
+ */
+static unsigned make_loop(uint8_t *bytes, size_t room)
+{
+    static const uint8_t conditions[] = {0x72, 0x74, 0x75, 0x78, 0x7c, 0x7f};
+    HostMem count = {.base = H_NONE, .index = H_NONE, .disp = (int32_t)TRACE_COUNT};
+    uint8_t *call[8];
+    unsigned n_calls = 0;
+    Code c = {.p = bytes, .end = bytes + room};
+    encode(
+        &c,
+        &(Enc){
+            .map = MAP_1B, .opcode = 0xc7, .modrm = true, .mem = &count, .imm = 20, .imm_size = 4});
+    uint8_t *top = c.p;
+    emit_rm(&c, 0xff, false, 1, count); /* dec */
+    uint8_t *out = emit_jcc(&c, 4, c.p);
+    for (unsigned k = 2 + below(5); k; k--) {
+        any_insns(&c, below(4));
+        switch (below(4)) {
+        case 0:
+            jump_over(&c, conditions[below(ARRAY_LEN(conditions))], below(3));
+            break;
+        case 1:
+            jump_over(&c, 0xeb, below(2));
+            break;
+        case 2:
+            encode(&c, &(Enc){.map = MAP_1B,
+                              .opcode = 0xc7,
+                              .w = true,
+                              .modrm = true,
+                              .rm = RSP,
+                              .imm = DATA + 0x4100 + below(0x800),
+                              .imm_size = 4}); /* mov rsp, imm */
+            code8(&c, 0xe8);
+            call[n_calls++] = c.p;
+            code32(&c, 0);
+            break;
+        }
+    }
+    emit_jmp(&c, top);
+    patch_rel32(out, 0, c.p);
+    code8(&c, 0xf4);
+    for (unsigned f = 0; f < 2; f++) {
+        for (unsigned k = 0; k < n_calls; k++)
+            if (k % 2 == f)
+                patch_rel32(call[k], 0, c.p);
+        emit_rm(&c, 0xff, false, 1, count); /* dec; jnz over hlt */
+        code_bytes(&c, "\x75\x01\xf4", 3);
+        if (one_in(2))
+            vector(&c);
+        code_bytes(&c, "\x8f\x44\x24\xf8\x48\x83\xec\x08", 8); /* pop [rsp - 8]; sub rsp, 8 */
+        code_bytes(&c, "\x41\xff\xc3\x53\x5b\xc3", 6); /* inc r11d; push rbx; pop rbx; ret */
+    }
+    ck_assert(!c.overflow);
+    return (unsigned)(c.p - bytes);
+}
+
+/* Loops that become traces after a round or two. */
+START_TEST(random_traces)
+{
+    GError *err = NULL;
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS / 4;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (uint64_t k = from; k < from + n_rounds; k++) {
+        static CpuState in;
+        static uint8_t bytes[1024];
+        seed = k * 0x5851f42d4c957f2dull + 2;
+        j->warm_after = 1 + k % 3;
+        j->kernel_warm = 1;
+        j->kernel_slots = k & 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        unsigned n = make_loop(bytes, sizeof(bytes));
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){one_in(2) ? rnd() : below(1000)}, 8);
+        n_cuts = 0;
+        must_agree(k, &in, bytes, n);
+    }
+    ck_assert_uint_gt(j->traces, n_rounds / 2);
+    guest_teardown();
+}
+END_TEST
+
 /* One access again and again, over the ends of pages whose memory is elsewhere: what it met last
  * must not be taken for what it meets now. */
 START_TEST(over_page_ends)
@@ -493,6 +606,8 @@ START_TEST(mapped_anew)
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
+    j->warm_after = 2;
+    j->kernel_warm = 1;
     j->kernel_slots = true;
     for (unsigned k = 0; k < ARRAY_LEN(forget) * ARRAY_LEN(access); k++) {
         static CpuState in;
@@ -558,6 +673,8 @@ START_TEST(code_mapped_anew)
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
+    j->warm_after = 2;
+    j->kernel_warm = 1;
     for (unsigned n = 0; n < 8 * ARRAY_LEN(forget); n++) {
         static CpuState in;
         static uint8_t bytes[64];
@@ -644,6 +761,8 @@ START_TEST(at_two_places)
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
+    j->warm_after = 2;
+    j->kernel_warm = 1;
     for (unsigned k = 0; k < 4; k++) {
         static CpuState in;
         seed = k + 1;
@@ -675,6 +794,7 @@ int main(void)
     TCase *tc = tcase_create("jit");
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, random_blocks);
+    tcase_add_test(tc, random_traces);
     tcase_add_test(tc, over_page_ends);
     tcase_add_test(tc, mapped_anew);
     tcase_add_test(tc, code_mapped_anew);

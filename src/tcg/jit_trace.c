@@ -1,0 +1,117 @@
+/*
+ * Traces: a hot block's code goes on with the blocks that its branches go to.
+ *
+ * The first code of a block counts its runs, and comes back when they are JIT_WARM (JX_WARM). The
+ * next one has the block and, behind it, up to JIT_PARTS - 1 others of the same page: where a Jcc
+ * mostly goes, the target of a JMP, the function that a CALL goes to. What a check has found stays
+ * known across them (jit_scan.c takes all for one block), vector registers stay, and nothing jumps.
+ * The other way of each Jcc is a link like any other.
+ *
+ * A part's block that dies takes all code with it that goes on with it (Block.users). Where each
+ * block is to be run alone (jit_chaining()) there are no traces.
+ */
+#include "tcg/jit.h"
+
+extern const ExecSet exec_stac, exec_clac;
+
+enum Ending { ENDS, JUMPS, CALLS, FORKS };
+
+/* How b's last instruction goes on inside its page; *to: its target's place there. */
+static enum Ending ending(const Block *b, int64_t *to)
+{
+    const Insn *i = &b->insn[b->n - 1u];
+    const OpRow *r = &op_rows[i->row];
+    if (b->n == 0 || r->emit != EMIT_BRANCH || i->opsize != (b->mode & DM_CODE64 ? 8 : 4))
+        return ENDS;
+    *to = (int64_t)(b->gpa & ~PAGE_MASK) + i->disp;
+    if (*to < 0 || *to >= (int64_t)PAGE_SIZE)
+        return ENDS;
+    if ((r->map == MAP_0F && (r->opcode & 0xf0) == 0x80) ||
+        (r->map == MAP_1B && (r->opcode & 0xf0) == 0x70))
+        return FORKS;
+    if (r->map != MAP_1B)
+        return ENDS;
+    return r->opcode == 0xe9 || r->opcode == 0xeb ? JUMPS : r->opcode == 0xe8 ? CALLS : ENDS;
+}
+
+static bool changes_mode(const Block *b)
+{
+    for (unsigned k = 0; k < b->n; k++) {
+        const ExecSet *exec = op_rows[b->insn[k].row].exec;
+        if (exec == &exec_stac || exec == &exec_clac)
+            return true;
+    }
+    return false;
+}
+
+static Block *part_at(const Trans *x, int64_t off)
+{
+    Block *b = off < (int64_t)PAGE_SIZE
+                   ? block_at(x->t, (x->b->gpa & PAGE_MASK) + (uint64_t)off, x->b->mode)
+                   : NULL;
+    if (!b || b->soft || b->stop || b->no_jit || b->gpa2 != NO_GPA || b->n == 0 || b->no_runs)
+        return NULL;
+    for (unsigned p = 0; p < x->n_parts; p++)
+        if (x->part[p].b == b)
+            return NULL;
+    return b;
+}
+
+/* How often b has run, as far as is known. */
+static uint32_t heat(const Trans *x, const Block *b)
+{
+    const Jit *j = x->j;
+    if (!b)
+        return 0;
+    if (b->hot)
+        return UINT32_MAX;
+    if (!b->jit)
+        return b->runs;
+    return b->jit->heat >= 0 ? b->jit->warm_after - j->hot->heat[b->jit->heat] + j->hot_after
+                             : j->warm_after;
+}
+
+/* What follows the part `at`, or NULL. */
+static Block *next_part(const Trans *x, struct Part *at)
+{
+    const Block *b = at->b;
+    int64_t to, behind = (int64_t)(b->gpa & ~PAGE_MASK) + b->size;
+    enum Ending how = changes_mode(b) ? ENDS : ending(b, &to);
+    if (how == ENDS)
+        return NULL;
+    at->jumps = how != FORKS;
+    if (how != FORKS)
+        return part_at(x, to);
+    Block *on = part_at(x, behind), *away = to >= behind ? part_at(x, to) : NULL;
+    /* A loop's end: what is behind it is not what comes next. */
+    if (to < behind) {
+        const Block *back = block_at(x->t, (b->gpa & PAGE_MASK) + (uint64_t)to, b->mode);
+        if (heat(x, back) > heat(x, on))
+            return NULL;
+    }
+    at->jumps = heat(x, away) > heat(x, on);
+    return at->jumps ? away : on;
+}
+
+bool jit_trace_may(const Block *b)
+{
+    int64_t to, behind = (int64_t)(b->gpa & ~PAGE_MASK) + b->size;
+    enum Ending how = ending(b, &to);
+    if (b->soft || b->no_runs || b->gpa2 != NO_GPA || how == ENDS || changes_mode(b))
+        return false;
+    return how != FORKS || to != behind - b->size; /* a loop of its own: jit_loop.c */
+}
+
+void jit_trace_plan(Trans *x)
+{
+    Block *b = x->b;
+    x->n = x->n_parts = 0;
+    for (bool more = true; b && more && x->n_parts < JIT_PARTS && x->n + b->n <= BLOCK_MAX_INSNS;) {
+        struct Part *p = &x->part[x->n_parts++];
+        *p = (struct Part){.b = b, .first = x->n};
+        for (unsigned k = 0; k < b->n; k++)
+            x->insn[x->n++] = &b->insn[k];
+        more = x->b->hot && !x->j->no_chain && jit_trace_may(x->b);
+        b = more ? next_part(x, p) : NULL;
+    }
+}

@@ -28,7 +28,7 @@
 
 #define ROUNDS_MAX 512
 #define STEP_MAX   256 /* bytes a round: beyond, pages end too soon */
-#define INSNS_MAX  40
+#define INSNS_MAX  BLOCK_MAX_INSNS
 /* Bytes into a page, lines of the next page, bytes a round: see fetch_ahead(). */
 #define FETCH_AT    256
 #define FETCH_LINES 12
@@ -311,21 +311,23 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
 /*
  * A stream that has just come into a page will be in the next one soon, which is elsewhere in the
  * host's memory: the processor does not see it coming, and waits for its first lines. rax is the
- * address, rcx its offset in the page, rdx leads to it.
+ * address, rdx leads to it. Returns its jump back, which is not yet patched.
  */
-static void fetch_ahead(Trans *x, const struct Stream *s, unsigned n, HostMem add)
+static uint8_t *fetch_ahead(Trans *x, const struct Stream *s, unsigned n)
 {
     Code *c = &x->c;
     bool up = s->step > 0;
-    alu_imm(c, CMP, false, H_CX, up ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
-    uint8_t *skip = emit_jcc(c, up ? 7 : 2, here(c)); /* ja, jb */
+    HostMem add = jit_hot(x->j, offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb) +
+                                    offsetof(JTlb, add));
+    int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
     emit_store(c, H_DX, jit_frame(n));
     emit_mov(c, true, H_DX, H_AX);
     shift_down(c, H_DX, PAGE_BITS);
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_DX});
+    add.index = H_DX;
+    add.scale = 3;
     add.disp += up ? 8 : -8; /* whatever is in the table there: a prefetch does not fault */
     emit_load(c, H_DX, add);
-    int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
     emit_lea(c, true, H_DX,
              (HostMem){.base = H_DX, .index = H_AX, .scale = 0, .disp = page - (int32_t)PAGE_BITS});
     alu_imm(c, AND, true, H_DX, -(int32_t)PAGE_SIZE);
@@ -334,11 +336,18 @@ static void fetch_ahead(Trans *x, const struct Stream *s, unsigned n, HostMem ad
         encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
     }
     emit_load(c, H_DX, jit_frame(n));
-    patch_rel32(skip, c->run, here(c));
+    return emit_jmp(c, here(c));
 }
 
-/* Looks at one stream; returns the jump that is taken where the second body is not for it. */
-static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
+/* Where check_stream() leads besides. */
+typedef struct Aside {
+    const uint8_t *fails; /* the second body is not for it */
+    const uint8_t *fetch; /* fetch_ahead(), or NULL */
+    uint8_t *back;        /* its jump */
+} Aside;
+
+/* Looks at one stream. */
+static void check_stream(Trans *x, unsigned n, const Aside *aside, bool *have_rounds)
 {
     Code *c = &x->c;
     const struct Stream *s = &x->stream[n];
@@ -356,12 +365,15 @@ static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
     emit_load(c, H_DX, add);
     alu(c, ADD, true, H_CX, H_AX);
     alu_imm(c, CMP, true, H_CX, most);
-    uint8_t *fails = emit_jcc(c, 7, here(c)); /* ja */
-    if (s->step && abs(s->step) <= FETCH_STEP)
-        fetch_ahead(x, s, n, add);
+    emit_jcc(c, 7, aside->fails); /* ja */
+    if (aside->fetch) {
+        alu_imm(c, CMP, false, H_CX, s->step > 0 ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
+        emit_jcc(c, s->step > 0 ? 2 : 7, aside->fetch); /* jb, ja */
+        patch_rel32(aside->back, c->run, here(c));
+    }
     keep_host(x, s, n);
     if (s->step == 0)
-        return fails;
+        return;
     if (s->step > 0) {
         emit_imm32(c, H_AX, (uint32_t)most);
         alu(c, SUB, false, H_AX, H_CX);
@@ -381,16 +393,43 @@ static uint8_t *check_stream(Trans *x, unsigned n, bool *have_rounds)
     }
     emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
     *have_rounds = true;
-    return fails;
 }
 
-/* From `head` to `again`. */
+/* The next code begins a line of what the processor keeps decoded. */
+static void align(Code *c)
+{
+    static const uint8_t nop[] = {0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}; /* 10 bytes */
+    while (-(uintptr_t)c->p & 31) {
+        unsigned n = MIN_OF((unsigned)(-(uintptr_t)c->p & 31), (unsigned)sizeof(nop));
+        if (n == sizeof(nop)) {
+            code_bytes(c, nop, n);
+        } else {
+            for (unsigned k = 1; k < n; k++)
+                code8(c, 0x66);
+            code8(c, 0x90);
+        }
+        if (c->overflow)
+            return;
+    }
+}
+
+/* From `head` to `again`, straight on; before it, what it leaves it for. */
 static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies)
 {
     Code *c = &x->c;
-    uint8_t *fails[JIT_STREAMS + 1];
-    unsigned n_fails = 0;
+    Aside aside[JIT_STREAMS];
     bool have_rounds = false;
+    const uint8_t *fails = here(c);
+    jit_flags_in(c, x->j);
+    emit_jmp(c, code->entry);
+    for (unsigned n = 0; n < x->n_streams; n++) {
+        int32_t step = x->stream[n].step;
+        aside[n] = (Aside){.fails = fails};
+        if (step && abs(step) <= FETCH_STEP) {
+            aside[n].fetch = here(c);
+            aside[n].back = fetch_ahead(x, &x->stream[n], n);
+        }
+    }
     const uint8_t *poll = here(c);
     emit_jmp(c, code->start);
     code->head = here(c);
@@ -399,19 +438,25 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     jit_flags_out(c, x->j);
     for (unsigned n = 0; n < x->n_streams; n++)
-        fails[n_fails++] = check_stream(x, n, &have_rounds);
+        check_stream(x, n, &aside[n], &have_rounds);
     if (l->counter != GPR_ZERO) {
-        if (have_rounds) {
+        emit_imm32(c, H_CX, ROUNDS_MAX);
+        if (have_rounds) { /* rax is the least number that there is yet one more of */
             emit_load(c, H_AX, jit_frame(FRAME_ROUNDS));
             emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = 1});
-            alu_imm(c, CMP, false, H_AX, ROUNDS_MAX);
-            code8(c, 0x76); /* jbe, over the next */
-            code8(c, 5);
+            alu(c, CMP, true, H_AX, H_CX);
+            encode(c, &(Enc){.map = MAP_0F,
+                             .opcode = 0x47,
+                             .w = true,
+                             .modrm = true,
+                             .reg = H_AX,
+                             .rm = H_CX}); /* cmova */
+        } else {
+            emit_mov(c, true, H_AX, H_CX);
         }
-        emit_imm32(c, H_AX, ROUNDS_MAX);
         if (copies > 1 && have_rounds) {
             alu_imm(c, AND, true, H_AX, -(int32_t)copies);
-            fails[n_fails++] = emit_jcc(c, 4, here(c)); /* jz */
+            emit_jcc(c, 4, fails); /* jz */
         }
         emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
         multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
@@ -420,14 +465,7 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
         emit_store(c, H_AX, jit_frame(FRAME_BOUND));
     }
     jit_flags_in(c, x->j);
-    uint8_t *again = emit_jmp(c, here(c));
-    for (unsigned n = 0; n < n_fails; n++)
-        patch_rel32(fails[n], c->run, here(c));
-    jit_flags_in(c, x->j);
-    emit_jmp(c, code->entry);
-    while ((uintptr_t)c->p & 31) /* a loop begins a line of the processor's decoded code */
-        code8(c, 0xcc);
-    patch_rel32(again, c->run, here(c));
+    align(c);
 }
 
 bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
@@ -476,7 +514,7 @@ static unsigned few_rounds(const Trans *x)
     unsigned accesses = 0;
     for (unsigned k = 0; k + 1u < x->b->n; k++)
         accesses += x->stream_of[k] >= 0;
-    return (30 + 16 * x->n_streams) / (4 * accesses + 1);
+    return (20 + 18 * x->n_streams) / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
 }
 
 void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)

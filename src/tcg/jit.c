@@ -107,6 +107,7 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_jumps_init(j);
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->no_df = ~(uint64_t)FL_DF;
+    j->hot->df = FL_DF;
     j->hot->em_ts = CR0_EM | CR0_TS;
     j->hot->fsgsbase = CR4_FSGSBASE;
     j->hot->fsw_kept = 0x7f00;
@@ -478,6 +479,10 @@ static ptrdiff_t size_of(const Trans *x, const Insn *i)
         return (op_rows[i->row].opcode & 0xf0) == 0x70 || (op_rows[i->row].opcode & 0xf0) == 0x80
                    ? 20
                    : 100;
+    if (op_rows[i->row].emit == EMIT_OFTEN)
+        return 150;
+    if (op_rows[i->row].map == MAP_0F && (op_rows[i->row].opcode & 0xe7) == 0xa3 && access)
+        return 120; /* BT and its kin */
     return op_rows[i->row].attr & (A_SSE | A_AVX | A_FPU) && access ? 100 : access ? 85 : 30;
 }
 

@@ -110,7 +110,7 @@ typedef struct JitHot {
     uint64_t miss_addr, tmp, tmp2;
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
-        low5, low6;
+        low5, low6, df;
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
@@ -549,7 +549,10 @@ void jit_island_before(Trans *, ptrdiff_t bytes);
 bool jit_operand(Trans *, const Insn *i, unsigned size, bool write, HostMem *m);
 /* The same for [base + disp], a guest register of the mode's size; flat. */
 void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m);
-/* The same for the linear address in rax. */
+/* Of the first-level TLB's entry for ea, whose base is a host register or none: rcx = minus the
+ * page that may be accessed so, rdx = `add`. */
+void jit_tlb_entry(Trans *, HostMem ea, bool write);
+/* jit_operand() of the linear address in rax. */
 void jit_operand_ax(Trans *, unsigned size, bool write, HostMem *m);
 void jit_guard(Trans *);
 /* The host instruction that is about to be written may fault: exec does it instead then. */

@@ -156,9 +156,7 @@ static void shift_right(Code *c)
                      .rm = H_CX}); /* shrx rcx, rcx, rdx */
 }
 
-/* rcx is 1 if the first-level TLB lets `size` bytes from ea on be accessed; rdx leads there. ea is
- * a register or (its place in the table is known then) a number. */
-static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
+void jit_tlb_entry(Trans *x, HostMem ea, bool write)
 {
     Code *c = &x->c;
     size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
@@ -188,6 +186,14 @@ static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
     }
     emit_load(c, H_CX, tag);
     emit_load(c, H_DX, add);
+}
+
+/* rcx is 1 if the first-level TLB lets `size` bytes from ea on be accessed; rdx leads there. ea is
+ * a register or (its place in the table is known then) a number. */
+static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
+{
+    Code *c = &x->c;
+    jit_tlb_entry(x, ea, write);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX,
                        .index = ea.base,

@@ -592,6 +592,48 @@ START_TEST(over_page_ends)
 }
 END_TEST
 
+/* REP MOVS and STOS of all sizes: over page ends, onto themselves, onto another name of the same
+ * page, of nothing, downwards. */
+START_TEST(strings)
+{
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    jit_of(&guest.v)->hot_after = 0;
+    for (unsigned k = 0; k < 1500; k++) {
+        static CpuState in;
+        static uint8_t bytes[64];
+        unsigned size = below(4);
+        seed = k + 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RDI] = 0x1000 * (1 + below(12)) + below(0x1000);
+        in.gpr[RSI] = one_in(2) ? in.gpr[RDI] - 64 + below(128) : 0x1000 + below(0xd000);
+        in.gpr[R8] = one_in(10) ? 0 : below((one_in(2) ? 0x100 : 0x1000) >> size);
+        in.gpr[RBX] = 3;
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x44\x89\xc1", 3); /* mov ecx, r8d */
+        code8(&c, one_in(8) ? 0xfd : 0xfc);
+        if (size == 1)
+            code8(&c, 0x66);
+        code8(&c, one_in(8) ? 0xf2 : 0xf3);
+        if (size == 3)
+            code8(&c, 0x48);
+        code8(&c, (one_in(2) ? 0xa4u : 0xaau) | (size > 0));
+        code_bytes(&c, "\xff\xcb\x75", 3); /* dec ebx; jnz */
+        code8(&c, (uint8_t)(bytes - (c.p + 1)));
+        code_bytes(&c, "\xfc\xf4", 2);
+        n_cuts = 0;
+        for (unsigned q = 0; q < DATA_LEN / 8; q++)
+            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    guest_teardown();
+}
+END_TEST
+
 /* A page that is mapped anew before it is used again, and again, forgotten by INVLPG or by CR3: no
  * access may find where it was. */
 START_TEST(mapped_anew)
@@ -796,6 +838,7 @@ int main(void)
     tcase_add_test(tc, random_blocks);
     tcase_add_test(tc, random_traces);
     tcase_add_test(tc, over_page_ends);
+    tcase_add_test(tc, strings);
     tcase_add_test(tc, mapped_anew);
     tcase_add_test(tc, code_mapped_anew);
     tcase_add_test(tc, at_two_places);

@@ -4,12 +4,11 @@
     bench/resume.py [--tandem build/release/tandem] [--switches 20] [--accel kvm]
 
 The guest (32-bit code, no paging) calls some 400 small functions in a ring, which read and write memory, and notes its TSC
-behind each four of them; the notes are read out of its RAM, while it runs, through the process's memfd. The machine stands
+behind each four of them; the notes are read out of its RAM, while it runs, through /proc. The machine stands
 still for the switch, so that it is known which note is the first behind it. What comes in 10 ms from there is held against
 40 ms of later, medians over the switches.
 """
 import argparse
-import mmap
 import os
 import re
 import statistics
@@ -56,22 +55,30 @@ def rom(path):
         out.write(image)
 
 
-def guest_ram(pid):
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        if "memfd:tandem-ram" in os.readlink(f"/proc/{pid}/fd/{fd}"):
-            with open(f"/proc/{pid}/fd/{fd}", "r+b") as f:
-                return mmap.mmap(f.fileno(), 0)
-    raise SystemExit("resume: the process has no memfd of guest RAM")
+class GuestRam:
+    """The one mapping of the process that has the size of its guest's RAM."""
+
+    def __init__(self, pid, size):
+        for line in open(f"/proc/{pid}/maps"):
+            begin, end = (int(x, 16) for x in line.split()[0].split("-"))
+            if end - begin == size and " rw-" in line:
+                self.base = begin
+                self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+                return
+        raise SystemExit("resume: the process has no mapping of its guest's size")
+
+    def words(self, form, at):
+        return struct.unpack(form, os.pread(self.fd, struct.calcsize(form), self.base + at))
 
 
 def notes(ram, first):
     """TSCs from that note on."""
-    last = struct.unpack_from("<I", ram, HEAD)[0]
+    last = ram.words("<I", HEAD)[0]
     first = max(first, last - NOTES + 1000)
     out = []
     while first < last:
         n = min(last - first, NOTES - first % NOTES)
-        out += struct.unpack_from(f"<{n}Q", ram, RING + first % NOTES * 8)
+        out += ram.words(f"<{n}Q", RING + first % NOTES * 8)
         first += n
     return out
 
@@ -107,7 +114,7 @@ def main():
                                  "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         tell = lambda line: (proc.stdin.write(line + "\n"), proc.stdin.flush())
         time.sleep(0.5)
-        ram = guest_ram(proc.pid)
+        ram = GuestRam(proc.pid, 128 << 20)
         engines = ["tcg", "kvm"] * a.switches
         for to in ["kvm", "tcg", *engines]:  # the first of each are cold
             tell("stop")
@@ -118,7 +125,7 @@ def main():
                 said += proc.stdout.readline()
             if "Error" in said:
                 print("refused:", re.search(r"Error: .*", said)[0])
-            at = struct.unpack_from("<I", ram, HEAD)[0]
+            at = ram.words("<I", HEAD)[0]
             tell("cont")
             time.sleep(0.8)
             shares[to].append(notes(ram, at))

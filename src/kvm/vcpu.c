@@ -506,7 +506,9 @@ Exit kvm_run_vcpu(Vcpu *v, const RunLimit *limit)
     /* Where a step begins KVM notes as it is asked for one. */
     if ((step || kv->stops) && !kvm_regs_settle(kv))
         return system_error("KVM_SET_REGS");
-    kv->thread = pthread_self();
+    /* Not written while it is the same: a kick that saw the last run's in_run reads it. */
+    if (!pthread_equal(kv->thread, pthread_self()))
+        kv->thread = pthread_self();
     atomic_store(&kv->in_run, true);
     do {
         if (!step && kv->stops && kv->stops->pass && !pass_break(v, kv, &e))

@@ -23,7 +23,7 @@ static const char *events(unsigned since)
 {
     static char text[64];
     unsigned n = 0;
-    for (unsigned i = since; said[i] && n + 1 < sizeof(text); i++) {
+    for (unsigned i = since; i < n_said && n + 1 < sizeof(text); i++) {
         if (said[i] != '.')
             text[n++] = said[i];
     }

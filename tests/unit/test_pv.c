@@ -403,7 +403,7 @@ int main(void)
     for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
         TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
         tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
-        tcase_set_timeout(c, 60);
+        tcase_set_timeout(c, 200);
         suite_add_tcase(s, c);
     }
     SRunner *r = srunner_create(s);

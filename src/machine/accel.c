@@ -348,7 +348,7 @@ void machine_describe_accel(Machine *m, GString *out)
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
         vcpu_run_on(m->vcpus[i], describe_vcpu, out);
     static const char *const irqchip[] = {
-        [IRQCHIP_OFF] = "off: the interrupt controllers are never in KVM",
+        [IRQCHIP_OFF] = "off: the interrupt controllers are here",
         [IRQCHIP_SPLIT] = "split: the local APICs are in KVM while the vCPUs are",
         [IRQCHIP_ON] = "on: the interrupt controllers are in KVM while the vCPUs are"};
     g_string_append_printf(out, "kernel-irqchip %s (%s)\n", irqchip[m->vm.irqchip], m->irqchip_why);

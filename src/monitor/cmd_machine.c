@@ -115,6 +115,7 @@ static void dry_runs(MonCall *c, const Engine *to, unsigned first, unsigned last
             machine_chips_dry_run(c->m, to, i, last - first + 1 < machine_vm(c->m)->n_vcpus,
                                   c->out);
     }
+    g_string_append(c->out, "nothing was changed\n");
 }
 
 enum { SWITCH_DRY, SWITCH_ENGINE, SWITCH_CPU }; /* the row's arguments */

@@ -542,6 +542,20 @@ START_TEST(policies)
 }
 END_TEST
 
+START_TEST(recording)
+{
+    GError *err = NULL;
+    uint64_t n;
+    start(kinds[_i], 1);
+    if (!machine_record_rip(m, "/dev/null,region=0xf0000..0xf0010", &n, &err))
+        ck_abort_msg("%s", err->message);
+    ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
+    run_command(QUIET);
+    ck_assert(machine_record_rip(m, NULL, &n, &err));
+    machine_end();
+}
+END_TEST
+
 /* There is no other VM to be had: nothing has changed, and the guest goes on. */
 START_TEST(cannot_leave)
 {
@@ -759,6 +773,7 @@ int main(void)
         {"level_line", level_line, 3},
         {"leaves_in_service", leaves_in_service, 3},
         {"policies", policies, 3},
+        {"recording", recording, 3},
         {"cannot_leave", cannot_leave, 2},
         {"default_kind", default_kind, 1},
         {"rescued", rescued, 3},

@@ -157,7 +157,6 @@ START_TEST(dry_run_touches_nothing)
     ck_assert(vcpu_switch_dry_run(&guest.v, &engine_kvm, out, &err));
     ck_assert_msg(strstr(out->str, "tr-busy"), "%s", out->str);
     ck_assert_msg(strstr(out->str, "VM-entry checks would pass"), "%s", out->str);
-    ck_assert_msg(strstr(out->str, "nothing was changed"), "%s", out->str);
     ck_assert(!memcmp(before, &guest.v.st, sizeof(*before)));
     ck_assert_ptr_eq(guest.v.engine, &engine_interp);
     ck_assert(guest.v.where == ST_CANONICAL);

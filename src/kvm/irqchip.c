@@ -287,7 +287,7 @@ static bool read_lapic(Vcpu *v, LapicState *s, GError **err)
 static bool keep_interrupts_out(Vcpu *v, GError **err)
 {
     struct kvm_regs r;
-    if (ioctl(kvm_of(v)->fd, KVM_GET_REGS, &r) < 0)
+    if (!kvm_regs_settle(kvm_of(v)) || ioctl(kvm_of(v)->fd, KVM_GET_REGS, &r) < 0)
         return kvm_error(err, "KVM_GET_REGS");
     r.rflags &= ~(uint64_t)FL_IF;
     return ioctl(kvm_of(v)->fd, KVM_SET_REGS, &r) == 0 || kvm_error(err, "KVM_SET_REGS");

@@ -60,13 +60,14 @@ struct Block {
     bool no_runs;        /* translated without runs: they miss too often */
     bool no_loop;        /* without a second body: it has too few rounds */
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
-    uint16_t run_misses;
+    uint16_t run_misses;      /* since the TSC was run_since */
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
     struct JitPart *users; /* code of other blocks that goes on with this one: traces */
-    bool hot;              /* its code is to be a trace */
+    uint64_t run_since;
+    bool hot;                                 /* its code is to be a trace */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA       (~0ull)

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <x86intrin.h>
 #include <asm/prctl.h>
 #include "tcg/run.h"
 #include "tcg/vec.h"
@@ -183,7 +184,24 @@ static bool l1_filled(Jit *j, gva_t lin)
     return l->read[x] != r || l->write[x] != w || l->add[x] != a;
 }
 
-#define RUN_MISSES_MAX 200 /* before a block is translated without runs */
+/* A miss of a run costs some hundreds of cycles, and a run saves a few in each round: a block is
+ * translated without when so many misses come less than so many TSC ticks from each other on
+ * average. */
+#define RUN_MISSES    200
+#define RUN_TICKS_MIN 3000
+
+/* A run has missed. */
+static bool runs_miss_often(Block *b)
+{
+    uint64_t now = __rdtsc();
+    if (!b->run_misses++)
+        b->run_since = now;
+    if (b->run_misses < RUN_MISSES)
+        return false;
+    bool often = now - b->run_since < (uint64_t)RUN_MISSES * RUN_TICKS_MIN;
+    b->run_misses = 0;
+    return often;
+}
 
 /* The first-level TLB did not have the page. */
 static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
@@ -216,7 +234,7 @@ static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
     }
     /* The others of the run have no address: without this block. */
     t->v->st.rip = insn_next_rip(&t->v->st, t, i);
-    if (code->block && ++b->run_misses > RUN_MISSES_MAX) {
+    if (code->block && runs_miss_often(b)) {
         b->no_runs = true;
         jit_block_dead(j, b);
     }

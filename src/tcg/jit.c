@@ -414,6 +414,9 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
         leave(x, JX_WARM, cold->rip_off);
         break;
+    case COLD_RETURN:
+        jit_return_elsewhere(x, cold->k);
+        break;
     case COLD_LOOKUP:
         leave(x, JX_LOOKUP, cold->rip_off);
         break;

@@ -64,7 +64,7 @@
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
-#define JIT_PARTS      8
+#define JIT_PARTS      16
 #define JIT_HEATS      65536u
 #define JIT_WARM       500u /* runs of a block's code before it is made a trace */
 
@@ -445,6 +445,7 @@ enum ColdKind {
     COLD_HELPER,
     COLD_POLL,
     COLD_WARM,
+    COLD_RETURN,
     COLD_LINK,
     COLD_LOOKUP
 };
@@ -468,6 +469,10 @@ struct Cold *jit_unless_zero(Trans *, enum ColdKind);
 /* jit_branch.c: cold code of a far JitLink: before what leaves for C, and behind it. */
 const uint8_t *jit_far_start(Trans *, uint64_t rip);
 void jit_far_end(Trans *, JitLink *, const uint8_t *out);
+/* The same of a RET (instruction k) inside a trace that does not go where it was expected to: to
+ * rax.
+ */
+void jit_return_elsewhere(Trans *, unsigned k);
 
 void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */

@@ -312,6 +312,47 @@ static bool reachable(const Trans *x, int64_t off)
     return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
 }
 
+/* RET, to the CALL of the same trace that it should go back to; if it does not, by the jump cache.
+ */
+static void follow_return(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    HostMem m, less = {.base = H_AX, .index = H_NONE};
+    uint64_t minus = 0 - jit_fixed_rip(x, (int64_t)(x->at[1].b->gpa & ~PAGE_MASK));
+    jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    jit_guard(x);
+    emit_rm(c, 0x8b, i->opsize == 8, H_AX, m);
+    if ((int64_t)minus == (int32_t)minus) {
+        less.disp = (int32_t)minus;
+    } else {
+        emit_imm64(c, H_CX, minus);
+        less.index = H_CX;
+    }
+    emit_lea(c, true, H_CX, less);
+    jit_unless_zero(x, COLD_RETURN);
+    jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
+}
+
+void jit_return_elsewhere(Trans *x, unsigned k)
+{
+    Code *c = &x->c;
+    const Insn *i = x->insn[k];
+    index_of_ax(x);
+    emit_load(c, H_CX, jump_member(x, offsetof(JJump, neg), NULL));
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    code8(c, 0xe3); /* jrcxz, over what leaves it to the exec function */
+    uint8_t *rel8 = c->p;
+    code8(c, 0);
+    emit_imm64(c, H_DX, (uintptr_t)x->code);
+    emit_imm32(c, H_CX, k);
+    emit_call(c, x->j->s_helper);
+    emit_jmp(c, x->j->s_exit); /* nothing comes back here */
+    if (!c->overflow)
+        *rel8 = (uint8_t)(c->p - rel8 - 1);
+    jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
+    jump_by_cache(x, NULL);
+}
+
 /* The branch at the end of a part that is not the last: the code of the next part follows. */
 static void follow(Trans *x, const Insn *i)
 {
@@ -322,6 +363,10 @@ static void follow(Trans *x, const Insn *i)
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         bool jumps = x->at->jumps;
         link_from(x, emit_jcc(c, condition ^ jumps, here(c)), link, jumps ? behind : off);
+        return;
+    }
+    if ((r->opcode & 0xfe) == 0xc2) {
+        follow_return(x, i);
         return;
     }
     if (r->opcode == 0xe8)

@@ -288,6 +288,13 @@ static bool at_known_place(const Trans *x, const Insn *i, int64_t *lin)
 static HostMem place(Trans *x, unsigned base, int32_t disp)
 {
     bool code64 = x->mode & DM_CODE64;
+    if (base == GPR_IP) {
+        int64_t lin = (int64_t)(x->b->fixed_at + x->off + (uint64_t)disp);
+        if (small(lin))
+            return (HostMem){.base = H_NONE, .index = H_NONE, .disp = (int32_t)lin};
+        emit_imm64(&x->c, H_AX, (uint64_t)lin);
+        return (HostMem){.base = H_AX, .index = H_NONE};
+    }
     if (in_place(x, base, disp, code64 ? 8 : 4))
         return (HostMem){.base = jit_host[base], .index = H_NONE, .disp = disp};
     unsigned from = address_register(x, base, H_AX);

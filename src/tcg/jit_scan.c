@@ -183,8 +183,9 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
     default:
         break;
     }
-    if (!(i->flags & IF_FLAT) || i->index != GPR_ZERO || i->base >= GPR_N || i->asize != word ||
-        i->disp != (int32_t)i->disp)
+    bool by_rip = i->base == GPR_IP && x->fixed && i->seg == SEG_NONE && word == 8;
+    if (!(i->flags & IF_FLAT) || i->index != GPR_ZERO || (i->base >= GPR_N && !by_rip) ||
+        i->asize != word || i->disp != (int32_t)i->disp)
         return false;
     *base = i->base;
     *disp = i->disp;
@@ -236,7 +237,7 @@ void jit_scan(Trans *x)
 {
     const Block *b = x->b;
     Value value[GPR_N];
-    int open[GPR_N + 2 * BLOCK_MAX_INSNS]; /* by root: its run, or -1 */
+    int open[1 + GPR_N + 2 * BLOCK_MAX_INSNS]; /* by root: its run, or -1 */
     unsigned roots = 0;
     int32_t at[BLOCK_MAX_INSNS];
 
@@ -247,6 +248,8 @@ void jit_scan(Trans *x)
         return;
     for (unsigned k = 0; k < ARRAY_LEN(open); k++)
         open[k] = -1;
+    const unsigned page = roots++; /* addresses that are known now, from the page of the code */
+    const struct Part *part = x->part;
     for (unsigned r = 0; r < GPR_N; r++)
         value[r] = (Value){(uint16_t)roots++, 0};
     for (unsigned k = 0; k < x->n; k++) {
@@ -254,6 +257,8 @@ void jit_scan(Trans *x)
         unsigned base, size, to, from;
         int64_t disp, n;
         bool write;
+        if (k == part->first + part->b->n)
+            part++;
         if (!i->opsize ||
             op_rows[i->row].emit == EMIT_HELPER) { /* whatever it does, runs end here */
             for (unsigned r = 0; r < roots; r++)
@@ -265,8 +270,10 @@ void jit_scan(Trans *x)
             continue;
         }
         if (access_of(x, i, &base, &disp, &size, &write)) {
-            int64_t off = value[base].delta + disp;
-            int run = open[value[base].root];
+            Value from_page = {(uint16_t)page, (int32_t)(part->b->gpa & ~PAGE_MASK)};
+            Value v = base == GPR_IP ? from_page : value[base];
+            int64_t off = v.delta + disp;
+            int run = open[v.root];
             if (run >= 0) {
                 struct Run *u = &x->run[run];
                 int64_t lo = MIN_OF((int64_t)u->lo, off), hi = MAX_OF((int64_t)u->hi, off + size);
@@ -283,7 +290,7 @@ void jit_scan(Trans *x)
                 run = (int)x->n_runs++;
                 x->run[run] = (struct Run){
                     .lo = (int32_t)off, .hi = (int32_t)off + (int32_t)size, .write = write, .n = 1};
-                open[value[base].root] = run;
+                open[v.root] = run;
             }
             x->run_of[k] = (int16_t)run;
             at[k] = (int32_t)off;
@@ -309,6 +316,9 @@ void jit_scan(Trans *x)
         else if (emit == EMIT_BRANCH && i->opsize == word && op_rows[i->row].map == MAP_1B &&
                  op_rows[i->row].opcode == 0xe8)
             value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
+        else if (emit == EMIT_BRANCH && i->opsize == word && op_rows[i->row].map == MAP_1B &&
+                 (op_rows[i->row].opcode & 0xfe) == 0xc2)
+            value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word + (int32_t)i->imm};
         else if (emit == EMIT_POP && i->opsize == word && i->reg != RSP)
             value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word};
         else if (emit == EMIT_LEAVE && i->opsize == word)

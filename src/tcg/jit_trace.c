@@ -3,9 +3,10 @@
  *
  * The first code of a block counts its runs, and comes back when they are JIT_WARM (JX_WARM). The
  * next one has the block and, behind it, up to JIT_PARTS - 1 others of the same page: where a Jcc
- * mostly goes, the target of a JMP, the function that a CALL goes to. What a check has found stays
- * known across them (jit_scan.c takes all for one block), vector registers stay, and nothing jumps.
- * The other way of each Jcc is a link like any other.
+ * mostly goes, the target of a JMP, the function that a CALL goes to, and what is behind that CALL
+ * when the function returns. What a check has found stays known across them (jit_scan.c takes all
+ * for one block), vector registers stay, and nothing jumps. The other way of each Jcc is a link
+ * like any other.
  *
  * A part's block that dies takes all code with it that goes on with it (Block.users). Where each
  * block is to be run alone (jit_chaining()) there are no traces.
@@ -14,7 +15,7 @@
 
 extern const ExecSet exec_stac, exec_clac;
 
-enum Ending { ENDS, JUMPS, CALLS, FORKS };
+enum Ending { ENDS, JUMPS, CALLS, FORKS, RETURNS };
 
 /* How b's last instruction goes on inside its page; *to: its target's place there. */
 static enum Ending ending(const Block *b, int64_t *to)
@@ -23,6 +24,8 @@ static enum Ending ending(const Block *b, int64_t *to)
     const OpRow *r = &op_rows[i->row];
     if (b->n == 0 || r->emit != EMIT_BRANCH || i->opsize != (b->mode & DM_CODE64 ? 8 : 4))
         return ENDS;
+    if (r->map == MAP_1B && (r->opcode & 0xfe) == 0xc2)
+        return RETURNS;
     *to = (int64_t)(b->gpa & ~PAGE_MASK) + i->disp;
     if (*to < 0 || *to >= (int64_t)PAGE_SIZE)
         return ENDS;
@@ -71,14 +74,27 @@ static uint32_t heat(const Trans *x, const Block *b)
                              : j->warm_after;
 }
 
+/* Where the calls that the trace has gone through return to. */
+typedef struct Returns {
+    int64_t to[JIT_PARTS];
+    unsigned n;
+} Returns;
+
 /* What follows the part `at`, or NULL. */
-static Block *next_part(const Trans *x, struct Part *at)
+static Block *next_part(const Trans *x, struct Part *at, Returns *returns)
 {
     const Block *b = at->b;
     int64_t to, behind = (int64_t)(b->gpa & ~PAGE_MASK) + b->size;
     enum Ending how = changes_mode(b) ? ENDS : ending(b, &to);
+    if (how == RETURNS) {
+        if (!returns->n || !x->fixed)
+            return NULL;
+        to = returns->to[--returns->n];
+    }
     if (how == ENDS)
         return NULL;
+    if (how == CALLS)
+        returns->to[returns->n++] = behind;
     at->jumps = how != FORKS;
     if (how != FORKS)
         return part_at(x, to);
@@ -97,7 +113,8 @@ bool jit_trace_may(const Block *b)
 {
     int64_t to, behind = (int64_t)(b->gpa & ~PAGE_MASK) + b->size;
     enum Ending how = ending(b, &to);
-    if (b->soft || b->no_runs || b->gpa2 != NO_GPA || how == ENDS || changes_mode(b))
+    if (b->soft || b->no_runs || b->gpa2 != NO_GPA || how == ENDS || how == RETURNS ||
+        changes_mode(b))
         return false;
     return how != FORKS || to != behind - b->size; /* a loop of its own: jit_loop.c */
 }
@@ -105,6 +122,7 @@ bool jit_trace_may(const Block *b)
 void jit_trace_plan(Trans *x)
 {
     Block *b = x->b;
+    Returns returns = {.n = 0};
     x->n = x->n_parts = 0;
     for (bool more = true; b && more && x->n_parts < JIT_PARTS && x->n + b->n <= BLOCK_MAX_INSNS;) {
         struct Part *p = &x->part[x->n_parts++];
@@ -112,6 +130,6 @@ void jit_trace_plan(Trans *x)
         for (unsigned k = 0; k < b->n; k++)
             x->insn[x->n++] = &b->insn[k];
         more = x->b->hot && !x->j->no_chain && jit_trace_may(x->b);
-        b = more ? next_part(x, p) : NULL;
+        b = more ? next_part(x, p, &returns) : NULL;
     }
 }

@@ -57,9 +57,27 @@ static void form(Code *c, Enc e, bool bytes_too)
     encode(c, &e);
 }
 
+static const uint8_t *start; /* of the block that is being made; it runs at G_CODE */
+
+/* An operand by RIP: some are near each other, some near the end of a page. */
+static void by_rip(Code *c)
+{
+    static const uint8_t ops[] = {0x8b, 0x89, 0x03, 0x01, 0x3b, 0x31, 0x85, 0x63};
+    unsigned reg = any();
+    uint64_t at = DATA + (one_in(3) ? 0xfc0 : 0x800) + below(128);
+    code8(c, 0x40 | (reg >> 3) << 2 | (one_in(2) ? 8u : 0));
+    code8(c, ops[below(ARRAY_LEN(ops))]);
+    code8(c, (reg & 7) << 3 | 5);
+    code32(c, (uint32_t)(at - (G_CODE + (uint64_t)(c->p - start) + 4)));
+}
+
 static void integer(Code *c)
 {
     Enc e = {.map = MAP_1B, .reg = (uint8_t)any()};
+    if (one_in(10)) {
+        by_rip(c);
+        return;
+    }
     switch (below(22)) {
     case 0:
     case 1:
@@ -364,6 +382,7 @@ static unsigned make_block(uint8_t *bytes, size_t room)
 {
     bool with_x87 = one_in(4);
     n_cuts = 0;
+    start = bytes;
     Code c = {.p = bytes, .end = bytes + room};
     unsigned n = 2 + below(20);
     for (unsigned k = 0; k < n; k++) {
@@ -457,6 +476,7 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
         &c,
         &(Enc){
             .map = MAP_1B, .opcode = 0xc7, .modrm = true, .mem = &count, .imm = 20, .imm_size = 4});
+    start = bytes;
     uint8_t *top = c.p;
     emit_rm(&c, 0xff, false, 1, count); /* dec */
     uint8_t *out = emit_jcc(&c, 4, c.p);
@@ -480,6 +500,7 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
             code8(&c, 0xe8);
             call[n_calls++] = c.p;
             code32(&c, 0);
+            code8(&c, 0x99); /* cdq */
             break;
         }
     }
@@ -492,8 +513,17 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
                 patch_rel32(call[k], 0, c.p);
         emit_rm(&c, 0xff, false, 1, count); /* dec; jnz over hlt */
         code_bytes(&c, "\x75\x01\xf4", 3);
-        if (one_in(2))
-            vector(&c);
+        if (one_in(2)) { /* test byte [count], 1; jz over add qword [rsp], 1: to behind the CDQ */
+            encode(&c, &(Enc){.map = MAP_1B,
+                              .opcode = 0xf6,
+                              .modrm = true,
+                              .mem = &count,
+                              .imm = 1,
+                              .imm_size = 1});
+            code_bytes(&c, "\x74\x05\x48\x83\x04\x24\x01", 7);
+        }
+        if (one_in(2)) /* movaps xmm1, xmm2; paddd xmm1, xmm2 */
+            code_bytes(&c, "\x0f\x28\xca\x66\x0f\xfe\xca", 7);
         code_bytes(&c, "\x8f\x44\x24\xf8\x48\x83\xec\x08", 8); /* pop [rsp - 8]; sub rsp, 8 */
         code_bytes(&c, "\x41\xff\xc3\x53\x5b\xc3", 6); /* inc r11d; push rbx; pop rbx; ret */
     }

@@ -351,10 +351,12 @@ DEF_EXEC(xrstor)
     }
     if (!rex_w(i))
         narrow_pointers(image);
+    uint64_t in_use = s->fpu.xstate_bv; /* no instruction keeps it: nor does xrstor_fast() */
     if (!fpu_from_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image)))
         return raise_gp0(t); /* reserved MXCSR bits */
     if (rfbm & BIT(XC_X87))
         drop_selectors(s, t, i);
     t->zmm_clean = !(s->fpu.xstate_bv & BIT(XC_ZMM_HI256));
+    s->fpu.xstate_bv = in_use;
     return FAULT_NONE;
 }

@@ -375,7 +375,7 @@ static void access_missed(Trans *x, const struct Cold *cold)
 static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const next[])
 {
     if (cold->second)
-        leave(x, JX_RESUME, x->off + x->b->insn[cold->k].end);
+        leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
     else
         emit_jmp(&x->c, next[cold->k + 1]);
 }
@@ -403,7 +403,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         break;
     case COLD_LOOP:
         jit_loop_count(x, code, cold);
-        emit_jmp(c, x->behind_jcc);
+        emit_jmp(c, cold->retry);
         leave(x, JX_LOOP, cold->rip_off);
         break;
     case COLD_POLL:
@@ -605,8 +605,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         next[x->n] = x->j->s_exit; /* nothing comes back behind a branch */
     x->tail = here(c);
     island(x, false);
-    if (x->n_parts == 1)
-        jit_loop(x, code);
+    jit_loop(x, code);
     island(x, false);
     if (x->out_of_reach)
         return false;

@@ -191,10 +191,12 @@ typedef struct JitCode {
         int64_t left;    /* what the counter had before it at the exits, all together, negative */
         uint64_t rounds; /* that there would have been */
         uint64_t exits;  /* to come before it is judged */
-        uint8_t *at[4];  /* rel32s, as written */
-        const uint8_t *behind;
         int64_t step;    /* of the counter */
-        unsigned n, few; /* places; rounds that are not worth it, on average */
+        unsigned n, few; /* ways out; rounds that are not worth it, on average */
+        struct {
+            uint8_t *at; /* rel32, as written */
+            const uint8_t *to;
+        } way[4 * JIT_PARTS];
     } loop;
 } JitCode;
 
@@ -405,6 +407,7 @@ struct Trans {
     uint8_t stream_size[BLOCK_MAX_INSNS];
     int32_t stream_disp[BLOCK_MAX_INSNS];
     const uint8_t *jcc, *behind_jcc; /* the branch that ends the block */
+    const uint8_t *side[JIT_PARTS];  /* those that end the parts before */
     bool helped;                     /* an instruction is done by its exec function */
     const uint8_t *tail;             /* after the last instruction: islands */
     bool ended;                      /* the last emitter has left the block on all paths */
@@ -536,6 +539,14 @@ uint32_t jit_written(const Insn *i);
 bool jit_memory_operand(const Insn *i, unsigned *size, bool *write);
 /* Constant that i adds to a register of the stack's or pointers' size; false: something else. */
 bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n);
+/* The place in the page of the block that instruction k is of. */
+static inline unsigned jit_off_of(const Trans *x, unsigned k)
+{
+    unsigned p = x->n_parts - 1u;
+    while (x->part[p].first > k)
+        p--;
+    return (unsigned)(x->part[p].b->gpa & ~PAGE_MASK);
+}
 /* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
 /* Cold code: adds up the rounds, and goes on behind the loop. */

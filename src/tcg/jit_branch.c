@@ -362,6 +362,7 @@ static void follow(Trans *x, const Insn *i)
     unsigned condition = r->opcode & 15, link = 2 + (unsigned)(x->at - x->part);
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         bool jumps = x->at->jumps;
+        x->side[x->at - x->part] = here(c);
         link_from(x, emit_jcc(c, condition ^ jumps, here(c)), link, jumps ? behind : off);
         return;
     }

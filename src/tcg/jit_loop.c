@@ -1,10 +1,10 @@
 /*
- * Loops of one block: a second body, whose accesses are not checked one by one.
+ * Loops: a second body, whose accesses are not checked one by one.
  *
- * A block that ends with a jump to its own beginning has it if operands of it are streams: their
- * addresses move by the same number of bytes in each round, or stay. How many rounds a stream stays
- * in its page is known in advance then. The second body is behind the block's code, and the jump
- * back leads there (jit_link()):
+ * A block, or a trace of blocks, that ends with a jump to its own beginning has it if operands of
+ * it are streams: their addresses move by the same number of bytes in each round, or stay. How many
+ * rounds a stream stays in its page is known in advance then. The second body is behind the block's
+ * code, and the jump back leads there (jit_link()):
  *
  *     head:   is anything waiting? (Vcpu.go)
  *             each stream: look its page up; host's minus guest's address to the frame; rounds left
@@ -28,7 +28,6 @@
 
 #define ROUNDS_MAX 512
 #define STEP_MAX   256 /* bytes a round: beyond, pages end too soon */
-#define INSNS_MAX  BLOCK_MAX_INSNS
 /* Bytes into a page, lines of the next page, bytes a round: see fetch_ahead(). */
 #define FETCH_AT    256
 #define FETCH_LINES 12
@@ -67,14 +66,28 @@ static bool known(const OpRow *r)
     }
 }
 
-/* Does b end with Jcc to its first instruction? */
+static bool is_jcc(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    return r->emit == EMIT_BRANCH && i->opsize == 8 &&
+           (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70);
+}
+
+/* Does the code end with Jcc to its first instruction? */
 static bool jumps_back(const Trans *x)
 {
-    const Block *b = x->b;
-    const Insn *i = &b->insn[b->n - 1u];
-    const OpRow *r = &op_rows[i->row];
-    return r->emit == EMIT_BRANCH && i->disp == 0 && i->opsize == 8 &&
-           (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70);
+    const Insn *i = x->insn[x->n - 1u];
+    return is_jcc(i) && jit_off_of(x, x->n - 1u) + i->disp == jit_off_of(x, 0);
+}
+
+/* Is i, the last of a part that is not the last, a branch that does nothing else? JMPs backwards
+ * look at Vcpu.go. */
+static bool goes_on(const Trans *x, unsigned k)
+{
+    const OpRow *r = &op_rows[x->insn[k]->row];
+    return is_jcc(x->insn[k]) ||
+           (r->emit == EMIT_BRANCH && r->map == MAP_1B && (r->opcode & 0xfd) == 0xe9 &&
+            x->insn[k]->disp >= x->insn[k]->end);
 }
 
 /* How far a root moves in each round; false: by no constant. */
@@ -132,21 +145,20 @@ static bool stays(const Trans *x, unsigned root)
 /* Follows registers through the loop, and finds the streams. */
 static bool find_streams(Trans *x, Loop *l)
 {
-    const Block *b = x->b;
     struct {
         Value base, index;
     } at[BLOCK_MAX_INSNS];
     Value value[GPR_SLOTS];
-    unsigned n = b->n - 1u, roots = GPR_SLOTS;
+    unsigned n = x->n - 1u, roots = GPR_SLOTS;
     for (unsigned r = 0; r < GPR_SLOTS; r++)
         value[r] = (Value){r, 0};
     x->changes = 0;
     x->n_streams = 0;
     for (unsigned k = 0; k < n; k++) {
-        const Insn *i = &b->insn[k];
+        const Insn *i = x->insn[k];
         unsigned to, from;
         int64_t add;
-        if (!i->opsize || !known(&op_rows[i->row]))
+        if (!i->opsize || !(known(&op_rows[i->row]) || goes_on(x, k)))
             return false;
         at[k].base = value[i->base < GPR_SLOTS ? i->base : GPR_ZERO];
         at[k].index = value[i->index < GPR_SLOTS ? i->index : GPR_ZERO];
@@ -162,7 +174,7 @@ static bool find_streams(Trans *x, Loop *l)
     }
     memcpy(l->at_end, value, sizeof(l->at_end));
     for (unsigned k = 0; k < n; k++) {
-        const Insn *i = &b->insn[k];
+        const Insn *i = x->insn[k];
         unsigned size;
         bool write;
         x->stream_of[k] = -1;
@@ -171,7 +183,7 @@ static bool find_streams(Trans *x, Loop *l)
             continue;
         Value base = at[k].base, index = at[k].index;
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
-        int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)x->off : 0);
+        int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)jit_off_of(x, k) : 0);
         int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
         int64_t disp = i->disp + (stays(x, base.root) ? base_disp : 0) +
                        (stays(x, index.root) ? index_disp : 0);
@@ -471,7 +483,7 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
 bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
 {
     Code *c = &x->c;
-    const Insn *i = &x->b->insn[x->k];
+    const Insn *i = x->insn[x->k];
     int n = x->stream_of[x->k];
     if (n < 0 || size != x->stream_size[x->k] || (write && !x->stream[n].write))
         return false;
@@ -497,14 +509,45 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
     return true;
 }
 
+/* Out of the second body where the condition holds: to the jcc of the first body that goes the same
+ * way, or behind it. off: where that is. */
+static void way_out(Trans *x, const Loop *l, unsigned condition, const uint8_t *to, int64_t off)
+{
+    jit_island_before(x, 8);
+    uint8_t *out = emit_jcc(&x->c, condition, to);
+    if (l->counter == GPR_ZERO)
+        return;
+    struct Cold *cold = jit_cold(x, out, COLD_LOOP);
+    cold->slot = (int32_t)l->counter;
+    cold->retry = to;
+    cold->rip_off = off;
+}
+
 /* One round; false: an instruction has no emitter. */
-static bool one_round(Trans *x)
+static bool one_round(Trans *x, const Loop *l)
 {
     for (unsigned k = 0; k < x->n_runs; k++)
         x->run[k].ready = false;
-    for (x->k = 0; x->k + 1u < x->b->n; x->k++)
-        if (!jit_emit_one(x, &x->b->insn[x->k]))
+    x->at = x->part;
+    for (x->k = 0; x->k < x->n; x->k++) {
+        const Insn *i = x->insn[x->k];
+        unsigned condition = op_rows[i->row].opcode & 15;
+        if (x->k == x->at->first + x->at->b->n)
+            x->at++;
+        x->off = jit_off_of(x, x->k);
+        if (x->k + 1u == x->n) {
+            x->ax = H_NONE;
+            way_out(x, l, condition ^ 1, x->behind_jcc, x->off + i->end);
+        } else if (is_jcc(i)) {
+            bool jumps = x->at->jumps;
+            x->ax = H_NONE;
+            way_out(x, l, condition ^ jumps, x->side[x->at - x->part],
+                    x->off + (jumps ? i->end : i->disp));
+        } else if (op_rows[i->row].emit != EMIT_BRANCH && !jit_emit_one(x, i)) {
             return false;
+        }
+    }
+    x->k = x->n - 1u;
     return true;
 }
 
@@ -512,7 +555,7 @@ static bool one_round(Trans *x)
 static unsigned few_rounds(const Trans *x)
 {
     unsigned accesses = 0;
-    for (unsigned k = 0; k + 1u < x->b->n; k++)
+    for (unsigned k = 0; k + 1u < x->n; k++)
         accesses += x->stream_of[k] >= 0;
     return (20 + 18 * x->n_streams) / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
 }
@@ -526,7 +569,8 @@ void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
     } sums[] = {{offsetof(struct JitLoop, left), jit_frame(FRAME_BOUND)},
                 {offsetof(struct JitLoop, rounds), jit_frame(FRAME_ROUNDS)}};
     HostMem m = {.base = H_AX, .index = H_NONE};
-    code->loop.at[code->loop.n++] = cold->from;
+    code->loop.way[code->loop.n].at = cold->from;
+    code->loop.way[code->loop.n++].to = cold->retry;
     emit_load(c, H_CX, sums[0].from);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = (uint8_t)bring(x, (unsigned)cold->slot, H_AX)});
@@ -562,29 +606,20 @@ void jit_loop_judge(Jit *j, JitCode *code)
         return;
     }
     for (unsigned n = 0; n < l->n; n++)
-        patch_rel32(l->at[n], j->run, l->behind);
+        patch_rel32(l->way[n].at, j->run, l->way[n].to);
 }
 
 static bool write_second(Trans *x, JitCode *code, const Loop *l)
 {
     Code *c = &x->c;
-    unsigned condition = op_rows[x->b->insn[x->b->n - 1u].row].opcode & 15;
-    unsigned copies = x->b->n <= 7 ? 4 : x->b->n <= 16 ? 2 : 1;
+    unsigned copies = x->n <= 7 ? 4 : x->n <= 16 ? 2 : 1;
     enter_second(x, code, l, copies);
     const uint8_t *again = here(c);
     x->dx_run = -1;
     x->ax = H_NONE;
-    for (unsigned n = 0; n < copies; n++) {
-        if (!one_round(x))
+    for (unsigned n = 0; n < copies; n++)
+        if (!one_round(x, l))
             return false;
-        jit_island_before(x, 8);
-        uint8_t *out = emit_jcc(c, condition ^ 1, x->behind_jcc);
-        if (l->counter != GPR_ZERO) {
-            struct Cold *cold = jit_cold(x, out, COLD_LOOP);
-            cold->slot = (int32_t)l->counter;
-            cold->rip_off = x->off + x->b->insn[x->b->n - 1u].end;
-        }
-    }
     jit_island_before(x, 40);
     if (l->counter != GPR_ZERO) {
         emit_load(c, H_CX, jit_frame(FRAME_BOUND));
@@ -603,10 +638,9 @@ static bool write_second(Trans *x, JitCode *code, const Loop *l)
 void jit_loop(Trans *x, JitCode *code)
 {
     Loop loop = {0};
-    const Block *b = x->b;
     code->head = NULL;
-    if (b->n < 2 || b->n > INSNS_MAX || x->helped || b->soft || b->no_loop ||
-        !(x->mode & DM_CODE64) || x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
+    if (x->n < 2 || x->helped || x->b->soft || x->b->no_loop || !(x->mode & DM_CODE64) ||
+        x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
         return;
     find_counter(x, &loop);
     if (loop.moves && loop.counter == GPR_ZERO)
@@ -615,15 +649,16 @@ void jit_loop(Trans *x, JitCode *code)
     unsigned cold = x->n_cold, sites = x->n_sites;
     int16_t run_of[BLOCK_MAX_INSNS];
     memcpy(run_of, x->run_of, sizeof(run_of));
-    for (unsigned k = 0; k < b->n; k++)
+    for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
     x->second = true;
     bool done = write_second(x, code, &loop);
     x->second = false;
+    x->at = &x->part[x->n_parts - 1];
+    x->off = jit_off_of(x, x->n - 1u);
     code->loop =
         (struct JitLoop){.exits = x->j->loop_exits,
-                         .behind = x->behind_jcc,
                          .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
                          .few = few_rounds(x)};
     memcpy(x->run_of, run_of, sizeof(run_of));

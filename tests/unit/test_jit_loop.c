@@ -156,12 +156,28 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
     else
         again = NULL;
     in->gpr[counter] = rounds;
-    uint8_t *top = c.p;
+    uint8_t *top = c.p, *outs[20];
+    unsigned n_outs = 0;
+    bool parts = one_in(2);
     for (unsigned k = 0; k < n + steps; k++) {
+        uint8_t *over = NULL, *out = NULL;
+        if (parts &&
+            one_in(4)) { /* Jcc over one instruction, or out of the loop; JMP to the next */
+            unsigned what = below(5);
+            code8(&c, what == 0 ? 0xeb : 0x70 + below(16));
+            *(what == 1 ? &out : &over) = c.p;
+            code8(&c, 0);
+            if (what == 0)
+                over = NULL;
+        }
+        if (out)
+            outs[n_outs++] = out;
         if (below(n + steps) < steps)
             loop_step(&c, one_in(3) ? loop_index[below(LOOP_INDICES)] : loop_pointer[below(near)]);
         else
             loop_insn(&c, near);
+        if (over)
+            *over = (uint8_t)(c.p - (over + 1));
     }
     encode(&c, &(Enc){.map = MAP_1B,
                       .opcode = 0xff,
@@ -177,6 +193,8 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
         code8(&c, 0x85);
         code32(&c, (uint32_t)(top - (c.p + 4)));
     }
+    for (unsigned k = 0; k < n_outs; k++) /* where they reach */
+        *outs[k] = c.p - (outs[k] + 1) > 127 ? 0 : (uint8_t)(c.p - (outs[k] + 1));
     if (again) { /* R15 or R11 counts */
         code8(&c, 0x49);
         code8(&c, 0xff);
@@ -212,7 +230,7 @@ START_TEST(loops)
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    unsigned seconds = 0;
+    unsigned seconds = 0, traces = 0;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
@@ -223,6 +241,8 @@ START_TEST(loops)
         seed = k * 0x5851f42d4c957f2dull + 3;
         j->kernel_slots = one_in(2);
         j->loop_exits = 1 + below(5);
+        j->warm_after = 1 + below(8);
+        j->kernel_warm = 1;
         guest_long_mode();
         tables();
         registers(&guest.v.st);
@@ -233,10 +253,13 @@ START_TEST(loops)
             memcpy(memory + 8 * q, &(uint64_t){one_in(2) ? rnd() : below(1000)}, 8);
         n_cuts = 0;
         must_agree(k, &in, bytes, n);
-        for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++)
+        for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++) {
             seconds += j->map[b]->head != NULL;
+            traces += j->map[b]->head != NULL && j->map[b]->n_parts > 1;
+        }
     }
-    ck_assert_uint_gt(seconds, n_rounds / 2);
+    ck_assert_uint_gt(seconds, n_rounds / 4);
+    ck_assert_uint_gt(traces, n_rounds / 50);
     guest_teardown();
 }
 END_TEST

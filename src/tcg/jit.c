@@ -231,8 +231,6 @@ void jit_block_dead(Jit *j, Block *b)
 static void code_free(JitCode *code)
 {
     g_free(code->sites);
-    g_free(code->link);
-    g_free(code->part);
     g_free(code);
 }
 
@@ -537,7 +535,7 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
     code->cold = here(c);
     for (unsigned k = 0; k < x->n_sites; k++) {
         uint32_t at = (uint32_t)(here(c) - code->start);
-        code->sites[k] = (JitSite){.at = x->site[k].at, .cold = at};
+        x->site[k].cold = at;
         cold_code(x, code,
                   &(struct Cold){.kind = COLD_HELPER,
                                  .second = x->site_k[k] & JIT_SITE_SECOND,
@@ -625,25 +623,29 @@ static void name_for_perf(const Jit *j, const JitCode *code)
 }
 
 /* What the code is to be of, and whether it counts its runs. */
-static void plan(Trans *x)
+static JitCode *plan(Trans *x)
 {
     Jit *j = x->j;
     Block *b = x->b;
-    JitCode *code = x->code;
     jit_trace_plan(x);
+    /* One piece of memory: programs that make code have many blocks that do not live long. */
+    JitCode *code = g_malloc0(sizeof(JitCode) + x->n_parts * sizeof(JitPart) +
+                              (x->n_parts + 1) * sizeof(JitLink));
+    code->fixed_at = b->fixed_at;
+    code->part = (JitPart *)(void *)(code + 1);
+    code->link = (JitLink *)(void *)(code->part + x->n_parts);
     code->n_parts = (uint16_t)x->n_parts;
     code->n_links = (uint16_t)(x->n_parts + 1);
-    code->link = g_new0(JitLink, code->n_links);
-    code->part = g_new0(JitPart, x->n_parts);
     for (unsigned k = 0; k < x->n_parts; k++)
         code->part[k] =
             (JitPart){.b = x->part[k].b, .code = code, .first = (uint16_t)x->part[k].first};
     code->heat = -1;
     if (b->hot || j->no_chain || j->heats == JIT_HEATS || !j->warm_after || !jit_trace_may(b))
-        return;
+        return code;
     code->heat = (int32_t)j->heats++;
     code->warm_after = j->warm_after * (b->mode & DM_CPL3 ? 1 : j->kernel_warm);
     j->hot->heat[code->heat] = code->warm_after;
+    return code;
 }
 
 #define HEAD_BYTES 5 /* before entry_poll, in most blocks */
@@ -659,16 +661,12 @@ bool jit_translate(Jit *j, Block *b)
     if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
         j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 4 * BLOCK_MAX_INSNS > JIT_SLOTS)
         jit_flush(j);
-    JitCode *code = g_new0(JitCode, 1);
-    code->sites = g_new(JitSite, ARRAY_LEN(x->site));
     x->j = j;
     x->t = j->t;
     x->b = b;
-    x->code = code;
     x->fixed = !blocks_float(j->t, b);
     b->fixed_at = x->fixed ? j->t->v->st.rip - (b->gpa & ~PAGE_MASK) : BLOCK_FLOATS;
-    code->fixed_at = b->fixed_at;
-    plan(x);
+    JitCode *code = x->code = plan(x);
     uint32_t slots = j->slots;
     bool done = false;
     for (unsigned again = 0; again < 2 && !done; again++) {
@@ -692,7 +690,10 @@ bool jit_translate(Jit *j, Block *b)
         return false;
     }
     code->n_sites = (uint16_t)x->n_sites;
-    code->sites = g_renew(JitSite, code->sites, MAX_OF(1u, x->n_sites));
+    if (x->n_sites) {
+        code->sites = g_new(JitSite, x->n_sites);
+        memcpy(code->sites, x->site, x->n_sites * sizeof(*x->site));
+    }
     code->block = b;
     for (unsigned k = 1; k < code->n_parts; k++) {
         code->part[k].next_user = code->part[k].b->users;

@@ -36,12 +36,13 @@ typedef struct Demo {
     Vcpu *v;
     /* Model of the guest's computation. */
     uint32_t sum, buffer[DEMO_WORDS];
-    /* What the guest reported; under the machine lock. */
-    int mode;
-    uint64_t rounds, mode_rounds[3], mode_switches[3];
+    /* What the guest reported; under the machine lock, but for what the main thread looks at. */
+    _Atomic int mode;
+    uint64_t rounds, mode_switches[3];
+    _Atomic uint64_t mode_rounds[3];
     uint64_t tsc, tsc_lo, tsc_floor, tsc_ceiling;
     uint64_t ticks, late_ticks, ticks_start_ns, short_since_ns, short_since_round;
-    bool mode_over, ended;
+    _Atomic bool mode_over, ended;
     uint64_t worst_tsc_ns, wrong_sums, backward, far_off, lost_ticks;
     char first_wrong[160];
     /* Main thread. */
@@ -109,10 +110,10 @@ static void report_tsc(Demo *d, uint64_t tsc)
 static void report_ticks(Demo *d, uint32_t ticks)
 {
     uint64_t now = clock_ns(machine_vm(d->m)->clock);
-    if (!d->ticks_start_ns)
-        d->ticks_start_ns = now - ticks * TICK_NS;
-    uint64_t due = (now - d->ticks_start_ns) / TICK_NS;
     uint64_t owed = machine_ticks_owed(d->m);
+    if (!d->ticks_start_ns)
+        d->ticks_start_ns = now - (ticks + owed) * TICK_NS;
+    uint64_t due = (now - d->ticks_start_ns) / TICK_NS;
     d->ticks = ticks;
     d->late_ticks = MAX_OF(d->late_ticks, owed);
     /* One may have been raised and not be taken yet, one be between the clocks' roundings. */

@@ -9,6 +9,7 @@ still for the switch, so that it is known which note is the first behind it. Wha
 40 ms of later, medians over the switches.
 """
 import argparse
+import atexit
 import os
 import re
 import statistics
@@ -112,6 +113,7 @@ def main():
         rom(f"{tmp}/rom")
         proc = subprocess.Popen([a.tandem, "-accel", a.accel, "-m", "128", "-bios", f"{tmp}/rom", "-display", "none", "-nodefaults", "-monitor",
                                  "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        atexit.register(proc.kill)  # whatever goes wrong
         tell = lambda line: (proc.stdin.write(line + "\n"), proc.stdin.flush())
         time.sleep(0.5)
         ram = GuestRam(proc.pid, 128 << 20)

@@ -243,7 +243,8 @@ const char *case_form_name(uint16_t form, char buf[48])
     return buf;
 }
 
-/* An undefined instruction, without what may make it so: prefixes of a VEX, its fields, LOCK. */
+/* An undefined instruction, without what may make it so: prefixes of a VEX or EVEX, its fields,
+ * LOCK. */
 static bool row_without(const DiffCase *c, Insn *i)
 {
     uint8_t b[15] = {0};
@@ -257,7 +258,8 @@ static bool row_without(const DiffCase *c, Insn *i)
     }
     uint8_t vex = k < c->len ? c->insn[k] : 0;
     bool is_vex = (vex == 0xc4 || vex == 0xc5) && c->len - k >= 3;
-    if (!is_vex)
+    bool evex = vex == 0x62 && c->len - k >= 6 && ((mode & DM_CODE64) || c->insn[k + 1] >= 0xc0);
+    if (!is_vex && !evex)
         for (unsigned p = 0; p < k; p++)
             if (c->insn[p] != 0xf0)
                 b[n++] = c->insn[p];
@@ -275,7 +277,6 @@ static bool row_without(const DiffCase *c, Insn *i)
             return true;
     }
     /* EVEX: without mask, zeroing, broadcast and vvvv, one of W and L'L fits. */
-    bool evex = k < 15 && vex == 0x62;
     for (unsigned v = 0; evex && v < 8; v++) {
         uint8_t *f = &b[start];
         f[1] = (uint8_t)((f[1] & ~8) | 0x10);

@@ -505,8 +505,9 @@ static bool row_immediates(Insn *i, Cursor *c, const OpRow *r)
 static bool longer_without(const Cursor *c, unsigned at, unsigned mode, const uint8_t features[])
 {
     Insn rest;
-    return (mode & DM_CODE64) && at > 0 &&
-           decode(&rest, c->b + at, c->n - at, mode, features) == DECODE_MORE;
+    if (!(mode & DM_CODE64) && c->p67)
+        mode ^= DM_CS32; /* the form of ModRM depends on it */
+    return at > 0 && decode(&rest, c->b + at, c->n - at, mode, features) == DECODE_MORE;
 }
 
 DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,

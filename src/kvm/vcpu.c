@@ -433,6 +433,15 @@ static bool handle_exit(Vcpu *v, KvmVcpu *kv, bool step, Exit *e)
     }
 }
 
+/* A KVM without hardware is late with the interrupt window, or never has one for a guest that
+ * leaves it every few instructions: there what is half done is completed first, and the window
+ * looked for behind it. */
+static bool window_is_late(const Vcpu *v, const KvmVcpu *kv, uint32_t req)
+{
+    return kv->incomplete && req & VREQ_INTR && v->vm->irqchip != IRQCHIP_ON && !kv->stops &&
+           !kvm_has_hardware();
+}
+
 static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
 {
     for (;;) {
@@ -441,6 +450,14 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
         uint32_t req = atomic_load(&v->request);
         if (req & VREQ_EXIT_MASK)
             return (Exit){.kind = EXIT_KICK};
+        if (!step && !caller_events && window_is_late(v, kv, req)) {
+            g_autoptr(GError) err = NULL;
+            if (kvm_drain(v, &err))
+                continue;
+            e.kind = EXIT_INTERNAL_ERROR;
+            g_strlcpy(e.msg, err->message, sizeof(e.msg));
+            return e;
+        }
         if (caller_events)
             kv->run->request_interrupt_window = 0;
         else if (!inject(v, kv, req))

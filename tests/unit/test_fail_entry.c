@@ -82,10 +82,13 @@ int main(void)
     f = fixture_new(true);
     if (!f->have[ENGINE_KVM]) {
         printf("skipped: no usable /dev/kvm\n");
+        fixture_free(f);
         return 77;
     }
-    if (!refuses())
+    if (!refuses()) {
+        fixture_free(f);
         return 77;
+    }
     Suite *s = suite_create("fail_entry");
     TCase *c = tcase_create("fail_entry");
     tcase_set_timeout(c, 300);

@@ -75,6 +75,8 @@ static inline void code_bytes(Code *c, const void *b, unsigned n)
     for (unsigned k = 0; k < n; k++)
         code8(c, ((const uint8_t *)b)[k]);
 }
+/* The bytes of a string literal. */
+#define RAW(c, s) code_bytes(c, s, sizeof(s) - 1)
 static inline void code32(Code *c, uint32_t v)
 {
     code_bytes(c, &v, 4);

@@ -5,12 +5,6 @@
  */
 #include "tcg/jit.h"
 
-static void raw(Code *c, const char *bytes, unsigned n)
-{
-    code_bytes(c, bytes, n);
-}
-#define RAW(c, s) raw(c, s, sizeof(s) - 1)
-
 /* gs:[member + reg * size] */
 static HostMem lane(const Jit *j, size_t member, unsigned reg, unsigned size)
 {

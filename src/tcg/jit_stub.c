@@ -1,12 +1,6 @@
 /* The fixed pieces of code that translated blocks enter, leave and call C through. See jit.h. */
 #include "tcg/jit.h"
 
-static void raw(Code *c, const char *bytes, unsigned n)
-{
-    code_bytes(c, bytes, n);
-}
-#define RAW(c, s) raw(c, s, sizeof(s) - 1)
-
 /* `depth` bytes are on the stack below the frame. rax changes. */
 static void registers(Code *c, bool load, int depth)
 {

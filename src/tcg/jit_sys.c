@@ -11,12 +11,6 @@
 extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,
     exec_mov_from_cr, exec_syscall, exec_sysret, exec_nop_0d;
 
-static void raw(Code *c, const char *bytes, unsigned n)
-{
-    code_bytes(c, bytes, n);
-}
-#define RAW(c, s) raw(c, s, sizeof(s) - 1)
-
 static HostMem state(size_t offset)
 {
     return gs_mem((int32_t)offset);

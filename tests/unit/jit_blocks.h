@@ -127,6 +127,12 @@ static void run(const Engine *e, const CpuState *from, CpuState *to, uint8_t *da
     memcpy(data_after, gp(DATA), DATA_LEN);
 }
 
+static G_GNUC_UNUSED void random_memory(void)
+{
+    for (unsigned q = 0; q < DATA_LEN / 8; q++)
+        memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+}
+
 /* What differs after the block, or an empty string. */
 static GString *compare(const CpuState *in, const uint8_t *bytes, unsigned n)
 {

@@ -613,8 +613,7 @@ START_TEST(over_page_ends)
         code8(&c, (uint8_t)(bytes - (c.p + 1)));
         code8(&c, 0xf4);
         n_cuts = 0;
-        for (unsigned q = 0; q < DATA_LEN / 8; q++)
-            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        random_memory();
         must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
     }
     ck_assert_uint_gt(j->slots, 0);
@@ -656,8 +655,7 @@ START_TEST(strings)
         code8(&c, (uint8_t)(bytes - (c.p + 1)));
         code_bytes(&c, "\xfc\xf4", 2);
         n_cuts = 0;
-        for (unsigned q = 0; q < DATA_LEN / 8; q++)
-            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        random_memory();
         must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
     }
     guest_teardown();
@@ -719,8 +717,7 @@ START_TEST(mapped_anew)
         code8(&c, (uint8_t)(bytes - (c.p + 1)));
         code8(&c, 0xf4);
         n_cuts = 0;
-        for (unsigned q = 0; q < DATA_LEN / 8; q++)
-            memcpy(memory + 8 * q, &(uint64_t){rnd()}, 8);
+        random_memory();
         must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
     }
     guest_teardown();

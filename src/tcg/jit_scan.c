@@ -18,14 +18,6 @@
 #include "tcg/jit.h"
 #include "tcg/vec.h"
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, c, bytes) [O_##name] = {OC_##c, bytes},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 enum { ALL_REGISTERS = 0x1ffff };
 
 uint32_t jit_written(const Insn *i)

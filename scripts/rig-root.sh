@@ -15,7 +15,7 @@ rig_initramfs() {
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
-    for t in kvm kvm_run exec_kvm switch_engines contract irqchip pv fail_entry; do
+    for t in kvm kvm_run exec_kvm switch_engines contract irqchip irqchip_waits pv fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue
         cp "$build_dir/tests/test_$t" "$root/tests/"
         programs+=("$root/tests/test_$t")
@@ -39,7 +39,7 @@ rig_initramfs() {
 # status that the rig's init left on its console, 1 where it left none.
 rig_wait() {
     local pid=$1 log=$2 end=$((SECONDS + $3)) shower status
-    tail -n +1 -s 0.2 -f --pid="$pid" "$log" 2>/dev/null | tr -d '\r' | grep --line-buffered -a '^rig' &
+    tail -n +1 -s 0.2 -f --pid="$pid" "$log" 2>/dev/null | sed -un '/^rig/ { s/\r//g; p }' &
     shower=$!
     # Bochs does not end by itself when the guest powers off; the status line is the rig's last.
     while kill -0 "$pid" 2>/dev/null && [ $SECONDS -lt $end ] && ! grep -qa '^rig-status' "$log"; do sleep 0.3; done

@@ -74,6 +74,11 @@ bool ioapic_irq_pending(const Device *dev, int pin)
                             a->rte[pin] & RTE_VECTOR);
 }
 
+uint8_t ioapic_vector(const Device *dev, unsigned pin)
+{
+    return ((const Ioapic *)dev)->rte[pin] & RTE_VECTOR;
+}
+
 void ioapic_eoi(void *dev, uint8_t vector)
 {
     Ioapic *a = dev;

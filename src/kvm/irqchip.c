@@ -12,6 +12,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 bool kvm_has_hardware(void)
 {
@@ -77,7 +79,8 @@ bool kvm_route_levels(VmCommon *vm, const IoapicState *a, GError **err)
     Routes t = {.r.nr = 0};
     for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++) {
         uint64_t rte = a->rte[pin];
-        if ((rte & (1 << 16 | 1 << 15)) != 1 << 15) /* masked, or edge-triggered */
+        bool wanted = rte & 1 << 15 || pin == 2; /* level-triggered, or IRQ 0 */
+        if (!wanted || rte & 1 << 16)            /* masked */
             continue;
         t.r.entries[t.r.nr++] = (struct kvm_irq_routing_entry){
             .gsi = pin,
@@ -116,6 +119,35 @@ bool kvm_send_msi(VmCommon *vm, uint64_t address, uint32_t data)
     struct kvm_msi msi = {
         .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data};
     return ioctl(kvm->fd, KVM_SIGNAL_MSI, &msi) > 0;
+}
+
+int kvm_eoi_fd(VmCommon *vm, unsigned gsi)
+{
+    KvmVm *kvm = vm->kvm;
+    if (kvm->eoi[1] >= 0)
+        return kvm->eoi[1];
+    if (!kvm->host->cap[CAP_IRQFD] || !kvm->host->cap[CAP_IRQFD_RESAMPLE])
+        return -1;
+    /* KVM tells who would write to the one by the other. */
+    for (unsigned i = 0; i < ARRAY_LEN(kvm->eoi); i++)
+        kvm->eoi[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct kvm_irqfd fd = {.fd = (uint32_t)kvm->eoi[0],
+                           .gsi = gsi,
+                           .flags = KVM_IRQFD_FLAG_RESAMPLE,
+                           .resamplefd = (uint32_t)kvm->eoi[1]};
+    if (kvm->eoi[0] >= 0 && kvm->eoi[1] >= 0 && ioctl(kvm->fd, KVM_IRQFD, &fd) == 0)
+        return kvm->eoi[1];
+    kvm_eoi_close(kvm);
+    return -1;
+}
+
+void kvm_eoi_close(KvmVm *kvm)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(kvm->eoi); i++) {
+        if (kvm->eoi[i] >= 0)
+            close(kvm->eoi[i]);
+        kvm->eoi[i] = -1;
+    }
 }
 
 /* ---- 8259s and I/O APIC ---- */

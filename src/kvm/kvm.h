@@ -87,7 +87,12 @@ bool kvm_irqchip_possible(enum Irqchip, GError **err);
  */
 bool kvm_irq_line(VmCommon *, unsigned gsi, bool level);
 bool kvm_send_msi(VmCommon *, uint64_t address, uint32_t data);
-/* IRQCHIP_SPLIT: of which vectors KVM is to report the EOI. */
+/* IRQCHIP_ON: an eventfd that is written when an interrupt of this input has been ended, the VM's
+ * own; -1: this KVM does not tell. */
+int kvm_eoi_fd(VmCommon *, unsigned gsi);
+/* IRQCHIP_SPLIT: of which vectors KVM is to report the EOI: level-triggered ones, and that of IRQ
+ * 0.
+ */
 bool kvm_route_levels(VmCommon *, const IoapicState *, GError **err);
 /*
  * State out and in, as KVM has it: chip_rules_apply() goes between. All vCPUs paused; of a local
@@ -97,6 +102,9 @@ bool kvm_route_levels(VmCommon *, const IoapicState *, GError **err);
 bool kvm_chips_get(VmCommon *, ChipState *, GError **err);
 bool kvm_chips_set(VmCommon *, const ChipState *, GError **err);
 bool kvm_lapic_get(Vcpu *, LapicState *, GError **err);
+/* NMIs that wait at KVM's local APIC become the vCPU's request. Before kvm_lapic_get(), by which
+ * KVM would take one. */
+bool kvm_take_nmi(Vcpu *, GError **err);
 bool kvm_lapic_set(Vcpu *, const LapicState *, GError **err);
 /* The version register that a guest reads. */
 bool kvm_lapic_version(Vcpu *, uint32_t *, GError **err);

@@ -51,6 +51,8 @@
     X(SYNC_REGS, false)                  \
     X(NR_MEMSLOTS, false)                \
     X(IRQCHIP, false)                    \
+    X(IRQFD, false)                      \
+    X(IRQFD_RESAMPLE, false)             \
     X(SPLIT_IRQCHIP, false)              \
     X(IRQ_ROUTING, false)                \
     X(SIGNAL_MSI, false)                 \
@@ -169,6 +171,7 @@ typedef struct KvmVm {
     bool guards; /* slots have a mapping of KVM's own: see guard.c */
     GMutex guard_lock;
     uint64_t in_kvm; /* vCPUs by number, that run here or did last */
+    int eoi[2];      /* kvm_eoi_fd(): what KVM would be told by, and what it tells by; or -1 */
     bool sysenter32; /* KVM keeps 32 bits of SYSENTER_ESP and EIP, as for AMD's processors */
 } KvmVm;
 
@@ -237,6 +240,7 @@ const char *kvm_cap_name(enum KvmCap);
 bool kvm_enable_cap(int vm_fd, enum KvmCap, uint64_t arg, GError **err);
 /* Before any vCPU. */
 bool kvm_irqchip_create(KvmVm *, enum Irqchip, GError **err);
+void kvm_eoi_close(KvmVm *);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);
 

@@ -248,10 +248,31 @@ static void event_flags(KvmVcpu *kv)
     /* With it goes an INIT that waits at KVM's local APIC, which is not ours to say: as long as SMM
      * is not in play it is left out. */
     bool smm = h->cap[CAP_X86_SMM] && (!kv->vm->kernel_apic || e->smi.smm || e->smi.pending);
+    /* Nor are the NMIs that wait at KVM's local APIC, where others may send one at any moment:
+     * kvm_take_nmi() has them out. */
     kv->ks.events.flags =
-        KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD |
+        KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD |
+        (kv->vm->kernel_apic ? 0 : KVM_VCPUEVENT_VALID_NMI_PENDING) |
         (smm ? KVM_VCPUEVENT_VALID_SMM : 0) |
         (h->cap[CAP_X86_TRIPLE_FAULT_EVENT] ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
+}
+
+bool kvm_take_nmi(Vcpu *v, GError **err)
+{
+    KvmVcpu *kv = kvm_of(v);
+    struct kvm_vcpu_events e;
+    if (ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &e) < 0)
+        return kvm_error(err, "KVM_GET_VCPU_EVENTS");
+    if (!e.nmi.pending)
+        return true;
+    e.nmi.pending = 0;
+    e.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+    kv->held &= ~(unsigned)GRP_EVENTS;
+    kv->synced = false;
+    if (ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &e) < 0)
+        return kvm_error(err, "KVM_SET_VCPU_EVENTS");
+    vcpu_request(v, VREQ_NMI);
+    return true;
 }
 
 /* ---- TSC ---- */
@@ -618,6 +639,8 @@ bool kvm_export(Vcpu *v, unsigned groups, GError **err)
         v->st.cr8 = v->vm->bus->tpr_get(v);
     if (groups & GRP_MP_STATE && kv->vm->kernel_apic)
         v->st.run_state = run_state_of(kv->ks.mp_state.mp_state);
+    if (groups & GRP_EVENTS && kv->vm->kernel_apic)
+        v->st.ev.nmi.pending = false; /* it stays where it waits */
     return true;
 }
 
@@ -645,8 +668,12 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
 
     if (!kvm_regs_settle(kv))
         return kvm_error(err, "KVM_SET_REGS");
-    if (keep_events && ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &kv->ks.events) < 0)
-        return kvm_error(err, "KVM_GET_VCPU_EVENTS");
+    if (keep_events) {
+        if (ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &kv->ks.events) < 0)
+            return kvm_error(err, "KVM_GET_VCPU_EVENTS");
+        if (kv->vm->kernel_apic)
+            kv->ks.events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
+    }
     /* What was half done belongs to the state that is being replaced. */
     if (groups == GROUPS_ALL) {
         if (!kvm_drain(v, err))
@@ -686,6 +713,10 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
     kv->held = held;
     if (keep_events && ioctl(kv->fd, KVM_SET_VCPU_EVENTS, &kv->ks.events) < 0)
         return kvm_error(err, "KVM_SET_VCPU_EVENTS");
+    if (groups & GRP_EVENTS && kv->vm->kernel_apic && v->st.ev.nmi.pending) {
+        v->st.ev.nmi.pending = false;
+        vcpu_request(v, VREQ_NMI); /* it goes to KVM's local APIC, as others do */
+    }
     injection_flags(v, groups);
     return true;
 }

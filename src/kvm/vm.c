@@ -289,6 +289,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     }
     KvmVm *kvm = g_new0(KvmVm, 1);
     kvm->host = h;
+    kvm->eoi[0] = kvm->eoi[1] = -1;
     g_mutex_init(&kvm->lock);
     g_mutex_init(&kvm->guard_lock);
     do {
@@ -308,6 +309,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
 
 static void free_vm(KvmVm *kvm)
 {
+    kvm_eoi_close(kvm);
     if (kvm->fd >= 0)
         close(kvm->fd);
     for (unsigned id = 0; id < MEMMAP_MAX; id++)

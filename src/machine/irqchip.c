@@ -85,6 +85,8 @@ static bool message(void *opaque, uint64_t address, uint32_t data)
 
 void irqchip_line(Machine *m, unsigned gsi, bool level)
 {
+    if (gsi == 2 && level)
+        irq0_raised(m);
     if (m->chips_in_kvm && m->vm.irqchip == IRQCHIP_ON)
         kvm_irq_line(&m->vm, gsi, level);
 }
@@ -139,6 +141,7 @@ bool irqchip_init(Machine *m, GError **err)
         lapic_set_kind(m->pc.lapic[i], w.version, KVM_APIC_BUS_HZ);
     if (m->vm.irqchip == IRQCHIP_SPLIT)
         ioapic_watch(m->pc.ioapic, entries_changed, m);
+    irq0_watch(m);
     return true;
 }
 
@@ -163,7 +166,7 @@ static void get_work(Vcpu *v, void *opaque)
     LapicWork *w = opaque;
     LapicState *s = &w->s[v->id];
     /* KVM may acknowledge an interrupt meanwhile: its copy of the vCPU has to be the true one. */
-    if (vcpu_bring_in(v, &w->err) && kvm_lapic_get(v, s, &w->err))
+    if (vcpu_bring_in(v, &w->err) && kvm_take_nmi(v, &w->err) && kvm_lapic_get(v, s, &w->err))
         chip_rules_apply(s, NULL, RULE_TO_SOFT, NULL);
 }
 
@@ -227,6 +230,7 @@ bool irqchip_out(Machine *m, GError **err)
         lapic_save(m->pc.lapic[i], &lapic[i]);
     i8259_save(m->pc.pic, chips.pic);
     ioapic_save(m->pc.ioapic, &chips.ioapic);
+    irq0_out(m);
     park(m, true);
     machine_unlock(m);
     chip_rules_apply(NULL, &chips, RULE_TO_KVM, NULL);
@@ -310,6 +314,7 @@ bool irqchip_leave(Machine *m, const char *why, GError **err)
     if (running)
         pvclock_stop(m);
     bool ok = new_vm(m, err);
+    irq0_watch(m);
     if (ok) {
         ioapic_watch(m->pc.ioapic, NULL, NULL);
         g_snprintf(m->irqchip_why, sizeof(m->irqchip_why), "they have left KVM for good: %s", why);

@@ -29,6 +29,14 @@ typedef struct Pc {
     bool lapics_made;
 } Pc;
 
+/* irq0.c */
+typedef struct Irq0 {
+    bool waits, deaf;
+    unsigned asked; /* since it waits */
+    int fd;
+    GSource *eoi;
+} Irq0;
+
 struct Machine {
     MachineConfig cfg;
     pthread_mutex_t lock;
@@ -58,7 +66,8 @@ struct Machine {
     GSource *away_timer; /* brings them home; NULL: they are not away, or somebody moved them */
     bool away_moving;
 
-    bool chips_in_kvm;     /* KVM acts for the parked interrupt controllers: irqchip.c */
+    bool chips_in_kvm; /* KVM acts for the parked interrupt controllers: irqchip.c */
+    Irq0 irq0;
     char irqchip_why[160]; /* VmCommon.irqchip is what it is */
     int64_t pv_ahead_ns;   /* the paravirtual clock less the machine's, at the last stop */
     enum RunStatus status;
@@ -123,6 +132,18 @@ bool irqchip_leave(Machine *, const char *why, GError **err);
 void irqchip_line(Machine *, unsigned gsi, bool level);
 /* Lock held: INTR of the 8259s changed. */
 void irqchip_pic_intr(Machine *);
+
+/*
+ * irq0.c. Lock held. Is the last tick of IRQ 0 still to be taken? A tick has been raised; KVM says
+ * that the vector was ended (IRQCHIP_SPLIT); the controllers are about to be KVM's.
+ */
+bool irq0_busy(void *machine);
+void irq0_raised(Machine *);
+void irq0_ended(Machine *, uint8_t vector);
+void irq0_out(Machine *);
+/* Listens to the VM that VmCommon.irqchip is about, and no longer to the last one. Main thread. */
+void irq0_watch(Machine *);
+void irq0_free(Machine *); /* no longer to any */
 
 /* pvclock.c: main thread, vCPUs paused, the machine's clock running. Read: before vCPUs leave KVM.
  */

@@ -56,19 +56,6 @@ static void hpet_legacy(void *opaque, bool on)
     mc146818_set_irq_enabled(m->pc.rtc, !on);
 }
 
-/* Has IRQ 0 still to be taken by a CPU? What stands at the 8259 counts only if an APIC lets it
- * through: a guest that uses the I/O APIC may have left it unmasked there. */
-static bool irq0_busy(void *opaque)
-{
-    Machine *m = opaque;
-    bool open = false;
-    if (m->chips_in_kvm) /* does not tell */
-        return false;
-    for (unsigned i = 0; i < m->vm.n_vcpus && !open; i++)
-        open = lapic_lint0_open(m->pc.lapic[i]);
-    return (open && i8259_irq_pending(m->pc.pic, 0)) || ioapic_irq_pending(m->pc.ioapic, 2);
-}
-
 void pc_irq_taken(Machine *m)
 {
     i8254_irq_taken(m->pc.pit);

@@ -159,6 +159,7 @@ static void end_of_interrupt(Vcpu *v, uint8_t vector)
     Machine *m = v->machine;
     machine_lock(m);
     ioapic_eoi(m->pc.ioapic, vector);
+    irq0_ended(m, vector);
     machine_unlock(m);
 }
 

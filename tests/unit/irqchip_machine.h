@@ -40,9 +40,14 @@ extern _Atomic uint32_t command, held[2], argument;
 extern char said[4096];
 extern _Atomic unsigned n_said, results;
 extern uint64_t result, result_at_ns;
+/* Called on the vCPU's thread, inside its IN that asks for a command; the machine is locked. */
+extern void (*_Atomic on_poll)(void);
 
 /* Makes and starts it: what is NULL in `with` is as a user gets it. */
 void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsigned cpus);
+/* With KVM, and its controllers of this kind. */
+extern const char *const irqchip_kinds[3]; /* "off", "split", "on" */
+void irqchip_start(const char *kind, unsigned cpus);
 /* It has to run still. */
 void machine_end(void);
 /* Waits meanwhile as long as that: the machine's timers and requests are this thread's. */
@@ -50,9 +55,15 @@ void serve_for(unsigned us);
 /* How often the guest has said c; and until it has said it so many times. */
 unsigned count(char c);
 void wait_for(char c, unsigned n);
+/* It has said c so often, no more; in the rig perhaps more. */
+void check_count(char c, unsigned want);
+bool in_rig(void);
 /* Gives the command and waits until it is done. */
 void run_command(enum Command);
 /* All vCPUs. */
 void go_to(const Engine *);
+/* Work of a vCPU in `soft`: it runs until it is behind an STI. Of one in KVM: away for a rescue. */
+void step_over_sti(Vcpu *, void *);
+void away_for_one(Vcpu *, void *);
 
 #endif

@@ -15,8 +15,6 @@
 
 extern const uint8_t irqchip_image[], irqchip_image_end[];
 
-static const char *const kinds[] = {"off", "split", "on"};
-
 /* What was said since, but that commands were done: in what order a KVM without hardware does that
  * and takes an interrupt of the command's is its own affair. */
 static const char *events(unsigned since)
@@ -31,37 +29,11 @@ static const char *events(unsigned since)
     return text;
 }
 
-/*
- * QEMU's SVM, on which the rig runs, now and then delivers an event that VMRUN injects twice, with
- * or without a switch (its exception index is still set when something else interrupts it), and
- * VMRUN does not load the interrupt shadow. There nothing may be lost, and that is all.
- */
-static bool in_rig(void)
-{
-    return access("/rig-command", F_OK) == 0;
-}
-
-static void check_count(char c, unsigned want)
-{
-    unsigned n = count(c);
-    ck_assert_msg(in_rig() ? n >= want : n == want, "'%c' %u times, not %u: \"%.200s\"", c, n, want,
-                  said);
-}
-
 static void check_events(unsigned since, const char *want)
 {
     const char *is = events(since);
     if (!in_rig())
         ck_assert_str_eq(is, want);
-}
-
-static void start(const char *kind, unsigned cpus)
-{
-    machine_begin("kvm", NULL, kind, cpus);
-    ck_assert(kvm != NULL);
-    ck_assert_int_eq(m->vm.irqchip, !strcmp(kind, "off")     ? IRQCHIP_OFF
-                                    : !strcmp(kind, "split") ? IRQCHIP_SPLIT
-                                                             : IRQCHIP_ON);
 }
 
 static void run_state_of(Vcpu *v, void *opaque)
@@ -126,7 +98,7 @@ static void timers(enum Command what, uint32_t per_ms)
 
 START_TEST(one_shot)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
     timers(ONE_SHOT, (uint32_t)(hz / 1000));
     machine_end();
@@ -135,7 +107,7 @@ END_TEST
 
 START_TEST(deadline)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     if (cpuid_has(&m->cpuid, FEAT_TSC_DEADLINE))
         timers(DEADLINE, (uint32_t)clock_tsc_khz(m->vm.clock));
     machine_end();
@@ -152,7 +124,7 @@ static void arm_periodic(unsigned ms)
 /* Ticks of 2 ms through switches: none is lost for good, none comes twice. */
 START_TEST(periodic)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     arm_periodic(2);
     uint64_t begin = clock_ns(m->vm.clock);
     unsigned ticks = count('T');
@@ -171,7 +143,7 @@ END_TEST
 
 START_TEST(asleep)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     for (unsigned i = 0; i < 40; i++) {
         command = SLEEP;
         wait_for('z', i + 1);
@@ -198,7 +170,7 @@ END_TEST
 START_TEST(start_up)
 {
     static const enum Command commands[] = {SIPI, IPI, IPI, INIT, SIPI, IPI};
-    start(kinds[_i], 2);
+    irqchip_start(irqchip_kinds[_i], 2);
     unsigned n = 0;
     for (unsigned round = 0; round < 6; round++) {
         for (unsigned i = 0; i < ARRAY_LEN(commands); i++) {
@@ -229,7 +201,7 @@ END_TEST
 /* Inside a handler: what is in service keeps lower vectors out, until its EOI. */
 START_TEST(in_service)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     for (unsigned i = 0; i < 20; i++) {
         const Engine *here = i & 1 ? soft : kvm, *there = i & 1 ? kvm : soft;
         unsigned at = n_said;
@@ -260,7 +232,7 @@ END_TEST
 /* Inside an NMI handler: another waits for its IRET, and is not lost. */
 START_TEST(nmi_masked)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     command = PERIODIC; /* any: it is up when it answers */
     wait_for('.', 1);
     for (unsigned i = 0; i < 20; i++) {
@@ -289,27 +261,10 @@ START_TEST(nmi_masked)
 }
 END_TEST
 
-static void step_over_sti(Vcpu *v, void *opaque)
-{
-    GError *err = NULL;
-    unsigned n = 0;
-    ck_assert(vcpu_sync_state(v, &err));
-    ck_assert(v->engine == soft);
-    for (; !(v->st.ev.shadow_sti && v->st.rflags & FL_IF); n++) {
-        static const RunLimit one = {.max_insns = 1, .careful = true};
-        ck_assert_uint_lt(n, 1000);
-        Exit e = soft->run(v, &one);
-        ck_assert_msg(e.kind == EXIT_LIMIT || e.kind == EXIT_KICK, "exit %d: %s", e.kind, e.msg);
-        if (e.kind == EXIT_KICK)
-            vcpu_request_clear(v, VREQ_WORK);
-    }
-    soft->export_state(v, GROUPS_ALL, &err);
-}
-
 /* Between STI and the next instruction an interrupt that waits is not taken yet. */
 START_TEST(behind_sti)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     for (unsigned i = 0; i < 10; i++) {
         unsigned at = n_said;
         held[0] = 0;
@@ -332,7 +287,7 @@ END_TEST
 START_TEST(no_mwait)
 {
     uint32_t r[4];
-    start("off", 1);
+    irqchip_start("off", 1);
     cpuid_execute(&m->cpuid, 0, 0, 1, 0, 1, 0, r);
     ck_assert(!(r[2] & 1 << 3)); /* MONITOR */
     machine_end();
@@ -342,7 +297,7 @@ END_TEST
 /* Reset, stop and cont, and a look at the controllers, while KVM has them. */
 START_TEST(stop_and_reset)
 {
-    start(kinds[_i], 2);
+    irqchip_start(irqchip_kinds[_i], 2);
     command = SIPI;
     wait_for('P', 1);
     uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
@@ -405,7 +360,7 @@ static void expect_description(const char *want)
 START_TEST(one_alone)
 {
     GError *err = NULL;
-    start(kinds[_i], 2);
+    irqchip_start(irqchip_kinds[_i], 2);
     run_command(SIPI);
     wait_for('P', 1);
     arm_periodic(20);
@@ -444,7 +399,7 @@ START_TEST(leaves_in_service)
     GError *err = NULL;
     unsigned number;
     g_autoptr(GString) warning = g_string_new(NULL);
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     command = SERVE;
     wait_for('a', 1);
     machine_lock(m);
@@ -510,7 +465,7 @@ static unsigned settled(char c)
  * go; and what it has sent comes once, also when it falls on the way. */
 START_TEST(level_line)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     run_command(QUIET); /* any: it is up when it answers */
     go_to(soft);
     route_level();
@@ -551,7 +506,7 @@ START_TEST(policies)
     GError *err = NULL;
     unsigned number;
     g_autoptr(GString) text = g_string_new(NULL);
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     arm_periodic(20);
     if (!machine_policy_add(m, "every=3ms", &number, text, &err))
         ck_abort_msg("%s", err->message);
@@ -575,7 +530,7 @@ START_TEST(recording)
 {
     GError *err = NULL;
     uint64_t n;
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     if (!machine_record_rip(m, "/dev/null,region=0xf0000..0xf0010", &n, &err))
         ck_abort_msg("%s", err->message);
     ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
@@ -590,7 +545,7 @@ START_TEST(cannot_leave)
 {
     GError *err = NULL;
     struct rlimit few, old;
-    start(kinds[1 + _i], 2);
+    irqchip_start(irqchip_kinds[1 + _i], 2);
     arm_periodic(20);
     run_command(SIPI);
     wait_for('P', 1);
@@ -638,7 +593,7 @@ END_TEST
  * controllers. Interrupts arrive all the same. */
 START_TEST(rescued)
 {
-    start(kinds[_i], 2);
+    irqchip_start(irqchip_kinds[_i], 2);
     command = SIPI;
     wait_for('P', 1);
     wait_for('.', 1);
@@ -661,18 +616,11 @@ START_TEST(rescued)
 }
 END_TEST
 
-static void away_for_one(Vcpu *v, void *opaque)
-{
-    GError *err = NULL;
-    if (!vcpu_switch(v, soft, SWITCH_RESCUE, &err))
-        ck_abort_msg("%s", err->message);
-}
-
 /* All leave KVM while one of them is away for an instruction: what its local APIC in KVM has got
  * meanwhile is not lost to the vCPU that KVM still holds, which is not the true one. */
 START_TEST(all_leave_in_a_rescue)
 {
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     for (unsigned i = 0; i < 5; i++) {
         run_command(PERIODIC); /* any: it is up, and takes interrupts */
         vcpus_pause(&m->vm);
@@ -714,7 +662,7 @@ START_TEST(fields)
     GError *err = NULL;
     bool known;
     memset(&read, 0, sizeof(read));
-    start(kinds[_i], 1);
+    irqchip_start(irqchip_kinds[_i], 1);
     uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
     argument = (uint32_t)(hz / 1000 * 3000); /* more than the test takes */
     run_command(PERIODIC);

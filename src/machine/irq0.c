@@ -1,0 +1,101 @@
+/*
+ * Does the tick of IRQ 0 (PIT, or HPET in its place) still wait for a CPU? The next one is held
+ * back until it does not, or two would be one.
+ *
+ * With the controllers here they say so. KVM's do not, but tell when an interrupt has been ended:
+ * to IRQCHIP_ON by an irqfd that nobody writes to and whose other side, for whoever would raise its
+ * line again, is signalled at each EOI of the pin; to IRQCHIP_SPLIT by an exit, which is asked for
+ * by naming the pin's vector among the level-triggered ones (kvm_route_levels()). So there a tick
+ * waits from when it was raised until that. A guest that has masked it, or whose KVM does not tell
+ * (where the processor ends edge-triggered interrupts by itself), is found by that nothing is
+ * heard for long: then nothing is held back until something is.
+ */
+#include <unistd.h>
+
+#include <glib-unix.h>
+
+#include "devices/i8259.h"
+#include "devices/ioapic.h"
+#include "kvm/kvm.h"
+#include "machine/machine_priv.h"
+
+enum { PIN = 2, PATIENCE = 1000 };
+
+/* What stands at the 8259 counts only if an APIC lets it through: a guest that uses the I/O APIC
+ * may have left it unmasked there. */
+static bool waits_here(const Machine *m)
+{
+    bool open = false;
+    for (unsigned i = 0; i < m->vm.n_vcpus && !open; i++)
+        open = lapic_lint0_open(m->pc.lapic[i]);
+    return (open && i8259_irq_pending(m->pc.pic, 0)) || ioapic_irq_pending(m->pc.ioapic, PIN);
+}
+
+bool irq0_busy(void *opaque)
+{
+    Machine *m = opaque;
+    Irq0 *t = &m->irq0;
+    if (!m->chips_in_kvm)
+        return waits_here(m);
+    /* Asked, that is, by a timer that has run: a process that was stopped has not lost patience. */
+    t->deaf = t->deaf || (t->waits && ++t->asked > PATIENCE);
+    return t->waits && !t->deaf;
+}
+
+void irq0_raised(Machine *m)
+{
+    m->irq0.waits = true;
+    m->irq0.asked = 0;
+}
+
+static void ended(Machine *m)
+{
+    m->irq0.waits = m->irq0.deaf = false;
+}
+
+void irq0_ended(Machine *m, uint8_t vector)
+{
+    if (ioapic_vector(m->pc.ioapic, PIN) == vector)
+        ended(m);
+}
+
+void irq0_out(Machine *m)
+{
+    m->irq0 = (Irq0){.eoi = m->irq0.eoi, .fd = m->irq0.fd, .waits = waits_here(m)};
+}
+
+static gboolean told(int fd, GIOCondition cond, gpointer opaque)
+{
+    Machine *m = opaque;
+    uint64_t times;
+    if (read(fd, &times, sizeof(times)) != sizeof(times))
+        return G_SOURCE_CONTINUE;
+    machine_lock(m);
+    ended(m);
+    if (m->chips_in_kvm)
+        pc_irq_taken(m);
+    machine_unlock(m);
+    return G_SOURCE_CONTINUE;
+}
+
+void irq0_free(Machine *m)
+{
+    Irq0 *t = &m->irq0;
+    if (!t->eoi)
+        return;
+    g_source_destroy(t->eoi);
+    g_source_unref(t->eoi);
+    t->eoi = NULL;
+}
+
+void irq0_watch(Machine *m)
+{
+    Irq0 *t = &m->irq0;
+    irq0_free(m);
+    if (m->vm.irqchip != IRQCHIP_ON || (t->fd = kvm_eoi_fd(&m->vm, PIN)) < 0)
+        return;
+    t->eoi = g_unix_fd_source_new(t->fd, G_IO_IN);
+    g_source_set_priority(t->eoi, G_PRIORITY_HIGH);
+    g_source_set_callback(t->eoi, G_SOURCE_FUNC(told), m, NULL);
+    g_source_attach(t->eoi, NULL);
+}

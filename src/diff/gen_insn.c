@@ -7,14 +7,6 @@
 
 #include "diff/gen.h"
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, cls, size) [O_##name] = {OC_##cls, size},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 unsigned operand_class(const OpRow *r, unsigned k)
 {
     return operand_info[r->op[k]].cls;

@@ -648,6 +648,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->jit = NULL;
     b->users = NULL;
     b->hot = false;
+    b->rounds = 0;
     b->runs = 0;
     b->no_jit = b->stop = stop;
     b->no_runs = false;

@@ -67,11 +67,14 @@ struct Block {
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
     struct JitPart *users; /* code of other blocks that goes on with this one: traces */
     uint64_t run_since;
-    bool hot;                                 /* its code is to be a trace */
+    bool hot; /* its code is to be a trace */
+    uint8_t
+        rounds; /* of a loop of its own, once it is hot: on average; BLOCK_ROUNDS_MAX: or more */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
-#define NO_GPA       (~0ull)
-#define BLOCK_FLOATS 1ull
+#define NO_GPA           (~0ull)
+#define BLOCK_FLOATS     1ull
+#define BLOCK_ROUNDS_MAX 255u
 
 /* A physical page this vCPU has blocks from. */
 #define CODE_GRAIN  16u

@@ -8,14 +8,6 @@
 #include <pthread.h>
 #include "tcg/tcg.h"
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, cls, size) [O_##name] = {OC_##cls, size},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 static uint16_t *row_list;             /* row numbers, grouped by (map, opcode) */
 static uint16_t row_first[MAP_N][256]; /* where a group starts in row_list */
 static uint8_t row_count[MAP_N][256];

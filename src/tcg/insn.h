@@ -160,6 +160,14 @@ enum Operand {
     O_N
 };
 
+/* operands.def as a table, by enum Operand. */
+typedef struct OperandInfo {
+    uint8_t cls;  /* enum OpClass */
+    uint8_t size; /* bytes; 0: the operand size */
+} OperandInfo;
+
+extern const OperandInfo operand_info[O_N];
+
 enum OpMap {
     MAP_1B,
     MAP_0F,

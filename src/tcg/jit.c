@@ -547,6 +547,17 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
     code->cold_size = (uint32_t)(here(c) - code->cold);
 }
 
+void jit_count_way_out(Trans *x)
+{
+    Code *c = &x->c;
+    HostMem ways = jit_hot(x->j, offsetof(JitHot, heat) + 4 * (unsigned)(x->code->heat + 1));
+    if (x->code->heat < 0 || !jit_trace_rounds(x->b))
+        return;
+    emit_load32(c, H_CX, ways);
+    emit_lea(c, false, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
+    emit_rm(c, 0x89, false, H_CX, ways);
+}
+
 /* One run less until the block is made a trace. */
 static void count_run(Trans *x, const JitCode *code, const uint8_t *warm)
 {
@@ -640,11 +651,17 @@ static JitCode *plan(Trans *x)
         code->part[k] =
             (JitPart){.b = x->part[k].b, .code = code, .first = (uint16_t)x->part[k].first};
     code->heat = -1;
-    if (b->hot || j->no_chain || j->heats == JIT_HEATS || !j->warm_after || !jit_trace_may(b))
+    bool rounds = jit_trace_rounds(b);
+    if (b->hot || j->no_chain || j->heats + 2 > JIT_HEATS || !j->warm_after ||
+        (!rounds && !jit_trace_may(b)))
         return code;
-    code->heat = (int32_t)j->heats++;
+    code->heat = (int32_t)j->heats;
     code->warm_after = j->warm_after * (b->mode & DM_CPL3 ? 1 : j->kernel_warm);
-    j->hot->heat[code->heat] = code->warm_after;
+    if (rounds)
+        code->warm_after *= JIT_ROUNDS;
+    j->hot->heat[j->heats++] = code->warm_after;
+    if (rounds)
+        j->hot->heat[j->heats++] = 0;
     return code;
 }
 
@@ -654,12 +671,12 @@ bool jit_translate(Jit *j, Block *b)
 {
     static _Thread_local Trans trans;
     Trans *x = &trans;
-    const uint8_t *next[BLOCK_MAX_INSNS + 1];
+    const uint8_t *next[TRACE_MAX_INSNS + 1];
     vec_release(j->t);
     if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
         return false;
     if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
-        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 4 * BLOCK_MAX_INSNS > JIT_SLOTS)
+        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 4 * TRACE_MAX_INSNS > JIT_SLOTS)
         jit_flush(j);
     x->j = j;
     x->t = j->t;

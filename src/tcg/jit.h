@@ -59,14 +59,17 @@
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
 #define JTLB_LIST      16384u
-#define JIT_RUNS       16u /* in a block */
+#define JIT_RUNS       48u /* in a trace */
 #define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
-#define JIT_PARTS      16
-#define JIT_HEATS      65536u
-#define JIT_WARM       500u /* runs of a block's code before it is made a trace */
+#define JIT_PARTS      24
+/* Of a trace, which may have a block several times. */
+#define TRACE_MAX_INSNS 128u
+#define JIT_HEATS       65536u
+#define JIT_WARM        500u /* runs of a block's code before it is made a trace */
+#define JIT_ROUNDS      16u  /* a loop of its own may run so many times more */
 
 typedef struct JTlb {
     /* Minus the page's linear address. 0 is "none" together with add 0: see jtlb_clear(). */
@@ -183,7 +186,8 @@ typedef struct JitCode {
     JitPart *part;
     struct Block *block; /* part[0].b; NULL: dead, but it may still be running */
     uint64_t fixed_at;   /* Block.fixed_at */
-    int32_t heat;        /* counts its runs: number in JitHot.heat[], or -1 */
+    int32_t heat;        /* counts its runs: number in JitHot.heat[], or -1; of a loop, the next one
+                            counts the ways out */
     uint32_t warm_after; /* where that began */
     /* Of a second body, until it has been judged: the places that leave it, where they lead then.
      */
@@ -196,7 +200,7 @@ typedef struct JitCode {
         struct {
             uint8_t *at; /* rel32, as written */
             const uint8_t *to;
-        } way[4 * JIT_PARTS];
+        } way[32]; /* copies of the body times parts: see write_second() */
     } loop;
 } JitCode;
 
@@ -358,6 +362,12 @@ int jit_jump_slot(Jit *, unsigned mode);
 
 /* ---- between jit.c and the emitters ---- */
 #define NEAR_MAX 8
+/* base + (index << scale) + disp; registers, or GPR_ZERO. base may be GPR_IP: disp is what Insn's
+ * is. */
+struct Place {
+    uint8_t base, index, scale;
+    int32_t disp;
+};
 struct Trans {
     Jit *j;
     Tcg *t;
@@ -366,7 +376,7 @@ struct Trans {
     Code c;
     /* The trace: its instructions, its parts, and how each goes on to the next. */
     unsigned n, n_parts;
-    const Insn *insn[BLOCK_MAX_INSNS];
+    const Insn *insn[TRACE_MAX_INSNS];
     struct Part {
         Block *b;
         unsigned first;
@@ -390,8 +400,9 @@ struct Trans {
         bool by_add;       /* not the address, but the host's minus the guest's */
     } run[JIT_RUNS];
     unsigned n_runs;
-    int16_t run_of[BLOCK_MAX_INSNS];
-    int32_t run_at[BLOCK_MAX_INSNS];
+    int16_t run_of[TRACE_MAX_INSNS];
+    int32_t run_at[TRACE_MAX_INSNS];
+    struct Place run_place[TRACE_MAX_INSNS]; /* where its operand is: of members of runs */
     /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
      * displacement there and its bytes. */
     bool second;
@@ -403,9 +414,9 @@ struct Trans {
     } stream[JIT_STREAMS];
     unsigned n_streams;
     uint32_t changes; /* registers that the loop writes, as bits */
-    int8_t stream_of[BLOCK_MAX_INSNS];
-    uint8_t stream_size[BLOCK_MAX_INSNS];
-    int32_t stream_disp[BLOCK_MAX_INSNS];
+    int8_t stream_of[TRACE_MAX_INSNS];
+    uint8_t stream_size[TRACE_MAX_INSNS];
+    int32_t stream_disp[TRACE_MAX_INSNS];
     const uint8_t *jcc, *behind_jcc; /* the branch that ends the block */
     const uint8_t *side[JIT_PARTS];  /* those that end the parts before */
     bool helped;                     /* an instruction is done by its exec function */
@@ -432,10 +443,10 @@ struct Trans {
         int8_t link;
         uint16_t k;
         int64_t rip_off;
-    } cold[6 * BLOCK_MAX_INSNS];
+    } cold[6 * TRACE_MAX_INSNS];
     unsigned n_cold;
-    JitSite site[5 * BLOCK_MAX_INSNS];
-    unsigned site_k[5 * BLOCK_MAX_INSNS], n_sites; /* JIT_SITE_SECOND beside it */
+    JitSite site[5 * TRACE_MAX_INSNS];
+    unsigned site_k[5 * TRACE_MAX_INSNS], n_sites; /* JIT_SITE_SECOND beside it */
 };
 #define JIT_SITE_SECOND 0x10000u
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
@@ -460,6 +471,12 @@ bool jit_emit_branch(Trans *, const Insn *i);
 void jit_trace_plan(Trans *);
 /* May a trace begin with b, whatever its branch goes to? */
 bool jit_trace_may(const Block *b);
+/* Does b jump to its own beginning, and could be in a trace some times in a row? */
+bool jit_trace_rounds(const Block *b);
+/* b's code has counted as many runs as it should: the next one may be a trace. */
+void jit_trace_hot(Jit *, Block *b);
+/* Code that counts ways out of a loop of one block, where x->code does. */
+void jit_count_way_out(Trans *);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */

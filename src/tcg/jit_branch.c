@@ -159,6 +159,7 @@ static bool emit_jcc_insn(Trans *x, const Insn *i)
         patch_rel32(skip, c->run, here(c));
     }
     x->behind_jcc = here(c);
+    jit_count_way_out(x);
     jit_emit_goto(x, 0, x->off + i->end);
     return true;
 }

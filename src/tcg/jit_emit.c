@@ -11,14 +11,6 @@
 
 extern const ExecSet exec_x87, exec_x87_store, exec_fnstsw, exec_fwait;
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, c, bytes) [O_##name] = {OC_##c, bytes},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 /* A guest general register as an operand. */
 typedef struct GprOp {
     bool used, byte;

@@ -147,7 +147,7 @@ static bool find_streams(Trans *x, Loop *l)
 {
     struct {
         Value base, index;
-    } at[BLOCK_MAX_INSNS];
+    } at[TRACE_MAX_INSNS];
     Value value[GPR_SLOTS];
     unsigned n = x->n - 1u, roots = GPR_SLOTS;
     for (unsigned r = 0; r < GPR_SLOTS; r++)
@@ -639,6 +639,8 @@ void jit_loop(Trans *x, JitCode *code)
 {
     Loop loop = {0};
     code->head = NULL;
+    if (code->heat >= 0) /* it counts its rounds yet */
+        return;
     if (x->n < 2 || x->helped || x->b->soft || x->b->no_loop || !(x->mode & DM_CODE64) ||
         x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
         return;
@@ -647,7 +649,7 @@ void jit_loop(Trans *x, JitCode *code)
         return;
     Code before = x->c;
     unsigned cold = x->n_cold, sites = x->n_sites;
-    int16_t run_of[BLOCK_MAX_INSNS];
+    int16_t run_of[TRACE_MAX_INSNS];
     memcpy(run_of, x->run_of, sizeof(run_of));
     for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)

@@ -304,22 +304,37 @@ static HostMem place(Trans *x, unsigned base, int32_t disp)
     return (HostMem){.base = H_AX, .index = H_NONE};
 }
 
-/* A member of a run. base + disp is its place. */
-static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
+/* A member's place, plus `more`; in place or in rax. rcx may change. */
+static HostMem run_place(Trans *x, const struct Place *p, int32_t more)
+{
+    if (p->index == GPR_ZERO)
+        return place(x, p->base, p->disp + more);
+    HostMem m = {.base = H_NONE, .scale = p->scale, .disp = p->disp + more};
+    if (p->base != GPR_ZERO)
+        m.base = (uint8_t)address_register(x, p->base, H_AX);
+    m.index = (uint8_t)address_register(x, p->index, H_CX);
+    emit_lea(&x->c, true, H_AX, m);
+    return (HostMem){.base = H_AX, .index = H_NONE};
+}
+
+/* A member of a run. */
+static void run_operand(Trans *x, HostMem *m)
 {
     Code *c = &x->c;
     int run = x->run_of[x->k];
     struct Run *u = &x->run[run];
+    const struct Place *p = &x->run_place[x->k];
     int32_t at = x->run_at[x->k];
     HostMem slot = jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)run);
     if (!u->ready) {
         unsigned size = (unsigned)(u->hi - u->lo);
         u->ready = true;
         u->slot = jit_slot_new(x, size, u->write);
-        HostMem ea = place(x, base, disp + u->lo - at);
+        HostMem ea = run_place(x, p, u->lo - at);
         ea = check(x, ea, size, u->write, u->slot, true);
         x->dx_run = run;
-        u->by_add = u->slot >= 0 || in_place(x, base, disp, x->mode & DM_CODE64 ? 8 : 4);
+        u->by_add = u->slot >= 0 || (p->index == GPR_ZERO &&
+                                     in_place(x, p->base, p->disp, x->mode & DM_CODE64 ? 8 : 4));
         if (u->by_add) {
             if (u->slot < 0)
                 emit_store(c, H_DX, slot);
@@ -337,7 +352,7 @@ static void run_operand(Trans *x, unsigned base, int32_t disp, HostMem *m)
             emit_load(c, H_DX, slot);
         x->dx_run = run;
         x->guarded = u->slot >= 0;
-        *m = by_rdx(place(x, base, disp));
+        *m = by_rdx(run_place(x, p, 0));
         return;
     } else if (x->dx_run != run) {
         emit_load(c, H_DX, slot);
@@ -351,7 +366,7 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
     if (x->second && jit_loop_operand(x, size, write, m))
         return true;
     if (x->run_of[x->k] >= 0) {
-        run_operand(x, i->base, (int32_t)i->disp, m);
+        run_operand(x, m);
         return true;
     }
     HostMem ea = {.base = H_AX, .index = H_NONE};
@@ -375,7 +390,7 @@ void jit_operand_ax(Trans *x, unsigned size, bool write, HostMem *m)
 void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
 {
     if (x->run_of[x->k] >= 0)
-        run_operand(x, base, disp, m);
+        run_operand(x, m);
     else
         *m = check(x, place(x, base, disp), size, write, jit_slot_new(x, size, write), false);
 }

@@ -456,10 +456,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
                 jit_loop_judge(j, (JitCode *)(uintptr_t)j->hot->tmp);
             } else if (e == JX_WARM) {
                 JitCode *code = (JitCode *)(uintptr_t)j->hot->tmp;
-                if (code->block) {
-                    code->block->hot = true;
-                    jit_block_dead(j, code->block);
-                }
+                if (code->block)
+                    jit_trace_hot(j, code->block);
             } else if (e == JX_LINK) {
                 j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
                 j->pending_rip = s->rip;

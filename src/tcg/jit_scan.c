@@ -18,14 +18,6 @@
 #include "tcg/jit.h"
 #include "tcg/vec.h"
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, c, bytes) [O_##name] = {OC_##c, bytes},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 enum { ALL_REGISTERS = 0x1ffff };
 
 uint32_t jit_written(const Insn *i)
@@ -147,9 +139,8 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
     return false;
 }
 
-/* The one access of i that takes part in runs: register and displacement. False: none. */
-static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *disp, unsigned *size,
-                      bool *write)
+/* The one access of i that takes part in runs. False: none. */
+static bool access_of(const Trans *x, const Insn *i, struct Place *p, unsigned *size, bool *write)
 {
     const OpRow *r = &op_rows[i->row];
     unsigned word = x->mode & DM_CODE64 ? 8 : 4;
@@ -158,8 +149,7 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
     case EMIT_PUSHF:
         if (i->flags & IF_MEM || i->opsize != word)
             return false;
-        *base = RSP;
-        *disp = -(int64_t)word;
+        *p = (struct Place){RSP, GPR_ZERO, 0, -(int32_t)word};
         *size = word;
         *write = true;
         return true;
@@ -167,28 +157,28 @@ static bool access_of(const Trans *x, const Insn *i, unsigned *base, int64_t *di
     case EMIT_LEAVE:
         if (i->opsize != word)
             return false;
-        *base = r->emit == EMIT_POP ? RSP : RBP;
-        *disp = 0;
+        *p = (struct Place){r->emit == EMIT_POP ? RSP : RBP, GPR_ZERO, 0, 0};
         *size = word;
         *write = false;
         return true;
     case EMIT_BRANCH:
         if (i->opsize != word || r->map != MAP_1B)
             return false;
-        *base = RSP;
         *size = word;
         *write = r->opcode == 0xe8;
-        *disp = *write ? -(int64_t)word : 0;
+        *p = (struct Place){RSP, GPR_ZERO, 0, *write ? -(int32_t)word : 0};
         return *write || r->opcode == 0xc2 || r->opcode == 0xc3;
     default:
         break;
     }
     bool by_rip = i->base == GPR_IP && x->fixed && i->seg == SEG_NONE && word == 8;
-    if (!(i->flags & IF_FLAT) || i->index != GPR_ZERO || (i->base >= GPR_N && !by_rip) ||
-        i->asize != word || i->disp != (int32_t)i->disp)
+    bool indexed = i->index != GPR_ZERO && word == 8 && i->seg == SEG_NONE &&
+                   (i->base < GPR_N || i->base == GPR_ZERO);
+    if (!(i->flags & IF_FLAT) || (i->index != GPR_ZERO && !indexed) ||
+        (i->base >= GPR_N && !by_rip && !indexed) || i->asize != word ||
+        i->disp != (int32_t)i->disp)
         return false;
-    *base = i->base;
-    *disp = i->disp;
+    *p = (struct Place){i->base, i->index, i->scale, (int32_t)i->disp};
     return jit_memory_operand(i, size, write);
 }
 
@@ -233,104 +223,234 @@ bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n)
     }
 }
 
-void jit_scan(Trans *x)
+/* i sets a register to a number. */
+static bool sets_number(const Insn *i, unsigned *to, int64_t *n)
 {
-    const Block *b = x->b;
-    Value value[GPR_N];
-    int open[1 + GPR_N + 2 * BLOCK_MAX_INSNS]; /* by root: its run, or -1 */
-    unsigned roots = 0;
-    int32_t at[BLOCK_MAX_INSNS];
+    const OpRow *r = &op_rows[i->row];
+    if (i->opsize < 4 || !(i->flags & IF_CODE64))
+        return false;
+    if (r->emit == EMIT_IMM) {
+        *to = i->reg;
+        *n = i->opsize == 4 ? (int64_t)(uint32_t)i->imm : i->imm;
+        return true;
+    }
+    *to = i->rm;
+    *n = 0;
+    if (r->emit != EMIT_COPY || r->map != MAP_1B || (i->flags & IF_MEM) || i->reg != i->rm)
+        return false;
+    return (r->opcode & 0xfd) == 0x31 || (r->opcode & 0xfd) == 0x29; /* XOR, SUB with itself */
+}
 
-    x->n_runs = 0;
-    for (unsigned k = 0; k < x->n; k++)
-        x->run_of[k] = -1;
-    if (b->no_runs)
-        return;
-    for (unsigned k = 0; k < ARRAY_LEN(open); k++)
-        open[k] = -1;
-    const unsigned page = roots++; /* addresses that are known now, from the page of the code */
-    const struct Part *part = x->part;
+enum {
+    ROOT_PAGE,   /* addresses that are known now, from the page of the code */
+    ROOT_NUMBER, /* numbers */
+    ROOT_FIRST,
+    ROOTS_MAX = ROOT_FIRST + GPR_N + 3 * TRACE_MAX_INSNS,
+    PAIRS_MAX = 32
+};
+
+typedef struct Scan {
+    Value value[GPR_N];
+    unsigned roots, n_pairs;
+    struct {
+        uint16_t base, index, root;
+        uint8_t scale;
+    } pair[PAIRS_MAX];
+    int open[ROOTS_MAX]; /* by root: its run, or -1 */
+} Scan;
+
+/* A new value; false: enough of it. */
+static bool new_value(Scan *s, Value *v)
+{
+    if (s->roots == ROOTS_MAX)
+        return false;
+    *v = (Value){(uint16_t)s->roots++, 0};
+    return true;
+}
+
+/* The root of the sum of two values. */
+static bool pair_root(Scan *s, unsigned base, unsigned index, unsigned scale, uint16_t *root)
+{
+    Value v;
+    for (unsigned n = 0; n < s->n_pairs; n++) {
+        if (s->pair[n].base == base && s->pair[n].index == index && s->pair[n].scale == scale) {
+            *root = s->pair[n].root;
+            return true;
+        }
+    }
+    if (s->n_pairs == PAIRS_MAX || !new_value(s, &v))
+        return false;
+    s->pair[s->n_pairs].base = (uint16_t)base;
+    s->pair[s->n_pairs].index = (uint16_t)index;
+    s->pair[s->n_pairs].scale = (uint8_t)scale;
+    s->pair[s->n_pairs++].root = *root = v.root;
+    return true;
+}
+
+/* What p is, as a root and what is added; a number that is in a register becomes part of the
+ * displacement. False: nothing for a run. */
+static bool resolve(Scan *s, const Block *b, struct Place *p, uint16_t *root, int64_t *off)
+{
+    const Value none = {ROOT_NUMBER, 0};
+    const int64_t most = INT32_MAX - 2 * (int64_t)PAGE_SIZE; /* a check adds something */
+    if (p->disp < -most || p->disp > most)
+        return false;
+    if (p->base == GPR_IP) {
+        *root = ROOT_PAGE;
+        *off = (int64_t)(b->gpa & ~PAGE_MASK) + p->disp;
+        return true;
+    }
+    if (p->index == GPR_ZERO) {
+        *root = s->value[p->base].root;
+        *off = (int64_t)s->value[p->base].delta + p->disp;
+        return true;
+    }
+    Value base = p->base == GPR_ZERO ? none : s->value[p->base], index = s->value[p->index];
+    int64_t more = (int64_t)((uint64_t)index.delta << p->scale), disp = p->disp;
+    *off = base.delta + more + disp;
+    if (index.root == ROOT_NUMBER && p->base != GPR_ZERO) {
+        *root = base.root;
+        disp += more;
+        p->index = GPR_ZERO;
+    } else if (base.root == ROOT_NUMBER && !p->scale) {
+        *root = index.root;
+        disp += base.delta;
+        p->base = p->index;
+        p->index = GPR_ZERO;
+    } else if (!pair_root(s, base.root, index.root, p->scale, root)) {
+        return false;
+    }
+    p->disp = (int32_t)disp;
+    return disp >= -most && disp <= most;
+}
+
+/* One more access, of instruction k. */
+static void add_access(Trans *x, Scan *s, unsigned k, uint16_t root, int64_t off, unsigned size,
+                       bool write)
+{
+    int run = s->open[root];
+    if (run >= 0) {
+        struct Run *u = &x->run[run];
+        int64_t lo = MIN_OF((int64_t)u->lo, off), hi = MAX_OF((int64_t)u->hi, off + size);
+        if (hi - lo <= JIT_RUN_SPAN && lo == (int32_t)lo && hi == (int32_t)hi) {
+            u->lo = (int32_t)lo;
+            u->hi = (int32_t)hi;
+            u->write |= write;
+            u->n++;
+        } else {
+            run = -1;
+        }
+    }
+    if (run < 0 && x->n_runs < ARRAY_LEN(x->run) && off == (int32_t)off &&
+        off + size == (int32_t)(off + size)) {
+        run = (int)x->n_runs++;
+        x->run[run] = (struct Run){
+            .lo = (int32_t)off, .hi = (int32_t)off + (int32_t)size, .write = write, .n = 1};
+        s->open[root] = run;
+    }
+    x->run_of[k] = (int16_t)run;
+    x->run_at[k] = (int32_t)off;
+}
+
+/* What the stack pointer is behind i, if that is known: its value before, plus *by. */
+static bool moves_stack(const Insn *i, unsigned word, unsigned *from, int32_t *by)
+{
+    const OpRow *r = &op_rows[i->row];
+    *from = RSP;
+    if (i->opsize != word)
+        return false;
+    switch (r->emit) {
+    case EMIT_PUSH:
+    case EMIT_PUSHF:
+        *by = -(int32_t)word;
+        return true;
+    case EMIT_POP:
+        *by = (int32_t)word;
+        return i->reg != RSP;
+    case EMIT_LEAVE:
+        *from = RBP;
+        *by = (int32_t)word;
+        return true;
+    case EMIT_BRANCH:
+        *by = r->opcode == 0xe8 ? -(int32_t)word : (int32_t)word + (int32_t)i->imm;
+        return r->map == MAP_1B && (r->opcode == 0xe8 || (r->opcode & 0xfe) == 0xc2);
+    default:
+        return false;
+    }
+}
+
+/* What registers hold behind i. False: enough of it. */
+static bool follow(Scan *s, const Insn *i, unsigned word)
+{
+    unsigned to, from, stack;
+    int64_t n = 0;
+    int32_t by;
+    uint32_t w = jit_written(i);
+    bool known = sets_number(i, &to, &n) && n == (int32_t)n, moves;
+    Value v = {ROOT_NUMBER, (int32_t)n};
+    if (!known && jit_adds_constant(i, &to, &from, &n)) {
+        n += s->value[from].delta;
+        v = (Value){s->value[from].root, (int32_t)n};
+        known = n == (int32_t)n;
+    }
+    /* POP and PUSH of RSP itself, and what is not followed, fall to jit_written(). */
+    moves = moves_stack(i, word, &stack, &by);
+    Value rsp = s->value[stack];
     for (unsigned r = 0; r < GPR_N; r++)
-        value[r] = (Value){(uint16_t)roots++, 0};
+        if ((w >> r & 1) && !new_value(s, &s->value[r]))
+            return false;
+    if (known)
+        s->value[to] = v;
+    if (moves && (int64_t)rsp.delta + by == (int32_t)(rsp.delta + (int64_t)by))
+        s->value[RSP] = (Value){rsp.root, rsp.delta + by};
+    return true;
+}
+
+/* The runs, each with all that are off the same root. */
+static void find_runs(Trans *x, Scan *s)
+{
+    const struct Part *part = x->part;
+    unsigned word = x->mode & DM_CODE64 ? 8 : 4, size;
+    bool write;
     for (unsigned k = 0; k < x->n; k++) {
         const Insn *i = x->insn[k];
-        unsigned base, size, to, from;
-        int64_t disp, n;
-        bool write;
+        struct Place p;
+        uint16_t root;
+        int64_t off;
         if (k == part->first + part->b->n)
             part++;
         if (!i->opsize ||
             op_rows[i->row].emit == EMIT_HELPER) { /* whatever it does, runs end here */
-            for (unsigned r = 0; r < roots; r++)
-                open[r] = -1;
-            for (unsigned r = 0; r < GPR_N && roots < ARRAY_LEN(open); r++)
-                value[r] = (Value){(uint16_t)roots++, 0};
-            if (roots + GPR_N > ARRAY_LEN(open))
-                goto done;
+            for (unsigned r = 0; r < s->roots; r++)
+                s->open[r] = -1;
+            for (unsigned r = 0; r < GPR_N; r++)
+                if (!new_value(s, &s->value[r]))
+                    return;
             continue;
         }
-        if (access_of(x, i, &base, &disp, &size, &write)) {
-            Value from_page = {(uint16_t)page, (int32_t)(part->b->gpa & ~PAGE_MASK)};
-            Value v = base == GPR_IP ? from_page : value[base];
-            int64_t off = v.delta + disp;
-            int run = open[v.root];
-            if (run >= 0) {
-                struct Run *u = &x->run[run];
-                int64_t lo = MIN_OF((int64_t)u->lo, off), hi = MAX_OF((int64_t)u->hi, off + size);
-                if (hi - lo <= JIT_RUN_SPAN) {
-                    u->lo = (int32_t)lo;
-                    u->hi = (int32_t)hi;
-                    u->write |= write;
-                    u->n++;
-                } else {
-                    run = -1;
-                }
-            }
-            if (run < 0 && x->n_runs < ARRAY_LEN(x->run) && off == (int32_t)off) {
-                run = (int)x->n_runs++;
-                x->run[run] = (struct Run){
-                    .lo = (int32_t)off, .hi = (int32_t)off + (int32_t)size, .write = write, .n = 1};
-                open[v.root] = run;
-            }
-            x->run_of[k] = (int16_t)run;
-            at[k] = (int32_t)off;
+        if (access_of(x, i, &p, &size, &write) && resolve(s, part->b, &p, &root, &off)) {
+            add_access(x, s, k, root, off, size, write);
+            x->run_place[k] = p;
         }
-        /* POP and PUSH of RSP itself, and what is not followed, fall to jit_written(). */
-        unsigned word = x->mode & DM_CODE64 ? 8 : 4;
-        uint32_t w = jit_written(i);
-        Value rsp = value[RSP], rbp = value[RBP], new_value = {0, 0};
-        bool follows = jit_adds_constant(i, &to, &from, &n) && n == (int32_t)n;
-        if (follows)
-            new_value = (Value){value[from].root, value[from].delta + (int32_t)n};
-        for (unsigned r = 0; r < GPR_N; r++) {
-            if ((w >> r & 1) && roots < ARRAY_LEN(open))
-                value[r] = (Value){(uint16_t)roots++, 0};
-            else if (w >> r & 1)
-                goto done; /* enough of it: the rest goes without */
-        }
-        if (follows)
-            value[to] = new_value;
-        uint8_t emit = op_rows[i->row].emit;
-        if ((emit == EMIT_PUSH || emit == EMIT_PUSHF) && i->opsize == word)
-            value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
-        else if (emit == EMIT_BRANCH && i->opsize == word && op_rows[i->row].map == MAP_1B &&
-                 op_rows[i->row].opcode == 0xe8)
-            value[RSP] = (Value){rsp.root, rsp.delta - (int32_t)word};
-        else if (emit == EMIT_BRANCH && i->opsize == word && op_rows[i->row].map == MAP_1B &&
-                 (op_rows[i->row].opcode & 0xfe) == 0xc2)
-            value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word + (int32_t)i->imm};
-        else if (emit == EMIT_POP && i->opsize == word && i->reg != RSP)
-            value[RSP] = (Value){rsp.root, rsp.delta + (int32_t)word};
-        else if (emit == EMIT_LEAVE && i->opsize == word)
-            value[RSP] = (Value){rbp.root, rbp.delta + (int32_t)word};
+        if (!follow(s, i, word))
+            return; /* the rest goes without */
     }
-done:
-    for (unsigned k = 0; k < x->n; k++) {
-        if (x->run_of[k] < 0)
-            continue;
-        if (x->run[x->run_of[k]].n < 2)
+}
+
+void jit_scan(Trans *x)
+{
+    Scan s = {.roots = ROOT_FIRST};
+    x->n_runs = 0;
+    for (unsigned k = 0; k < x->n; k++)
+        x->run_of[k] = -1;
+    if (x->b->no_runs)
+        return;
+    for (unsigned k = 0; k < ARRAY_LEN(s.open); k++)
+        s.open[k] = -1;
+    for (unsigned r = 0; r < GPR_N; r++)
+        new_value(&s, &s.value[r]);
+    find_runs(x, &s);
+    for (unsigned k = 0; k < x->n; k++)
+        if (x->run_of[k] >= 0 && x->run[x->run_of[k]].n < 2)
             x->run_of[k] = -1;
-        else
-            x->run_at[k] = at[k];
-    }
 }

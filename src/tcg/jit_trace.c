@@ -8,6 +8,10 @@
  * for one block), vector registers stay, and nothing jumps. The other way of each Jcc is a link
  * like any other.
  *
+ * A loop of one block that has few rounds each time (they are counted at first) is in the trace as
+ * many times in a row, and the trace goes on behind it: one check does for what all its rounds
+ * access beside each other.
+ *
  * A part's block that dies takes all code with it that goes on with it (Block.users). Where each
  * block is to be run alone (jit_chaining()) there are no traces.
  */
@@ -47,12 +51,17 @@ static bool changes_mode(const Block *b)
     return false;
 }
 
+static bool fits(const Block *b)
+{
+    return b && !b->soft && !b->stop && !b->no_jit && b->gpa2 == NO_GPA && b->n != 0 && !b->no_runs;
+}
+
 static Block *part_at(const Trans *x, int64_t off)
 {
     Block *b = off < (int64_t)PAGE_SIZE
                    ? block_at(x->t, (x->b->gpa & PAGE_MASK) + (uint64_t)off, x->b->mode)
                    : NULL;
-    if (!b || b->soft || b->stop || b->no_jit || b->gpa2 != NO_GPA || b->n == 0 || b->no_runs)
+    if (!fits(b))
         return NULL;
     for (unsigned p = 0; p < x->n_parts; p++)
         if (x->part[p].b == b)
@@ -72,6 +81,59 @@ static uint32_t heat(const Trans *x, const Block *b)
         return b->runs;
     return b->jit->heat >= 0 ? b->jit->warm_after - j->hot->heat[b->jit->heat] + j->hot_after
                              : j->warm_after;
+}
+
+/* ---- loops of one block ---- */
+#define ROUNDS_MOST   10u
+#define ROUNDS_INSNS  96u
+#define ROUNDS_SAMPLE 16u /* part of a trace's runs that says enough */
+
+bool jit_trace_rounds(const Block *b)
+{
+    int64_t to;
+    return fits(b) && ending(b, &to) == FORKS && to == (int64_t)(b->gpa & ~PAGE_MASK) &&
+           !changes_mode(b);
+}
+
+/* How many rounds the loop b has on average, as its first code has counted; 0: not known. */
+static unsigned rounds_counted(const Jit *j, const Block *b)
+{
+    const JitCode *code = b->jit;
+    if (!code || code->heat < 0)
+        return 0;
+    uint32_t ways = j->hot->heat[code->heat + 1];
+    uint32_t rounds = code->warm_after - j->hot->heat[code->heat];
+    if (rounds == code->warm_after && !ways)
+        return BLOCK_ROUNDS_MAX;
+    if (!ways || ways < j->warm_after / ROUNDS_SAMPLE)
+        return 0;
+    return MIN_OF((rounds + ways / 2) / ways, BLOCK_ROUNDS_MAX);
+}
+
+void jit_trace_hot(Jit *j, Block *b)
+{
+    if (jit_trace_rounds(b))
+        b->rounds = (uint8_t)rounds_counted(j, b);
+    b->hot = true;
+    jit_block_dead(j, b);
+}
+
+/* How often the loop `back` is to be in the trace, in a row; 0: it is not one of few rounds. */
+static unsigned rounds_of(const Trans *x, const Block *back)
+{
+    if (!back || !jit_trace_rounds(back))
+        return 0;
+    unsigned n = back->hot ? back->rounds : rounds_counted(x->j, back);
+    return n <= ROUNDS_MOST && n * back->n <= ROUNDS_INSNS ? n : 0;
+}
+
+/* The number of rounds of b that the trace ends with. */
+static unsigned rounds_so_far(const Trans *x, const Block *b)
+{
+    unsigned n = 0;
+    while (n < x->n_parts && x->part[x->n_parts - 1 - n].b == b)
+        n++;
+    return n;
 }
 
 /* Where the calls that the trace has gone through return to. */
@@ -101,8 +163,15 @@ static Block *next_part(const Trans *x, struct Part *at, Returns *returns)
     Block *on = part_at(x, behind), *away = to >= behind ? part_at(x, to) : NULL;
     /* A loop's end: what is behind it is not what comes next. */
     if (to < behind) {
-        const Block *back = block_at(x->t, (b->gpa & PAGE_MASK) + (uint64_t)to, b->mode);
-        if (heat(x, back) > heat(x, on))
+        Block *back = block_at(x->t, (b->gpa & PAGE_MASK) + (uint64_t)to, b->mode);
+        unsigned rounds = back != x->b ? rounds_of(x, back) : 0, done = rounds_so_far(x, back);
+        unsigned left = rounds - MIN_OF(done, rounds);
+        if (left && x->n + left * back->n <= TRACE_MAX_INSNS && x->n_parts + left <= JIT_PARTS &&
+            (done || heat(x, back) >= MIN_OF(heat(x, on), x->j->warm_after))) {
+            at->jumps = true;
+            return back;
+        }
+        if (!rounds && heat(x, back) > heat(x, on))
             return NULL;
     }
     at->jumps = heat(x, away) > heat(x, on);
@@ -124,7 +193,7 @@ void jit_trace_plan(Trans *x)
     Block *b = x->b;
     Returns returns = {.n = 0};
     x->n = x->n_parts = 0;
-    for (bool more = true; b && more && x->n_parts < JIT_PARTS && x->n + b->n <= BLOCK_MAX_INSNS;) {
+    for (bool more = true; b && more && x->n_parts < JIT_PARTS && x->n + b->n <= TRACE_MAX_INSNS;) {
         struct Part *p = &x->part[x->n_parts++];
         *p = (struct Part){.b = b, .first = x->n};
         for (unsigned k = 0; k < b->n; k++)

@@ -1,4 +1,5 @@
-/* The rows of ops.def as an array, and the declarations of the handlers they name. */
+/* The rows of ops.def and operands.def as arrays, and the declarations of the handlers they name.
+ */
 #include "cpu/cpuid.h"
 #include "tcg/insn.h"
 
@@ -47,3 +48,9 @@ const OpRow op_rows[] = {
 #undef INSN
 #undef EVEX
 const unsigned op_rows_n = ARRAY_LEN(op_rows);
+
+const OperandInfo operand_info[O_N] = {
+#define OPERAND(name, cls, size) [O_##name] = {OC_##cls, size},
+#include "tcg/operands.def"
+#undef OPERAND
+};

@@ -19,14 +19,6 @@
  */
 #include "tcg/vec.h"
 
-static const struct {
-    uint8_t cls, size;
-} operand_info[O_N] = {
-#define OPERAND(name, cls, size) [O_##name] = {OC_##cls, size},
-#include "tcg/operands.def"
-#undef OPERAND
-};
-
 enum {
     AT_MXCSR_IN = offsetof(VecCtx, mxcsr_in),
     AT_MXCSR_OUT = offsetof(VecCtx, mxcsr_out),

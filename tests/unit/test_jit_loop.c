@@ -156,6 +156,17 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
     else
         again = NULL;
     in->gpr[counter] = rounds;
+    if (one_in(3)) /* a number in an index: mov, or xor with itself */
+        emit_imm32(&c, loop_index[below(LOOP_INDICES)], below(40));
+    if (one_in(3)) {
+        unsigned r = loop_index[below(LOOP_INDICES)];
+        encode(&c, &(Enc){.map = MAP_1B,
+                          .opcode = one_in(2) ? 0x31 : 0x33,
+                          .w = one_in(2),
+                          .modrm = true,
+                          .reg = (uint8_t)r,
+                          .rm = (uint8_t)r});
+    }
     uint8_t *top = c.p, *outs[20];
     unsigned n_outs = 0;
     bool parts = one_in(2);
@@ -224,13 +235,22 @@ static void loop_registers(CpuState *s)
     s->fpu.mxcsr = 0x1f80;
 }
 
+/* Has a trace rounds of a loop one after the other? */
+static bool in_a_row(const JitCode *made)
+{
+    for (unsigned p = 1; p < made->n_parts; p++)
+        if (made->part[p].b == made->part[p - 1].b)
+            return true;
+    return false;
+}
+
 START_TEST(loops)
 {
     GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    unsigned seconds = 0, traces = 0;
+    unsigned seconds = 0, traces = 0, rows = 0;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
@@ -256,10 +276,12 @@ START_TEST(loops)
         for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++) {
             seconds += j->map[b]->head != NULL;
             traces += j->map[b]->head != NULL && j->map[b]->n_parts > 1;
+            rows += in_a_row(j->map[b]);
         }
     }
     ck_assert_uint_gt(seconds, n_rounds / 4);
     ck_assert_uint_gt(traces, n_rounds / 50);
+    ck_assert_uint_gt(rows, n_rounds / 50);
     guest_teardown();
 }
 END_TEST

@@ -176,7 +176,9 @@ static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
         vm->guard_page(vm, page);
     if (before)
         return;
-    drop_write_tags(t, host);
+    uint64_t bit;
+    if (*may_write_word(t, (uintptr_t)host, &bit) & bit)
+        drop_write_tags(t, host);
     for (unsigned k = 0; k < vm->n_vcpus; k++) {
         Vcpu *o = vm->vcpu[k];
         Tcg *ot = o ? o->engine_data[ENGINE_INTERP] : NULL;

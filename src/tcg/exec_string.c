@@ -97,8 +97,13 @@ static uint64_t run_length(const Insn *i, gva_t lin, uint64_t index, unsigned si
     return MIN_OF(room, wrap == ~0ull ? wrap : wrap + 1) / size;
 }
 
-/* Copies or fills as much as one page at each end allows; returns elements done, 0 if it cannot. */
-static uint64_t movs_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uint64_t count)
+/*
+ * Copies or fills as much as one page at each end allows; returns elements done, 0 if it cannot.
+ * again: the element before has just been done singly, so what is not in the TLB is not there
+ * because the other end's page has the same place in it.
+ */
+static uint64_t movs_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uint64_t count,
+                          bool again)
 {
     if ((s->rflags & FL_DF) || t->one_iter || !seg_is_flat(t, i->seg) ||
         !seg_is_flat(t, dst_seg(t)))
@@ -110,7 +115,11 @@ static uint64_t movs_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uin
         return 0;
     unsigned len = (unsigned)(n * size);
     const uint8_t *src = tlb_hit(t, t->mmu_mode, from, len, ACC_READ);
+    if (!src && again)
+        src = mem_host(s, t, from, len, ACC_READ);
     uint8_t *dst = tlb_hit(t, t->mmu_mode, to, len, ACC_WRITE);
+    if (!dst && src && again)
+        dst = mem_host(s, t, to, len, ACC_WRITE);
     if (!src || !dst)
         return 0;
     if ((uintptr_t)dst - (uintptr_t)src >= len)
@@ -139,7 +148,8 @@ static void fill_run(void *dst, uint64_t v, uint64_t n, unsigned size)
     }
 }
 
-static uint64_t stos_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uint64_t count)
+static uint64_t stos_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uint64_t count,
+                          bool again G_GNUC_UNUSED)
 {
     if ((s->rflags & FL_DF) || t->one_iter || !seg_is_flat(t, dst_seg(t)))
         return 0;
@@ -161,13 +171,13 @@ static uint64_t stos_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uin
 
 static uint64_t no_bulk(CpuState *s G_GNUC_UNUSED, Tcg *t G_GNUC_UNUSED,
                         const Insn *i G_GNUC_UNUSED, unsigned size G_GNUC_UNUSED,
-                        uint64_t count G_GNUC_UNUSED)
+                        uint64_t count G_GNUC_UNUSED, bool again G_GNUC_UNUSED)
 {
     return 0;
 }
 
 typedef Fault OnceFn(CpuState *, Tcg *, const Insn *, unsigned size);
-typedef uint64_t BulkFn(CpuState *, Tcg *, const Insn *, unsigned size, uint64_t count);
+typedef uint64_t BulkFn(CpuState *, Tcg *, const Insn *, unsigned size, uint64_t count, bool again);
 
 static inline __attribute__((always_inline)) Fault rep(CpuState *s, Tcg *t, const Insn *i,
                                                        OnceFn *once, BulkFn *bulk)
@@ -176,8 +186,10 @@ static inline __attribute__((always_inline)) Fault rep(CpuState *s, Tcg *t, cons
     if (!is_rep(i))
         return once(s, t, i, size);
     uint64_t count = index_get(s, i, RCX);
+    bool again = false;
     for (int64_t left = CHUNK_BYTES; count;) {
-        uint64_t n = bulk(s, t, i, size, count);
+        uint64_t n = bulk(s, t, i, size, count, again);
+        again = n == 0;
         if (n == 0) {
             Fault f = once(s, t, i, size);
             if (f)

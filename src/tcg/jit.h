@@ -57,8 +57,7 @@
 
 #define JTLB_SIZE      65536u
 #define JJUMP_SIZE     65536u
-#define JJUMP_MODES    4u /* decode modes with a jump cache of their own */
-#define JTLB_LIST      16384u
+#define JJUMP_MODES    4u  /* decode modes with a jump cache of their own */
 #define JIT_RUNS       48u /* in a trace */
 #define JIT_STREAMS    7u  /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
@@ -230,12 +229,11 @@ typedef struct Jit {
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
     uint64_t jump_big; /* gigabytes, hashed, with large pages that jumps lead into */
-    struct JTlbList {
-        bool overflow;                           /* there are more */
-        uint32_t n, at[JTLB_LIST];               /* mode << 16 | index */
-        uint64_t has[MMU_MODES][JTLB_SIZE / 64]; /* which, as bits */
-    } tlb_list[2];                               /* local pages, global ones */
-    LargePages tlb_large;                        /* that are, or were, in the first-level TLB */
+    struct JTlbSet {
+        uint64_t has[MMU_MODES][JTLB_SIZE / 64];    /* which entries, as bits */
+        uint64_t some[MMU_MODES][JTLB_SIZE / 4096]; /* which words of `has` are not 0 */
+    } tlb_set[2];                                   /* local pages, global ones */
+    LargePages tlb_large;                           /* that are, or were, in the first-level TLB */
     uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS]; /* in use; filled ones */
     struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
@@ -479,6 +477,8 @@ void jit_trace_hot(Jit *, Block *b);
 void jit_count_way_out(Trans *);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
+/* The same, and Vcpu.go is looked at on the way. */
+void jit_emit_goto_polled(Trans *, unsigned link, int64_t off);
 /* Jump (rel32 just written at `from`) to cold code that is made later. */
 struct Cold *jit_cold(Trans *, uint8_t *from, enum ColdKind kind);
 /* To cold code unless rcx is 1, or 0; rcx changes. The first, where it can, by an island that must

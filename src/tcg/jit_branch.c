@@ -129,6 +129,14 @@ void jit_emit_goto(Trans *x, unsigned link, int64_t off)
     jump_by_cache(x, NULL);
 }
 
+void jit_emit_goto_polled(Trans *x, unsigned link, int64_t off)
+{
+    bool link_it = linkable(x, off);
+    jit_emit_goto(x, link, off);
+    if (link_it) /* what is looked up is polled anyway */
+        x->cold[x->n_cold - 1].backward = true;
+}
+
 static int64_t target_off(const Trans *x, const Insn *i)
 {
     return (int64_t)x->off + i->disp;

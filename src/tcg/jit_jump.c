@@ -23,12 +23,12 @@ typedef struct JumpPage {
     struct JumpPage *next; /* in its bucket */
     gva_t page;            /* of RIP */
     gpa_t gpa;
-    uint8_t slot;   /* number of the jump cache */
-    uint8_t listed; /* bit k: in JumpPages.list[k] */
-    bool live;      /* its entries are in the cache */
-    uint16_t n, room;
+    uint8_t slot;     /* number of the jump cache */
+    uint8_t listed;   /* bit k: in JumpPages.list[k] */
+    bool live;        /* its entries are in the cache */
+    uint16_t n, room; /* filled places of at[]; all, a power of two or none */
     uint32_t n_far, far_room;
-    JumpAt *at;
+    JumpAt *at;    /* by hash of the index; entry NULL: free */
     JitLink **far; /* jumps that are linked to code in it */
 } JumpPage;
 
@@ -122,9 +122,9 @@ static void take_out(const Jit *j, JumpPage *p)
     if (!p->live)
         return;
     p->live = false;
-    for (unsigned k = 0; k < p->n; k++) {
+    for (unsigned k = 0; k < p->room; k++) {
         unsigned x = p->at[k].index;
-        if ((0 - u->neg[x]) >> PAGE_BITS == p->page >> PAGE_BITS)
+        if (p->at[k].entry && (0 - u->neg[x]) >> PAGE_BITS == p->page >> PAGE_BITS)
             jump_clear(u, x);
     }
     for (unsigned k = 0; k < p->n_far; k++) {
@@ -157,23 +157,67 @@ static void set_live(Jit *j, JumpPage *p)
     l->page[l->n++] = p;
 }
 
+/* ---- entries of a record ---- */
+/* Its code is dead: nothing leads there any more, whoever has it in the cache. */
+static bool at_dead(const JumpAt *a)
+{
+    return a->code && !a->code->block;
+}
+
+/* Where an index is, or the free place for it. There is one. */
+static JumpAt *at_place(const JumpPage *p, unsigned index)
+{
+    unsigned k = index * 0x9e37u >> 4 & (p->room - 1u);
+    while (p->at[k].entry && p->at[k].index != index)
+        k = (k + 1) & (p->room - 1u);
+    return &p->at[k];
+}
+
+/* Anew, without those whose code is dead, and with room for one more. Programs that make code leave
+ * an entry nearly everywhere in a page. */
+static void at_clean(JumpPage *p)
+{
+    JumpAt *old = p->at;
+    unsigned room = p->room, n = 0;
+    for (unsigned k = 0; k < room; k++)
+        n += old[k].entry && !at_dead(&old[k]);
+    for (p->room = 8; 2 * n >= p->room;)
+        p->room *= 2;
+    p->at = g_new0(JumpAt, p->room);
+    p->n = (uint16_t)n;
+    for (unsigned k = 0; k < room; k++)
+        if (old[k].entry && !at_dead(&old[k]))
+            *at_place(p, old[k].index) = old[k];
+    g_free(old);
+}
+
+static void add_entry(JumpPage *p, unsigned index, const Block *b)
+{
+    if (4u * p->n >= 3u * p->room)
+        at_clean(p);
+    JumpAt *a = at_place(p, index);
+    p->n += !a->entry;
+    *a = (JumpAt){.entry = b->jit->entry_far,
+                  .code = b->gpa2 == NO_GPA ? b->jit : NULL,
+                  .index = (uint16_t)index};
+}
+
 /* The page has been found, at gpa. */
 static void revive(Jit *j, JumpPage *p, gpa_t gpa)
 {
     JJump *u = &j->hot->jump[p->slot];
-    unsigned kept = 0;
-    if (p->gpa != gpa)
+    if (p->gpa != gpa && p->n) {
+        memset(p->at, 0, p->room * sizeof(JumpAt));
         p->n = 0;
+    }
     p->gpa = gpa;
-    for (unsigned k = 0; k < p->n; k++) {
+    for (unsigned k = 0; k < p->room; k++) {
         const JumpAt *a = &p->at[k];
-        if (!a->code || !a->code->block) /* it is dead */
+        if (!a->code || at_dead(a))
             continue;
         u->neg[a->index] = 0 - rip_of(p, a);
         u->code[a->index] = a->entry;
-        p->at[kept++] = *a;
     }
-    p->n = (uint16_t)kept;
     set_live(j, p);
 }
 
@@ -187,20 +231,6 @@ bool jit_jumps_revive(Jit *j, unsigned mode, uint64_t rip)
         return false;
     revive(j, p, gpa);
     return true;
-}
-
-static void add_entry(JumpPage *p, unsigned index, const Block *b)
-{
-    const JitCode *code = b->gpa2 == NO_GPA ? b->jit : NULL;
-    unsigned k = 0;
-    while (k < p->n && p->at[k].index != index)
-        k++;
-    if (k == p->room) {
-        p->room = (uint16_t)MAX_OF(8, 2 * p->room);
-        p->at = g_renew(JumpAt, p->at, p->room);
-    }
-    p->at[k] = (JumpAt){.entry = b->jit->entry_far, .code = code, .index = (uint16_t)index};
-    p->n = (uint16_t)MAX_OF(p->n, k + 1);
 }
 
 /* b has been found at rip. */

@@ -78,9 +78,13 @@ static bool emit_rdtsc(Trans *x, bool with_aux)
 
 static bool emit_fence(Trans *x, const Insn *i)
 {
-    if (op_rows[i->row].attr & A_END) /* SERIALIZE */
-        return false;
     RAW(&x->c, "\x0f\xae");
+    if (op_rows[i->row].attr & A_END) { /* SERIALIZE: code may have changed */
+        code8(&x->c, 0xf0);             /* mfence */
+        jit_emit_goto_polled(x, 0, x->off + i->end);
+        x->ended = true;
+        return true;
+    }
     code8(&x->c, 0xc0u | (op_rows[i->row].modrm & 7u) << 3);
     return true;
 }

@@ -2,7 +2,7 @@
  * Upkeep of the first-level TLB (JTlb in jit.h): filled from the bank of the current PCID, and
  * never more than that would allow.
  *
- * Lists tell which entries there are: those of global pages, which outlive a change of CR3, and the
+ * Sets tell which entries there are: those of global pages, which outlive a change of CR3, and the
  * others. An entry whose page has been replaced by one of the other kind is in both.
  */
 #include "tcg/jit.h"
@@ -50,28 +50,41 @@ void jit_tlb_init(Jit *j)
     entries_init(j);
 }
 
-/* ---- lists ---- */
-static void list_add(struct JTlbList *l, unsigned mode, unsigned x)
+/* ---- sets ---- */
+static void set_add(struct JTlbSet *l, unsigned mode, unsigned x)
 {
-    uint64_t *word = &l->has[mode][x / 64];
-    if (*word >> (x % 64) & 1)
-        return;
-    if (l->n == JTLB_LIST) {
-        l->overflow = true;
-        return;
-    }
-    *word |= BIT(x % 64);
-    l->at[l->n++] = mode << 16 | x;
+    l->has[mode][x / 64] |= BIT(x % 64);
+    l->some[mode][x / 4096] |= BIT(x / 64 % 64);
 }
 
-static void list_flush(Jit *j, struct JTlbList *l)
+/* Calls fn(j, mode, index) for each; clear: none is left. */
+static inline __attribute__((always_inline)) void
+set_each(Jit *j, struct JTlbSet *l, bool clear, const uint8_t *host,
+         void (*fn)(Jit *, unsigned mode, unsigned x, const uint8_t *host))
 {
-    for (uint32_t k = 0; k < l->n; k++) {
-        unsigned mode = l->at[k] >> 16, x = l->at[k] & 0xffff;
-        entry_clear(&j->hot->tlb[mode], x);
-        l->has[mode][x / 64] = 0;
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        for (unsigned top = 0; top < ARRAY_LEN(l->some[m]); top++) {
+            for (uint64_t words = l->some[m][top]; words; words &= words - 1) {
+                unsigned word = top * 64 + (unsigned)__builtin_ctzll(words);
+                for (uint64_t left = l->has[m][word]; left; left &= left - 1)
+                    fn(j, m, word * 64 + (unsigned)__builtin_ctzll(left), host);
+                if (clear)
+                    l->has[m][word] = 0;
+            }
+            if (clear)
+                l->some[m][top] = 0;
+        }
     }
-    l->n = 0;
+}
+
+static inline void clear_one(Jit *j, unsigned mode, unsigned x, const uint8_t *host G_GNUC_UNUSED)
+{
+    entry_clear(&j->hot->tlb[mode], x);
+}
+
+static void set_flush(Jit *j, struct JTlbSet *l)
+{
+    set_each(j, l, true, NULL, clear_one);
 }
 
 void jit_tlb_give_back(Jit *j)
@@ -79,23 +92,16 @@ void jit_tlb_give_back(Jit *j)
     jit_slots_flush(j);
     jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
     entries_init(j);
-    for (unsigned k = 0; k < 2; k++) {
-        list_flush(j, &j->tlb_list[k]);
-        j->tlb_list[k].overflow = false;
-    }
+    memset(j->tlb_set, 0, sizeof(j->tlb_set));
     j->tlb_large = (LargePages){0};
 }
 
 void jit_tlb_flush(Jit *j, bool all)
 {
-    if (j->tlb_list[0].overflow || (all && j->tlb_list[1].overflow)) {
-        jit_tlb_give_back(j);
-        return;
-    }
     jit_slots_flush(j);
-    list_flush(j, &j->tlb_list[0]);
+    set_flush(j, &j->tlb_set[0]);
     if (all) {
-        list_flush(j, &j->tlb_list[1]);
+        set_flush(j, &j->tlb_set[1]);
         j->tlb_large = (LargePages){0};
     }
 }
@@ -129,23 +135,45 @@ void jit_tlb_flush_page(Jit *j, gva_t lin)
                 drop(j, m, k);
 }
 
+static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8_t *host)
+{
+    JTlb *l = &j->hot->tlb[mode];
+    if (l->write[x] != none_tag(x) && l->add[x] - PAGE_BITS - l->write[x] == (uintptr_t)host)
+        entry_clear(l, x);
+}
+
 /* Tags that would let this host page be written. */
 void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
     jit_slots_flush(j);
-    if (j->tlb_list[0].overflow || j->tlb_list[1].overflow) {
-        jit_tlb_flush(j, true);
-        return;
-    }
-    for (unsigned g = 0; g < 2; g++) {
-        const struct JTlbList *list = &j->tlb_list[g];
-        for (uint32_t k = 0; k < list->n; k++) {
-            JTlb *l = &j->hot->tlb[list->at[k] >> 16];
-            unsigned x = list->at[k] & 0xffff;
-            if (l->write[x] != none_tag(x) &&
-                l->add[x] - PAGE_BITS - l->write[x] == (uintptr_t)host_page)
-                entry_clear(l, x);
-        }
+    for (unsigned g = 0; g < 2; g++)
+        set_each(j, &j->tlb_set[g], false, host_page, clear_writable);
+}
+
+#define AROUND 8u /* pages whose entries lie in one line of the processor's cache */
+
+/* lin is in a large page, and fill() has just seen it: the pages around it, where no others are.
+ * They have the same rights, but for code. */
+static void fill_around(Jit *j, unsigned mode, gva_t page, const TlbEntry *e, bool r, bool w,
+                        struct JTlbSet *set)
+{
+    Tcg *t = j->t;
+    JTlb *l = &j->hot->tlb[mode];
+    gva_t group = page & ~((gva_t)AROUND * PAGE_SIZE - 1);
+    for (gva_t p = group; p < group + AROUND * PAGE_SIZE; p += PAGE_SIZE) {
+        unsigned x = index_of(p);
+        if (l->add[x] || p < t->around.first || p > t->around.last)
+            continue; /* those of no page whose number would match 0 have an `add` */
+        bool writes = w && !blocks_page_has_code(t, t->around.gpa + (p - page));
+        uint64_t none = 0 - ((uint64_t)(x ^ JTLB_SIZE / 2) << PAGE_BITS);
+        if (!r && !writes)
+            continue;
+        l->read[x] = r ? 0 - p : none;
+        l->write[x] = writes ? 0 - p : none;
+        l->add[x] = e->addend + PAGE_BITS;
+        if (writes)
+            may_write(t, p + e->addend);
+        set_add(set, mode, x);
     }
 }
 
@@ -175,5 +203,10 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
     l->read[x] = r ? 0 - page : none;
     l->write[x] = w ? 0 - page : none;
     l->add[x] = e->addend + PAGE_BITS;
-    list_add(&j->tlb_list[!(bank->local[mode][idx / 64] >> (idx % 64) & 1)], mode, x);
+    struct JTlbSet *set = &j->tlb_set[!(bank->local[mode][idx / 64] >> (idx % 64) & 1)];
+    set_add(set, mode, x);
+    if (j->t->around.page == page) {
+        fill_around(j, mode, page, e, r, w, set);
+        j->t->around.page = TLB_NONE;
+    }
 }

@@ -165,6 +165,25 @@ static void entry_clear(TlbEntry *e)
     e->tag[ACC_READ] = e->tag[ACC_WRITE] = e->tag[ACC_EXEC] = TLB_NONE;
 }
 
+/* A large page has 2 MiB at least, or 4 without PAE; what is noted is within 2. */
+static void note_around(const CpuState *s, Tcg *t, gva_t page, const PageWalk *w,
+                        const RamSlot *slot)
+{
+    const uint64_t size = 2u << 20;
+    if (s->dr7 & 0xff) /* breakpoints are in the way of some */
+        return;
+    gva_t first = page & ~(size - 1), last = page | ((size - 1) & PAGE_MASK);
+    gpa_t low = w->page - (page - first), high = w->page + (last - page);
+    if (low < slot->gpa)
+        first += slot->gpa - low;
+    if (high > slot->gpa + slot->size - PAGE_SIZE)
+        last -= high - (slot->gpa + slot->size - PAGE_SIZE);
+    t->around.page = page;
+    t->around.first = first;
+    t->around.last = last;
+    t->around.gpa = w->page;
+}
+
 static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const PageWalk *w,
                  const RamSlot *slot, bool code)
 {
@@ -182,10 +201,15 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
                             : TLB_NONE;
     e->tag[ACC_EXEC] = allowed(s, w, ACC_EXEC, mode) ? page : TLB_NONE;
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
+    if (e->tag[ACC_WRITE] != TLB_NONE)
+        may_write(t, page + e->addend);
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
-    if (w->big)
+    t->around.page = TLB_NONE;
+    if (w->big) {
         large_note(&t->bank->big_at, lin, w->huge);
+        note_around(s, t, page, w, slot);
+    }
 }
 
 /* Where code was fetched from must be asked again. */
@@ -208,6 +232,7 @@ void tlb_forget_code(Tcg *t)
 
 static void bank_clear(Tcg *t, TlbBank *b)
 {
+    t->around.page = TLB_NONE;
     for (unsigned m = 0; m < MMU_MODES; m++)
         for (unsigned k = 0; k < TLB_SIZE; k++)
             entry_clear(&b->entry[m][k]);
@@ -223,6 +248,7 @@ static void bank_clear(Tcg *t, TlbBank *b)
 
 static void bank_clear_local(Tcg *t, TlbBank *b)
 {
+    t->around.page = TLB_NONE;
     for (unsigned m = 0; m < MMU_MODES; m++) {
         for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
             uint64_t left = b->local[m][word];
@@ -248,6 +274,7 @@ void tlb_flush(Tcg *t)
     t->bank->valid = true;
     t->bank->pcid = s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0;
     bank_clear(t, t->bank);
+    memset(t->may_write, 0, sizeof(t->may_write));
 }
 
 void tlb_flush_non_global(Tcg *t)
@@ -286,6 +313,7 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
         bank_clear_local(t, b);
     t->bank = b;
     t->map_gen = b->map_gen;
+    t->around.page = TLB_NONE;
     if (t->jit) {
         jit_tlb_flush(t->jit, false);
         jit_jumps_flush(t->jit, false);
@@ -339,6 +367,7 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 
 void tlb_flush_page(Tcg *t, gva_t lin)
 {
+    t->around.page = TLB_NONE;
     if (t->jit) {
         jit_tlb_flush_page(t->jit, lin);
         jit_jumps_flush_page(t->jit, lin);
@@ -373,6 +402,14 @@ static Fault locate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
     }
     o->host = slot->host + (o->gpa - slot->gpa);
     return FAULT_NONE;
+}
+
+void *mem_host(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a)
+{
+    Spot o;
+    if (locate(s, t, lin, a, t->mmu_mode, &o))
+        return NULL;
+    return tlb_hit(t, t->mmu_mode, lin, len, a);
 }
 
 /* Where the page after lin's begins: linear addresses wrap at 4 GiB outside 64-bit mode. */

@@ -22,11 +22,12 @@
  * access is allowed without further work, TLB_NONE otherwise (not mapped, not allowed, MMIO, dirty
  * bit to be set, code on the page to be watched). Host address = linear + addend.
  */
-#define TLB_BITS   10
-#define TLB_SIZE   (1u << TLB_BITS)
-#define EXEC_PAGES 4096u /* bits of a filter */
-#define TLB_NONE   1ull  /* equals no page address */
-#define TLB_BANKS  8     /* PCIDs kept */
+#define TLB_BITS       10
+#define TLB_SIZE       (1u << TLB_BITS)
+#define MAY_WRITE_BITS 65536u
+#define EXEC_PAGES     4096u /* bits of a filter */
+#define TLB_NONE       1ull  /* equals no page address */
+#define TLB_BANKS      8     /* PCIDs kept */
 
 enum Access { ACC_READ, ACC_WRITE, ACC_EXEC };
 /* Supervisor; user; supervisor with EFLAGS.AC set (SMAP off). */
@@ -154,6 +155,15 @@ struct Tcg {
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */
+    /* Host pages, hashed, that have been given write tags in any bank since the last tlb_flush().
+     */
+    uint64_t may_write[MAY_WRITE_BITS / 64];
+    /* What fill() saw last, of a large page: the page asked for; where around it host addresses go
+     * on alike. `page` TLB_NONE: nothing. */
+    struct {
+        gva_t page, first, last;
+        gpa_t gpa; /* of `page` */
+    } around;
     TlbBank banks[TLB_BANKS];
 };
 
@@ -224,6 +234,9 @@ Fault write_cr4(CpuState *s, Tcg *t, uint64_t v);
 /* Slow paths: page walk, fill, MMIO, page-crossing, watched code. `mode`: enum MmuMode. */
 Fault mem_read_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t *out);
 Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mode, uint64_t v);
+/* As tlb_hit(), of bytes in one page, for the current privilege; walks for it. NULL: by mem_read()
+ * or mem_write(), which find out again what is special. */
+void *mem_host(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a);
 
 /* Kernels lay things out in multiples of 4 MiB: the bits above take part. Not in bit 0: a page and
  * the one after it must never share an entry, or tlb_hit() would take an access across both for one
@@ -235,6 +248,16 @@ static inline unsigned tlb_index(gva_t lin)
 static inline TlbEntry *tlb_entry(Tcg *t, unsigned mode, gva_t lin)
 {
     return &t->bank->entry[mode][tlb_index(lin)];
+}
+static inline uint64_t *may_write_word(Tcg *t, uintptr_t host, uint64_t *bit)
+{
+    *bit = BIT(host >> PAGE_BITS & 63);
+    return &t->may_write[host >> (PAGE_BITS + 6) & (MAY_WRITE_BITS / 64 - 1)];
+}
+static inline void may_write(Tcg *t, uintptr_t host)
+{
+    uint64_t bit, *word = may_write_word(t, host, &bit);
+    *word |= bit;
 }
 /* Host pointer for `size` bytes at lin if the TLB allows it, else NULL. */
 static inline void *tlb_hit(Tcg *t, unsigned mode, gva_t lin, unsigned size, enum Access a)

@@ -294,6 +294,54 @@ START_TEST(immediates)
 }
 END_TEST
 
+/* A page full of functions, all called by their addresses, and another that takes its place and is
+ * found again: what led into it goes and comes back all together. */
+START_TEST(page_of_entries)
+{
+    enum { FNS = 600, EACH = 6 };
+    static const uint8_t code[] = {
+        0x4c, 0x89, 0xd6,          /* 1: mov rsi, r10 */
+        0xb9, 0,    0,    0,    0, /* mov ecx, FNS */
+        0xff, 0x16,                /* 2: call [rsi] */
+        0x48, 0x01, 0xc2,          /* add rdx, rax */
+        0x48, 0x83, 0xc6, 8,       /* add rsi, 8 */
+        0xff, 0xc9,                /* dec ecx */
+        0x75, 0xf3,                /* jnz 2b */
+        0x48, 0x87, 0xeb,          /* xchg rbx, rbp */
+        0x48, 0x89, 0x2f,          /* mov [rdi], rbp: another page is there */
+        0x41, 0x0f, 0x01, 0x38,    /* invlpg [r8] */
+        0x41, 0xff, 0xc9,          /* dec r9d */
+        0x75, 0xdc,                /* jnz 1b */
+        0xf4,                      /* hlt */
+    };
+    gpa_t page[2] = {G_CODE + 0x10000, G_CODE + 0x20000};
+    uint64_t sum[2] = {0, 0};
+    CpuState *s = &guest.v.st;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    memcpy(gp(G_CODE + 4), &(uint32_t){FNS}, 4);
+    for (unsigned p = 0; p < 2; p++) {
+        for (unsigned k = 0; k < FNS; k++) {
+            uint32_t value = (p + 1) * 100000 + k;
+            uint8_t *fn = (uint8_t *)gp(page[p]) + EACH * k;
+            fn[0] = 0xb8; /* mov eax, value; ret */
+            memcpy(fn + 1, &value, 4);
+            fn[5] = 0xc3;
+            sum[p] += value;
+            put64(G_DATA + 8 * k, page[0] + EACH * k);
+        }
+    }
+    s->gpr[RDI] = G_PT + 8 * ((page[0] - G_RAM) >> 12);
+    s->gpr[RBX] = page[1] | 7;
+    s->gpr[RBP] = page[0] | 7;
+    s->gpr[R8] = page[0];
+    s->gpr[R9] = 60;
+    s->gpr[R10] = G_DATA;
+    s->gpr[RDX] = 0;
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(s->gpr[RDX], 30 * (sum[0] + sum[1]));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("code_pages");
@@ -306,6 +354,7 @@ int main(void)
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
+    tcase_add_loop_test(c, page_of_entries, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);

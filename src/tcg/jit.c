@@ -82,6 +82,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->zmm = t->features[FEAT_AVX512F];
     j->hot_after = JIT_HOT;
     j->loop_exits = JIT_LOOP_EXITS;
+    j->twin_after = JIT_CROSSINGS;
     j->warm_after = JIT_WARM;
     j->kernel_warm = KERNEL_WARM;
     j->hot_bytes = sizeof(JitHot);
@@ -116,6 +117,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->low4 = 15;
     j->hot->low5 = 31;
     j->hot->low6 = 63;
+    j->hot->page_offset = ~PAGE_MASK;
     j->hot->no_ac = ~(uint64_t)FL_AC;
     j->hot->arith = FL_ARITH;
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
@@ -209,15 +211,17 @@ static void stop_using(JitPart *part)
 static void code_dead(Jit *j, JitCode *code)
 {
     Block *b = code->block;
-    jit_jumps_to_dead(j, b);
+    if (b->jit == code)
+        jit_jumps_to_dead(j, b);
     unlink_in(j, code);
     for (unsigned k = 0; k < code->n_links; k++)
         unlink_out(j, &code->link[k]);
-    for (unsigned k = 1; k < code->n_parts; k++)
+    for (unsigned k = !code->is_twin; k < code->n_parts; k++)
         stop_using(&code->part[k]);
     /* The code may be running: it stays until the next flush. */
     code->block = NULL;
-    b->jit = NULL;
+    if (b->jit == code)
+        b->jit = NULL;
 }
 
 void jit_block_dead(Jit *j, Block *b)
@@ -231,6 +235,7 @@ void jit_block_dead(Jit *j, Block *b)
 static void code_free(JitCode *code)
 {
     g_free(code->sites);
+    g_free(code->cross);
     g_free(code);
 }
 
@@ -261,7 +266,7 @@ void jit_flush(Jit *j)
         if (code->block) {
             code->block->jit = NULL;
             code->block->runs = 0;
-            for (unsigned p = 1; p < code->n_parts; p++)
+            for (unsigned p = !code->is_twin; p < code->n_parts; p++)
                 code->part[p].b->users = NULL;
         }
         code_free(code);
@@ -350,13 +355,48 @@ static void leave(Trans *x, enum JitExit why, int64_t rip_off)
     emit_jmp(c, x->j->s_exit);
 }
 
+/* A run of accesses, from rax on, that is not in one page: to the twin, once there is one. */
+static void run_crosses(Trans *x, JitCode *code, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    HostMem mask = jit_hot(x->j, offsetof(JitHot, page_offset));
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf5,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_AX,
+                     .reg = H_CX,
+                     .mem = &mask}); /* pext rcx, rax, [...]: place in the page */
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX, .index = H_NONE, .disp = cold->run - (int32_t)PAGE_SIZE - 1});
+    emit_imm32(c, H_DX, 63);
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf7,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_DX,
+                     .reg = H_CX,
+                     .rm = H_CX}); /* shrx rcx, rcx, rdx: 1 if all of it is in the page */
+    RAW(c, "\xe3\x02\xeb\x05");    /* jrcxz to the jump; jmp over it */
+    code->cross = g_renew(struct JitCross, code->cross, code->n_cross + 1u);
+    struct JitCross *cross = &code->cross[code->n_cross++];
+    cross->k = cold->k;
+    cross->bytes = cold->run;
+    cross->at = emit_jmp(c, here(c));
+    patch_rel32(cross->at, c->run, here(c));
+}
+
 /* Up to the jump behind the instruction, which C may have done. */
-static void access_missed(Trans *x, const struct Cold *cold)
+static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
 {
     Code *c = &x->c;
     unsigned flags = cold->run ? JIT_RUN_FLAG : 0;
     if (cold->ea.base != H_AX)
         emit_lea(c, true, H_AX, cold->ea);
+    if (cold->run && !cold->second)
+        run_crosses(x, code, cold);
     if (cold->slot >= 0) {
         flags |= JIT_SLOT_FLAG;
         emit_imm32(c, H_DX, (uint32_t)cold->slot * sizeof(JitSlot));
@@ -385,7 +425,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         patch_rel32(cold->from, c->run, here(c));
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
-        access_missed(x, cold);
+        access_missed(x, code, cold);
         go_on_behind(x, cold, next);
         break;
     case COLD_VEC:
@@ -570,6 +610,22 @@ static void count_run(Trans *x, const JitCode *code, const uint8_t *warm)
     code8(c, (uint8_t)(warm - (here(c) + 1)));
 }
 
+/* Does what the twin is made for go on in the twin at this instruction? */
+static bool is_entered(const Trans *x)
+{
+    for (unsigned n = 0; n < x->twin_of->n_cross; n++)
+        if (x->twin_of->cross[n].k == x->k)
+            return true;
+    return false;
+}
+
+static void nothing_known(Trans *x)
+{
+    x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
+    x->dx_run = -1;
+    x->ax = H_NONE;
+}
+
 /* All of b; false when there is no room, or (out_of_reach is set then) an island is out of reach.
  */
 static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
@@ -604,6 +660,8 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             x->off = (unsigned)(b->gpa & ~PAGE_MASK);
         }
         next[x->k] = here(c);
+        if (x->twin_of && is_entered(x))
+            nothing_known(x);
         if (!jit_emit_one(x, i))
             by_helper(x, i);
     }
@@ -614,7 +672,8 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         next[x->n] = x->j->s_exit; /* nothing comes back behind a branch */
     x->tail = here(c);
     island(x, false);
-    jit_loop(x, code);
+    if (!x->twin_of)
+        jit_loop(x, code);
     island(x, false);
     if (x->out_of_reach)
         return false;
@@ -648,11 +707,14 @@ static JitCode *plan(Trans *x)
     code->n_parts = (uint16_t)x->n_parts;
     code->n_links = (uint16_t)(x->n_parts + 1);
     for (unsigned k = 0; k < x->n_parts; k++)
-        code->part[k] =
-            (JitPart){.b = x->part[k].b, .code = code, .first = (uint16_t)x->part[k].first};
+        code->part[k] = (JitPart){.b = x->part[k].b,
+                                  .code = code,
+                                  .first = (uint16_t)x->part[k].first,
+                                  .jumps = x->part[k].jumps};
     code->heat = -1;
     bool rounds = jit_trace_rounds(b);
-    if (b->hot || j->no_chain || j->heats + 2 > JIT_HEATS || !j->warm_after ||
+    code->is_twin = x->twin_of;
+    if (b->hot || x->twin_of || j->no_chain || j->heats + 2 > JIT_HEATS || !j->warm_after ||
         (!rounds && !jit_trace_may(b)))
         return code;
     code->heat = (int32_t)j->heats;
@@ -667,22 +729,25 @@ static JitCode *plan(Trans *x)
 
 #define HEAD_BYTES 5 /* before entry_poll, in most blocks */
 
-bool jit_translate(Jit *j, Block *b)
+static bool is_full(const Jit *j)
+{
+    return j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
+           j->cold_used + BLOCK_CODE_MAX > j->code_bytes ||
+           j->slots + 4 * TRACE_MAX_INSNS > JIT_SLOTS;
+}
+
+/* twin_of: code of b whose twin it is to be. */
+static bool make_code(Jit *j, Block *b, JitCode *twin_of)
 {
     static _Thread_local Trans trans;
     Trans *x = &trans;
     const uint8_t *next[TRACE_MAX_INSNS + 1];
     vec_release(j->t);
-    if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
-        return false;
-    if (j->used + BLOCK_CODE_MAX > j->code_bytes / 2 ||
-        j->cold_used + BLOCK_CODE_MAX > j->code_bytes || j->slots + 4 * TRACE_MAX_INSNS > JIT_SLOTS)
-        jit_flush(j);
     x->j = j;
     x->t = j->t;
     x->b = b;
-    x->fixed = !blocks_float(j->t, b);
-    b->fixed_at = x->fixed ? j->t->v->st.rip - (b->gpa & ~PAGE_MASK) : BLOCK_FLOATS;
+    x->twin_of = twin_of;
+    x->fixed = b->fixed_at != BLOCK_FLOATS;
     JitCode *code = x->code = plan(x);
     uint32_t slots = j->slots;
     bool done = false;
@@ -693,10 +758,9 @@ bool jit_translate(Jit *j, Block *b)
         x->mode = b->mode;
         x->off = (unsigned)(b->gpa & ~PAGE_MASK);
         x->n_cold = x->n_sites = x->n_near = 0;
-        x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
-        x->dx_run = -1;
-        x->ax = H_NONE;
+        nothing_known(x);
         x->second = x->helped = false;
+        code->n_cross = 0;
         jit_scan(x);
         x->c = (Code){
             .p = j->code_rw + j->used, .end = j->code_rw + j->used + BLOCK_CODE_MAX, .run = j->run};
@@ -712,7 +776,7 @@ bool jit_translate(Jit *j, Block *b)
         memcpy(code->sites, x->site, x->n_sites * sizeof(*x->site));
     }
     code->block = b;
-    for (unsigned k = 1; k < code->n_parts; k++) {
+    for (unsigned k = !twin_of; k < code->n_parts; k++) {
         code->part[k].next_user = code->part[k].b->users;
         code->part[k].b->users = &code->part[k];
     }
@@ -726,10 +790,32 @@ bool jit_translate(Jit *j, Block *b)
     }
     j->map[j->map_n++] = code;
     j->blocks++;
-    b->jit = code;
+    if (!twin_of)
+        b->jit = code;
+    for (unsigned n = 0; twin_of && n < twin_of->n_cross; n++)
+        patch_rel32(twin_of->cross[n].at, j->run, next[twin_of->cross[n].k]);
     if (log_on(LOG_OUT_ASM))
         blocklog_out_asm(j, code, next, x->tail, j->t->v->st.rip);
     if (unlikely(perf_on))
         name_for_perf(j, code);
     return true;
+}
+
+bool jit_translate(Jit *j, Block *b)
+{
+    if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
+        return false;
+    if (is_full(j))
+        jit_flush(j);
+    b->fixed_at = blocks_float(j->t, b) ? BLOCK_FLOATS : j->t->v->st.rip - (b->gpa & ~PAGE_MASK);
+    return make_code(j, b, NULL);
+}
+
+void jit_make_twin(Jit *j, JitCode *code)
+{
+    if (is_full(j)) /* all goes soon */
+        return;
+    code->has_twin = true;
+    j->twins++;
+    make_code(j, code->block, code);
 }

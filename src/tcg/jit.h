@@ -63,6 +63,7 @@
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
+#define JIT_CROSSINGS  32u   /* Jit.twin_after, likewise */
 #define JIT_PARTS      24
 /* Of a trace, which may have a block several times. */
 #define TRACE_MAX_INSNS 128u
@@ -112,7 +113,7 @@ typedef struct JitHot {
     uint64_t miss_addr, tmp, tmp2;
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
-        low5, low6, df;
+        low5, low6, df, page_offset;
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
@@ -170,6 +171,7 @@ typedef struct JitPart {
     struct JitCode *code;
     struct JitPart *next_user; /* Block.users: not of the first */
     uint16_t first;            /* number of its first instruction in the code */
+    bool jumps;                /* the next part is where its branch goes to */
 } JitPart;
 
 typedef struct JitCode {
@@ -187,6 +189,15 @@ typedef struct JitCode {
     uint64_t fixed_at;   /* Block.fixed_at */
     int32_t heat;        /* counts its runs: number in JitHot.heat[], or -1; of a loop, the next one
                             counts the ways out */
+    /* Where it begins a run of accesses: from there on its twin goes on, once there is one, when
+     * the run does not lie in one page. */
+    struct JitCross {
+        uint8_t *at;       /* rel32, as written */
+        uint16_t k, bytes; /* its first instruction; how long it is */
+    } * cross;
+    uint16_t n_cross;
+    bool is_twin, has_twin;
+    uint16_t crossed;    /* times, before there was one */
     uint32_t warm_after; /* where that began */
     /* Of a second body, until it has been judged: the places that leave it, where they lead then.
      */
@@ -251,8 +262,10 @@ typedef struct Jit {
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
     uint32_t loop_exits;              /* before a second body is judged */
+    uint32_t twin_after;              /* crossings before a twin is made */
     /* for info jit */
-    uint64_t blocks, traces, flushes, exits[JX_RESUME + 1], accesses, helpers, slots_given_up;
+    uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
+        slots_given_up;
     uint32_t *row_helpers; /* by row: runs by helper */
 } Jit;
 
@@ -265,6 +278,9 @@ Jit *jit_new(Tcg *, GError **err);
 void jit_free(Jit *);
 /* Makes code for b at CpuState.rip; false: it stays with the interpreter. */
 bool jit_translate(Jit *, Block *b);
+/* Makes a second code of the same, without runs, which goes on wherever a run of `code` is not in
+ * one page. */
+void jit_make_twin(Jit *, JitCode *code);
 /* May b's code (it has some) run with b at this RIP? */
 static inline bool jit_fits(const Block *b, uint64_t rip)
 {
@@ -369,8 +385,8 @@ struct Place {
 struct Trans {
     Jit *j;
     Tcg *t;
-    Block *b; /* the first */
-    JitCode *code;
+    Block *b;                /* the first */
+    JitCode *code, *twin_of; /* twin_of: code whose twin is being made, or NULL */
     Code c;
     /* The trace: its instructions, its parts, and how each goes on to the next. */
     unsigned n, n_parts;
@@ -428,7 +444,7 @@ struct Trans {
     unsigned n_near;
     bool no_near, out_of_reach;
     struct Cold {
-        bool run;      /* ACCESS: of the first of a run */
+        uint16_t run;  /* ACCESS: of the first of a run of so many bytes; or 0 */
         bool second;   /* of the second body: the block is left behind the instruction */
         bool write;    /* ACCESS */
         bool backward; /* LINK */

@@ -22,13 +22,12 @@ void jit_describe(const Vcpu *v, GString *out)
         return;
     }
     const Jit *j = jit_of(v);
-    g_string_append_printf(out,
-                           "cpu %d: %" PRIu64 " blocks translated, %" PRIu64
-                           " of them traces, %u there now in %zu KiB of %zu, %" PRIu64
-                           " flushes\n  left translated code for:",
-                           v->id, j->blocks, j->traces, j->map_n,
-                           (j->used + j->cold_used - j->code_bytes / 2) >> 10, j->code_bytes >> 10,
-                           j->flushes);
+    g_string_append_printf(
+        out,
+        "cpu %d: %" PRIu64 " blocks translated, %" PRIu64 " of them traces, %" PRIu64
+        " twins, %u there now in %zu KiB of %zu, %" PRIu64 " flushes\n  left translated code for:",
+        v->id, j->blocks, j->traces, j->twins, j->map_n,
+        (j->used + j->cold_used - j->code_bytes / 2) >> 10, j->code_bytes >> 10, j->flushes);
     for (unsigned e = 0; e < ARRAY_LEN(why); e++)
         g_string_append_printf(out, " %s %" PRIu64, why[e], j->exits[e]);
     g_string_append_printf(out,

@@ -250,7 +250,7 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
         tlb_check(x, ea, size, write);
     struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
     cold->retry = retry;
-    cold->run = run;
+    cold->run = (uint16_t)(run ? size : 0);
     cold->ea = ea;
     cold->slot = slot;
     cold->write = write;

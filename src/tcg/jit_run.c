@@ -203,8 +203,17 @@ static bool runs_miss_often(Block *b)
     return often;
 }
 
+/* The first access of a run, at lin, has come to C because the run is not in one page. */
+static bool run_crosses(const JitCode *code, unsigned k, gva_t lin)
+{
+    for (unsigned n = 0; n < code->n_cross; n++)
+        if (code->cross[n].k == k)
+            return (lin & ~PAGE_MASK) + code->cross[n].bytes > PAGE_SIZE;
+    return false;
+}
+
 /* The first-level TLB did not have the page. */
-static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
+static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
@@ -224,7 +233,10 @@ static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
         registers_again(j);
         return GO_ON;
     }
+    bool crosses = run && run_crosses(code, k_and_run & (JIT_RUN_FLAG - 1), lin);
     int r = exec_insn(j, code, i, GO_BEHIND);
+    if (crosses && code->block && !code->has_twin && ++code->crossed >= j->twin_after)
+        jit_make_twin(j, code);
     if (r != GO_BEHIND)
         return r;
     l1_filled(j, lin);
@@ -234,7 +246,7 @@ static int jit_access(const JitCode *code, unsigned k_and_run, Tcg *t)
     }
     /* The others of the run have no address: without this block. */
     t->v->st.rip = insn_next_rip(&t->v->st, t, i);
-    if (code->block && runs_miss_often(b)) {
+    if (code->block && (!crosses || code->has_twin) && runs_miss_often(b)) {
         b->no_runs = true;
         jit_block_dead(j, b);
     }

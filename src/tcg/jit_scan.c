@@ -12,8 +12,10 @@
  *     sub  rsp, 24
  *     mov  [rsp], rdi   [root-40]   and this one too
  *
- * If the first one does not find all of the range in one page that may be accessed so, it runs by
- * its exec function and the block is left behind it.
+ * If the range is not in one page (a stack frame may lie anywhere), the code goes on in its twin: a
+ * second translation of the same without runs, made when that has happened some times. Until then,
+ * and where the page may not be accessed so, the first one runs by its exec function and the block
+ * is left behind it.
  */
 #include "tcg/jit.h"
 #include "tcg/vec.h"
@@ -443,7 +445,7 @@ void jit_scan(Trans *x)
     x->n_runs = 0;
     for (unsigned k = 0; k < x->n; k++)
         x->run_of[k] = -1;
-    if (x->b->no_runs)
+    if (x->b->no_runs || x->twin_of)
         return;
     for (unsigned k = 0; k < ARRAY_LEN(s.open); k++)
         s.open[k] = -1;

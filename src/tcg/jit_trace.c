@@ -193,6 +193,14 @@ void jit_trace_plan(Trans *x)
     Block *b = x->b;
     Returns returns = {.n = 0};
     x->n = x->n_parts = 0;
+    for (unsigned k = 0; x->twin_of && k < x->twin_of->n_parts; k++) {
+        const JitPart *p = &x->twin_of->part[k];
+        x->part[x->n_parts++] = (struct Part){.b = p->b, .first = p->first, .jumps = p->jumps};
+        for (unsigned n = 0; n < p->b->n; n++)
+            x->insn[x->n++] = &p->b->insn[n];
+    }
+    if (x->twin_of)
+        return;
     for (bool more = true; b && more && x->n_parts < JIT_PARTS && x->n + b->n <= TRACE_MAX_INSNS;) {
         struct Part *p = &x->part[x->n_parts++];
         *p = (struct Part){.b = b, .first = x->n};

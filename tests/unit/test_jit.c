@@ -495,7 +495,8 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
                               .w = true,
                               .modrm = true,
                               .rm = RSP,
-                              .imm = DATA + 0x4100 + below(0x800),
+                              .imm = one_in(2) ? 0x2000 - 64 + below(128)
+                                               : DATA + 0x4100 + below(0x800),
                               .imm_size = 4}); /* mov rsp, imm */
             code8(&c, 0xe8);
             call[n_calls++] = c.p;
@@ -548,6 +549,7 @@ START_TEST(random_traces)
         seed = k * 0x5851f42d4c957f2dull + 2;
         j->warm_after = 1 + k % 3;
         j->kernel_warm = 1;
+        j->twin_after = 1 + k % 4;
         j->kernel_slots = k & 1;
         guest_long_mode();
         tables();
@@ -560,6 +562,7 @@ START_TEST(random_traces)
         must_agree(k, &in, bytes, n);
     }
     ck_assert_uint_gt(j->traces, n_rounds / 2);
+    ck_assert_uint_gt(j->twins, n_rounds / 20);
     guest_teardown();
 }
 END_TEST

@@ -1,6 +1,11 @@
 #include "base/memmap.h"
 
 #include <string.h>
+#include <sys/mman.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 const RamSlot *memmap_find(const MemMap *map, gpa_t gpa)
 {
@@ -16,6 +21,17 @@ const RamSlot *memmap_find(const MemMap *map, gpa_t gpa)
             return s;
     }
     return NULL;
+}
+
+bool memmap_make_huge(const RamSlot *s, gpa_t gpa)
+{
+    uint64_t off = s->fd_offset + (gpa - s->gpa);
+    uint8_t *block = s->host - s->fd_offset;
+    uint8_t *page = block + (off & ~(BIT(HUGE_PAGE_SHIFT) - 1));
+    if (__atomic_exchange_n(&s->huge[off >> HUGE_PAGE_SHIFT], 1, __ATOMIC_RELAXED))
+        return true;
+    (void)*(volatile uint8_t *)(block + off); /* of nothing the host makes nothing */
+    return madvise(page, BIT(HUGE_PAGE_SHIFT), MADV_COLLAPSE) == 0;
 }
 
 uint8_t *memmap_host(const MemMap *map, gpa_t gpa, uint64_t len, bool write)

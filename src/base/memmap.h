@@ -18,6 +18,8 @@ typedef struct RamSlot {
     uint8_t *host; /* where it is mapped; one mapping for all engines */
     int fd;        /* memfd of the block, and the slot's offset in it */
     uint64_t fd_offset;
+    uint8_t *huge; /* of a memfd that is to have huge pages: which have been asked for, by their
+                      number in the block; or NULL */
     bool readonly; /* ROM: guest writes go to the bus, which drops them */
 } RamSlot;
 
@@ -29,6 +31,17 @@ typedef struct MemMap {
 
 /* The slot holding gpa, or NULL. */
 const RamSlot *memmap_find(const MemMap *map, gpa_t gpa);
+/*
+ * The huge page of gpa, in s, is in use: the host is asked for it, the first time. A memfd gets
+ * none by itself where the host's shmem_enabled says so, as most do. False: it has none.
+ */
+#define HUGE_PAGE_SHIFT 21
+bool memmap_make_huge(const RamSlot *s, gpa_t gpa);
+static inline void memmap_use(const RamSlot *s, gpa_t gpa)
+{
+    if (s->huge && !s->huge[(s->fd_offset + (gpa - s->gpa)) >> HUGE_PAGE_SHIFT])
+        memmap_make_huge(s, gpa);
+}
 /* Host address of gpa with at least len bytes behind it in the same slot, or NULL. For device DMA
  * and loaders; len may be 0. */
 uint8_t *memmap_host(const MemMap *map, gpa_t gpa, uint64_t len, bool write);

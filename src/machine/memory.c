@@ -1,9 +1,10 @@
 /*
  * Guest memory: RAM, mapped once, used by every engine; a memfd for the BIOS image.
  *
- * RAM is anonymous memory in huge pages: a memfd gets none where the host's shmem_enabled says so,
- * as most do. It is a memfd where somebody maps it twice (kvm/guard.c) or looks for what was never
- * touched (lockstep).
+ * RAM is in huge pages. A memfd gets none by itself where the host's shmem_enabled says so, as most
+ * do: they are asked for one by one when the software engine first uses them (memmap_use()). With
+ * KVM, which does not go that way, RAM is anonymous memory, but where somebody maps it twice
+ * (kvm/guard.c) or looks for what was never touched (lockstep): a memfd without huge pages.
  *
  * Map of a PC, low to high: RAM to 640 KiB, the VGA hole, 640 KiB-1 MiB of shadow blocks that the
  * host bridge's PAM registers point at RAM or ROM, RAM to 3 GiB, devices, the BIOS ending at 4 GiB,
@@ -23,16 +24,21 @@
 
 #define BIOS_MAX (16ull << 20)
 
-static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err)
+static bool block_fd(RamBlock *b, const char *name, uint64_t size, GError **err)
 {
     b->size = size;
     b->fd = memfd_create(name, MFD_CLOEXEC);
-    if (b->fd < 0 || ftruncate(b->fd, (off_t)size) < 0) {
-        g_set_error(err, TANDEM_ERROR, ERR_FAILED,
-                    "cannot make %" G_GUINT64_FORMAT " MiB of %s: %s", size >> 20, name,
-                    g_strerror(errno));
+    if (b->fd >= 0 && ftruncate(b->fd, (off_t)size) == 0)
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_FAILED, "cannot make %" G_GUINT64_FORMAT " MiB of %s: %s",
+                size >> 20, name, g_strerror(errno));
+    return false;
+}
+
+static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err)
+{
+    if (!block_fd(b, name, size, err))
         return false;
-    }
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, b->fd, 0);
     if (p == MAP_FAILED) {
         g_set_error(err, TANDEM_ERROR, ERR_FAILED, "cannot map %" G_GUINT64_FORMAT " MiB of %s: %s",
@@ -44,7 +50,7 @@ static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err
 }
 
 /* So that a huge page of the guest is one of the host. */
-#define HUGE_PAGE (2ull << 20)
+#define HUGE_PAGE BIT(HUGE_PAGE_SHIFT)
 
 static bool ram_anonymous(RamBlock *b, uint64_t size, GError **err)
 {
@@ -73,7 +79,33 @@ static void block_free(RamBlock *b)
         munmap(b->host, b->size);
     if (b->fd >= 0)
         close(b->fd);
+    g_free(b->huge);
     *b = (RamBlock){.fd = -1};
+}
+
+/*
+ * The same in a memfd, whose pages can be seen at several addresses: so the translator shows
+ * pages that follow each other in a program side by side (jit_window.c). False: this host makes no
+ * huge page of a memfd's when it is asked for one.
+ */
+static bool ram_shared(RamBlock *b, uint64_t size)
+{
+    if (size < HUGE_PAGE || !ram_anonymous(b, size, NULL))
+        return false;
+    RamBlock file = *b;
+    RamSlot first = {.host = b->host, .size = size};
+    if (block_fd(&file, "tandem-ram", size, NULL) &&
+        mmap(b->host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file.fd,
+             0) == b->host) {
+        file.huge = first.huge = g_malloc0((size >> HUGE_PAGE_SHIFT) + 1);
+        if (memmap_make_huge(&first, 0)) {
+            *b = file;
+            return true;
+        }
+    }
+    block_free(&file);
+    *b = (RamBlock){.fd = -1};
+    return false;
 }
 
 static bool load_bios(Machine *m, GError **err)
@@ -113,9 +145,10 @@ static bool load_bios(Machine *m, GError **err)
 bool memory_init(Machine *m, GError **err)
 {
     m->ram.fd = m->bios.fd = -1;
-    bool file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && accel_wants_kvm(m));
+    bool kvm = accel_wants_kvm(m), file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && kvm);
     return (file ? block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err)
-                 : ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&
+                 : (!kvm && ram_shared(&m->ram, m->cfg.ram_bytes)) ||
+                       ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&
            (!(m->cfg.bios || m->cfg.bios_image) || load_bios(m, err));
 }
 
@@ -142,6 +175,7 @@ static void add_slot(MemMap *map, gpa_t gpa, const RamBlock *b, uint64_t offset,
                                     .host = b->host + offset,
                                     .fd = b->fd,
                                     .fd_offset = offset,
+                                    .huge = b->huge,
                                     .readonly = ro};
 }
 

@@ -109,7 +109,6 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->no_df = ~(uint64_t)FL_DF;
     j->hot->df = FL_DF;
-    j->hot->sign = 1ull << 63;
     j->hot->em_ts = CR0_EM | CR0_TS;
     j->hot->fsgsbase = CR4_FSGSBASE;
     j->hot->fsw_kept = 0x7f00;
@@ -124,7 +123,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
-    Code c = {.p = j->code_rw, .end = j->code_rw + 12288, .run = j->run};
+    Code c = {.p = j->code_rw, .end = j->code_rw + 16384, .run = j->run};
     jit_make_stubs(j, &c);
     jit_make_gates(j, &c);
     g_assert(!c.overflow);
@@ -145,6 +144,7 @@ void jit_free(Jit *j)
     munmap(j->code_rw, j->code_bytes);
     munmap(j->code_rw + j->run, j->code_bytes);
     munmap(j->hot, j->hot_bytes);
+    jit_windows_free(j);
     g_free(j->map);
     jit_jumps_free(j);
     g_free(j->row_helpers);
@@ -413,12 +413,10 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
  * does not go on then. */
 static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const next[])
 {
-    if (cold->second) {
-        jit_count_off(x, cold->k);
+    if (cold->second)
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
-    } else {
+    else
         emit_jmp(&x->c, next[cold->k + 1]);
-    }
 }
 
 static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
@@ -446,6 +444,9 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         jit_loop_count(x, code, cold);
         emit_jmp(c, cold->retry);
         leave(x, JX_LOOP, cold->rip_off);
+        break;
+    case COLD_STREAM:
+        jit_loop_stream(x, code, cold);
         break;
     case COLD_POLL:
         leave(x, JX_POLL, cold->rip_off);
@@ -648,7 +649,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
     }
     code->entry_poll = here(c);
-    jit_poll(x);
+    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
     code8(c, 0xe3); /* jrcxz */
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     code->entry = here(c);
@@ -662,7 +663,6 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             b = x->at->b;
             x->off = (unsigned)(b->gpa & ~PAGE_MASK);
         }
-        jit_count_part(x); /* not again where the twin is entered */
         next[x->k] = here(c);
         if (x->twin_of && is_entered(x))
             nothing_known(x);

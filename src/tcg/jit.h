@@ -35,8 +35,8 @@
  * and by a slot, whose loads do not wait for the address,
  *
  *     mov   rdx, gs:[slot.neg]
- *     lea   rdx, [rdx+rdi+8]       ; offset from 4089 bytes before the page
- *     mulx  rcx, rcx, gs:[span+64] ; over 4089, the places that a page has for 8 bytes
+ *     lea   rdx, [rdx+rdi+8]         ; offset from 4089 bytes before the page
+ *     mulx  rcx, rcx, gs:[slot.span] ; over 4089, the places that a page has for 8 bytes
  *     mov   rdx, gs:[slot.add]
  *     loop  miss                   ; by an island: the fill stub, then retry
  *     mov   r9, [rdi+rdx-4]
@@ -59,7 +59,9 @@
 #define JJUMP_SIZE     65536u
 #define JJUMP_MODES    4u  /* decode modes with a jump cache of their own */
 #define JIT_RUNS       48u /* in a trace */
-#define JIT_STREAMS    7u  /* in a loop */
+#define JIT_RANGES     8u
+#define JIT_WINDOWS    32u
+#define JIT_STREAMS    7u /* in a loop */
 #define JIT_CODE_BYTES (64u << 20)
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
@@ -83,17 +85,18 @@ typedef struct JJump {
 } JJump;
 
 /*
- * The page that one access of translated code met last: a copy of what the first-level TLB says, at
- * a place of its own. So the check needs no look-up, and its loads do not wait for the address.
+ * The pages that one access of translated code met last, one or some that follow each other in the
+ * host's memory too: a copy of what the first-level TLB says, at a place of its own. So the check
+ * needs no look-up, and its loads do not wait for the address.
  */
 typedef struct JitSlot {
-    uint64_t neg;   /* places for these bytes in a page, minus the page; or JIT_SLOT_NONE: empty */
-    uint64_t add;   /* as in JTlb */
-    uint64_t since; /* TSC when `left` was last filled up */
-    uint32_t left;  /* this many pages are put here without asking jit_slot_fill() */
-    uint16_t last;  /* bytes of the access, minus 1 */
-    uint8_t mode;   /* enum MmuMode */
-    bool write : 1, listed : 1;
+    uint64_t neg;    /* places minus the first page; or JIT_SLOT_NONE: empty */
+    uint64_t add;    /* as in JTlb */
+    uint64_t span;   /* 2^64 / places, rounded up */
+    uint32_t places; /* where the first byte of the access may be, from the first page's on */
+    uint16_t last;   /* bytes of the access, minus 1 */
+    uint8_t left;    /* this many pages are put here without asking jit_slot_fill() */
+    uint8_t mode : 2, write : 1, listed : 1, asked : 4; /* enum MmuMode; see jit_slot.c */
 } JitSlot;
 #define JIT_RUN_SPAN 512 /* bytes that one check covers, at most */
 #define JIT_SLOTS    32768u
@@ -111,14 +114,13 @@ typedef struct JitHot {
     uint64_t zmm;               /* 0: as YMM, 1: as ZMM, 2: all 32 and the mask registers */
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
-    int64_t count; /* of instructions: minus what is left of the limit (jit_count.c) */
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
-        low5, low6, df, page_offset, sign;
+        low5, low6, df, page_offset;
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
-    void *fn_helper, *fn_access, *fn_vec;
+    void *fn_helper, *fn_access, *fn_stream, *fn_vec;
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
     _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
     uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
@@ -230,8 +232,8 @@ typedef struct Jit {
     size_t code_bytes, used, used_fixed, cold_used;
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_helper, *s_access, *s_vec, *s_gate[GATES], *s_fill[MMU_MODES][2],
-        *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
+    const uint8_t *s_exit, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],
+        *s_fill[MMU_MODES][2], *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
     /* the last exit */
     Fault fault;
     bool ends_run; /* with `exit`, out of run() */
@@ -247,7 +249,17 @@ typedef struct Jit {
     } tlb_set[2];                                   /* local pages, global ones */
     LargePages tlb_large;                           /* that are, or were, in the first-level TLB */
     uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS]; /* in use; filled ones */
-    struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
+    uint64_t slot_since[JIT_SLOTS]; /* TSC when it was last looked at */
+    uint64_t window_ticks;
+    uint8_t slot_asks, slot_refills;
+    struct JitRanges {
+        unsigned n, next;
+        struct JitRange {
+            gva_t lo, hi; /* pages, one after the other here and in the host's memory */
+        } at[JIT_RANGES];
+    } range[MMU_MODES][2];      /* that slots have been given; 1: to write */
+    struct JitWindows *windows; /* jit_window.c; NULL: none yet */
+    struct JumpPages *pages;    /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     const uint8_t *s_zmm[2];                    /* store, load */
     bool ymm, zmm, wrgsbase;                    /* zmm: the guest has AVX-512 */
@@ -259,7 +271,6 @@ typedef struct Jit {
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
     bool kernel_slots; /* the kernel's code has slots too: for tests */
     bool no_chain;     /* each block comes back: jit_chaining() */
-    bool counts;       /* code counts its instructions: jit_count.c */
     unsigned heats;    /* JitHot.heat[] in use */
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
@@ -320,8 +331,6 @@ void jit_unlink_all(Jit *);
 /* Whether blocks may hand over to each other. Without, each run is of one block, and can be
  * counted. */
 void jit_chaining(Jit *, bool on);
-/* From here on code counts its instructions: what there is goes. */
-void jit_counting(Jit *);
 /* A direct jump now leads to b's code: b has been found where it goes to, in this map_gen. */
 void jit_link(Jit *, JitLink *, Block *b);
 
@@ -340,11 +349,26 @@ void jit_tlb_give_back(Jit *);
 void jit_slots_init(Jit *);
 /* A new one for an access, or -1: not here. */
 int jit_slot_new(Trans *, unsigned size, bool write);
-/* The slot at JitHot.slot_at gets the page of lin if the first-level TLB has it; b's instruction k
- * loses its slot if that happens too often. */
+/* The slot at JitHot.slot_at gets the pages around lin if the first-level TLB has them; b's
+ * instruction k loses its slot if that happens too often. b may be NULL: it keeps it. */
 bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
 void jit_slots_flush(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
+
+/* ---- windows (jit_window.c) ---- */
+/* The window that shows `page`, for which the first-level TLB has `add`; NULL: none does. At
+ * *w_add what `add` is in it. */
+struct JitWindow *jit_window_of(Jit *, gva_t page, uint64_t add, uint64_t *w_add);
+/* Is `page` shown there at `add`? */
+bool jit_window_shows(const struct JitWindow *, gva_t page, uint64_t add);
+/* The same, and shows it if it does not. */
+struct JitWindow *jit_window_show(Jit *, gva_t page, uint64_t add, uint64_t *w_add);
+/* Is there a window for this place? */
+bool jit_window_at(const Jit *, gva_t page);
+/* Nothing of translated code leads into windows any more: if there are many pages in them, all go.
+ */
+void jit_windows_trim(Jit *);
+void jit_windows_free(Jit *);
 
 /* ---- jump cache and jumps to other pages (jit_jump.c) ---- */
 /* Of memory that is all zero. */
@@ -428,6 +452,7 @@ struct Trans {
         uint8_t base, index, scale; /* registers (or GPR_ZERO, GPR_IP) whose values at the top it
                                        counts from: base + (index << scale) */
         int32_t lo, hi, step;       /* bytes from there; bytes it moves by in each round */
+        int slot;                   /* or -1: by the first-level TLB */
         bool write;
     } stream[JIT_STREAMS];
     unsigned n_streams;
@@ -472,6 +497,7 @@ struct Trans {
 #define JIT_SLOT_FLAG 0x20000u
 enum ColdKind {
     COLD_LOOP,
+    COLD_STREAM,
     COLD_ACCESS,
     COLD_VEC,
     COLD_HELPER,
@@ -562,6 +588,12 @@ static inline HostMem jit_hot(const Jit *j, size_t offset)
     return gs_mem(j->hot_at + (int32_t)offset);
 }
 
+/* A member of a slot. */
+static inline HostMem jit_slot_mem(const Jit *j, int slot, size_t member)
+{
+    return jit_hot(j, offsetof(JitHot, slot) + (unsigned)slot * sizeof(JitSlot) + member);
+}
+
 /* The guest's vector registers for an instruction of this row. */
 void jit_need_vectors(Trans *, const OpRow *);
 
@@ -584,17 +616,12 @@ static inline unsigned jit_off_of(const Trans *x, unsigned k)
         p--;
     return (unsigned)(x->part[p].b->gpa & ~PAGE_MASK);
 }
-/* jit_count.c, where code counts: rcx changes. So many instructions more; those of the part that
- * instruction x->k begins, if it begins one; none of its part behind instruction k. */
-void jit_count(Trans *, int32_t insns);
-void jit_count_part(Trans *);
-void jit_count_off(Trans *, unsigned k);
-/* rcx = 0 if translated code is to be left here, else 1. */
-void jit_poll(Trans *);
 /* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
 /* Cold code: adds up the rounds, and goes on behind the loop. */
 void jit_loop_count(Trans *, JitCode *, const struct Cold *);
+/* Cold code: a stream's slot has other pages. */
+void jit_loop_stream(Trans *, const JitCode *, const struct Cold *);
 /* A second body has been left loop_exits times: it stays, or its block is made again without. */
 void jit_loop_judge(Jit *, JitCode *);
 /* The operand of instruction k in the second body. False: it is to be checked. */

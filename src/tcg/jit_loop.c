@@ -7,11 +7,10 @@
  * code, and the jump back leads there (jit_link()):
  *
  *     head:   is anything waiting? (Vcpu.go)
- *             each stream: look its page up; host's minus guest's address to the frame; rounds left
- *             bound = - (what a register that counts will hold after the least of these rounds)
- *     again:  the instructions, with operands at the host's addresses
- *             jcc   (the other way) out of the loop
- *             lea   rcx, [bound + counter]; jrcxz to the block's jcc; jmp again
+ *             each stream: is it in its slot's pages (JitSlot), or else in which? host's minus
+ * guest's address to the frame; rounds left bound = - (what a register that counts will hold after
+ * the least of these rounds) again:  the instructions, with operands at the host's addresses jcc
+ * (the other way) out of the loop lea   rcx, [bound + counter]; jrcxz to the block's jcc; jmp again
  *
  * At the bound the block's own jcc jumps, by its link, back to `head`. Where a page is not to be
  * accessed so, or ends within one round, `head` goes to the first body instead, which does one
@@ -263,7 +262,7 @@ static void shift_down(Code *c, unsigned r, unsigned by)
                      .imm = by});
 }
 
-/* rax = rax / n; rax is below PAGE_SIZE, n at most STEP_MAX. */
+/* rax = rax / n; rax is below 2^32, n at most STEP_MAX. rcx and rdx change. */
 static void divide(Code *c, unsigned n)
 {
     if (!(n & (n - 1))) {
@@ -271,8 +270,15 @@ static void divide(Code *c, unsigned n)
             shift_down(c, H_AX, (unsigned)__builtin_ctz(n));
         return;
     }
-    multiply(c, H_AX, (int32_t)((1ull << 32) / n + 1));
-    shift_down(c, H_AX, 32);
+    emit_imm64(c, H_DX, ~0ull / n + 1);
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf6,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_CX,
+                     .reg = H_AX,
+                     .rm = H_AX}); /* mulx rax, rcx, rax */
 }
 
 /* A guest register, or a copy of it in `copy`. */
@@ -299,7 +305,7 @@ static void first_byte(Trans *x, const struct Stream *s)
     emit_lea(&x->c, true, H_AX, m);
 }
 
-/* rdx (what the first-level TLB has in `add`) and those parts of s's address that stay, to the
+/* rdx (`add` of the first-level TLB or the slot) and those parts of s's address that stay, to the
  * frame. rax and rdx change. */
 static void keep_host(Trans *x, const struct Stream *s, unsigned n)
 {
@@ -323,16 +329,15 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
 /*
  * A stream that has just come into a page will be in the next one soon, which is elsewhere in the
  * host's memory: the processor does not see it coming, and waits for its first lines. rax is the
- * address, rdx leads to it. Returns its jump back, which is not yet patched.
+ * address; rdx changes. Returns its jump back, which is not yet patched.
  */
-static uint8_t *fetch_ahead(Trans *x, const struct Stream *s, unsigned n)
+static uint8_t *fetch_ahead(Trans *x, const struct Stream *s)
 {
     Code *c = &x->c;
     bool up = s->step > 0;
     HostMem add = jit_hot(x->j, offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb) +
                                     offsetof(JTlb, add));
     int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
-    emit_store(c, H_DX, jit_frame(n));
     emit_mov(c, true, H_DX, H_AX);
     shift_down(c, H_DX, PAGE_BITS);
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_DX});
@@ -347,7 +352,6 @@ static uint8_t *fetch_ahead(Trans *x, const struct Stream *s, unsigned n)
         HostMem m = {.base = H_DX, .index = H_NONE, .disp = 64 * (up ? line : 63 - line)};
         encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
     }
-    emit_load(c, H_DX, jit_frame(n));
     return emit_jmp(c, here(c));
 }
 
@@ -358,53 +362,107 @@ typedef struct Aside {
     uint8_t *back;        /* its jump */
 } Aside;
 
-/* Looks at one stream. */
-static void check_stream(Trans *x, unsigned n, const Aside *aside, bool *have_rounds)
+/*
+ * rcx = bytes from the first one of the stream's pages to rax; rdx = where it could be there at
+ * most. Leaves the loop's head where it is elsewhere. By a slot, whose pages may be many, or by the
+ * first-level TLB: rdx then is `add`, and *most what it would be.
+ */
+static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
 {
     Code *c = &x->c;
     const struct Stream *s = &x->stream[n];
-    int32_t most = (int32_t)PAGE_SIZE - (s->hi - s->lo); /* where it still is in one page */
+    if (s->slot >= 0) {
+        const uint8_t *retry = here(c);
+        emit_load(c, H_CX, jit_slot_mem(x->j, s->slot, offsetof(JitSlot, neg)));
+        alu(c, ADD, true, H_CX, H_AX);
+        emit_load32(c, H_DX, jit_slot_mem(x->j, s->slot, offsetof(JitSlot, places)));
+        alu(c, SUB, true, H_CX, H_DX);
+        alu(c, CMP, true, H_CX, H_DX);
+        struct Cold *cold = jit_cold(x, emit_jcc(c, 3, here(c)), COLD_STREAM); /* jae */
+        cold->retry = retry;
+        cold->slot = s->slot;
+        cold->write = s->write;
+        cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+        return;
+    }
     size_t tlb = offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb);
     HostMem tag = jit_hot(x->j, tlb + (s->write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
     HostMem add = jit_hot(x->j, tlb + offsetof(JTlb, add));
     tag.index = add.index = H_DX;
     tag.scale = add.scale = 3;
-    first_byte(x, s);
+    *most = (int32_t)PAGE_SIZE - (s->hi - s->lo);
     emit_mov(c, true, H_CX, H_AX);
     shift_down(c, H_CX, PAGE_BITS);
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_CX});
     emit_load(c, H_CX, tag);
     emit_load(c, H_DX, add);
     alu(c, ADD, true, H_CX, H_AX);
-    alu_imm(c, CMP, true, H_CX, most);
-    emit_jcc(c, 7, aside->fails); /* ja */
+    alu_imm(c, CMP, true, H_CX, *most);
+    emit_jcc(c, 7, fails); /* ja */
+}
+
+/* Looks at one stream. */
+static void check_stream(Trans *x, unsigned n, const Aside *aside, bool *have_rounds)
+{
+    Code *c = &x->c;
+    const struct Stream *s = &x->stream[n];
+    int32_t most = 0;
+    first_byte(x, s);
     if (aside->fetch) {
+        emit_mov(c, false, H_CX, H_AX);
+        alu_imm(c, AND, false, H_CX, (int32_t)PAGE_SIZE - 1);
         alu_imm(c, CMP, false, H_CX, s->step > 0 ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
         emit_jcc(c, s->step > 0 ? 2 : 7, aside->fetch); /* jb, ja */
         patch_rel32(aside->back, c->run, here(c));
     }
-    keep_host(x, s, n);
-    if (s->step == 0)
-        return;
+    find_page(x, n, aside->fails, &most);
+    if (s->slot < 0)
+        keep_host(x, s, n);
     if (s->step > 0) {
-        emit_imm32(c, H_AX, (uint32_t)most);
+        if (s->slot < 0)
+            emit_imm32(c, H_AX, (uint32_t)most);
+        else
+            emit_lea(c, true, H_AX, (HostMem){.base = H_DX, .index = H_NONE, .disp = -1});
         alu(c, SUB, false, H_AX, H_CX);
-    } else {
+    } else if (s->step < 0) {
         emit_mov(c, false, H_AX, H_CX);
     }
-    divide(c, (unsigned)abs(s->step));
-    if (*have_rounds) {
-        HostMem m = jit_frame(FRAME_ROUNDS);
-        alu_mem(c, CMP, H_AX, m);
-        encode(c, &(Enc){.map = MAP_0F, /* cmova */
-                         .opcode = 0x47,
-                         .w = true,
-                         .modrm = true,
-                         .reg = H_AX,
-                         .mem = &m});
+    if (s->step) {
+        divide(c, (unsigned)abs(s->step));
+        if (*have_rounds) {
+            HostMem m = jit_frame(FRAME_ROUNDS);
+            alu_mem(c, CMP, H_AX, m);
+            encode(c, &(Enc){.map = MAP_0F, /* cmova */
+                             .opcode = 0x47,
+                             .w = true,
+                             .modrm = true,
+                             .reg = H_AX,
+                             .mem = &m});
+        }
+        emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
+        *have_rounds = true;
     }
-    emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
-    *have_rounds = true;
+    if (s->slot >= 0) {
+        emit_load(c, H_DX, jit_slot_mem(x->j, s->slot, offsetof(JitSlot, add)));
+        keep_host(x, s, n);
+    }
+}
+
+void jit_loop_stream(Trans *x, const JitCode *code, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
+    emit_imm32(c, H_DX, (uint32_t)cold->slot * sizeof(JitSlot));
+    emit_call(c, x->j->s_fill[cold->mode][cold->write]);
+    emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
+    emit_store(c, H_AX, tmp);
+    jit_flags_in(c, x->j);
+    emit_load(c, H_AX, tmp);
+    emit_imm64(c, H_DX, (uintptr_t)code);
+    emit_imm32(c, H_CX, cold->k);
+    emit_call(c, x->j->s_stream);
+    emit_jmp(c, code->head);
+    emit_jmp(c, code->entry);
 }
 
 /* The next code begins a line of what the processor keeps decoded. */
@@ -435,17 +493,19 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
     jit_flags_in(c, x->j);
     emit_jmp(c, code->entry);
     for (unsigned n = 0; n < x->n_streams; n++) {
-        int32_t step = x->stream[n].step;
+        struct Stream *s = &x->stream[n];
+        int32_t step = s->step;
+        s->slot = jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
         aside[n] = (Aside){.fails = fails};
         if (step && abs(step) <= FETCH_STEP) {
             aside[n].fetch = here(c);
-            aside[n].back = fetch_ahead(x, &x->stream[n], n);
+            aside[n].back = fetch_ahead(x, &x->stream[n]);
         }
     }
     const uint8_t *poll = here(c);
     emit_jmp(c, code->start);
     code->head = here(c);
-    jit_poll(x);
+    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
     code8(c, 0xe3); /* jrcxz */
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     jit_flags_out(c, x->j);
@@ -535,7 +595,6 @@ static bool one_round(Trans *x, const Loop *l)
         if (x->k == x->at->first + x->at->b->n)
             x->at++;
         x->off = jit_off_of(x, x->k);
-        jit_count_part(x);
         if (x->k + 1u == x->n) {
             x->ax = H_NONE;
             way_out(x, l, condition ^ 1, x->behind_jcc, x->off + i->end);
@@ -621,13 +680,13 @@ static bool write_second(Trans *x, JitCode *code, const Loop *l)
     for (unsigned n = 0; n < copies; n++)
         if (!one_round(x, l))
             return false;
-    jit_island_before(x, 60);
+    jit_island_before(x, 40);
     if (l->counter != GPR_ZERO) {
         emit_load(c, H_CX, jit_frame(FRAME_BOUND));
         unsigned r = bring(x, l->counter, H_AX);
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = (uint8_t)r, .scale = 0});
     } else {
-        jit_poll(x);
+        emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
     }
     code8(c, 0xe3); /* jrcxz, over the jump */
     code8(c, 5);
@@ -650,12 +709,15 @@ void jit_loop(Trans *x, JitCode *code)
         return;
     Code before = x->c;
     unsigned cold = x->n_cold, sites = x->n_sites;
+    uint32_t slots = x->j->slots;
     int16_t run_of[TRACE_MAX_INSNS];
     memcpy(run_of, x->run_of, sizeof(run_of));
     for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
     x->second = true;
+    x->at = &x->part[x->n_parts - 1];
+    x->k = x->n - 1u;
     bool done = write_second(x, code, &loop);
     x->second = false;
     x->at = &x->part[x->n_parts - 1];
@@ -670,6 +732,7 @@ void jit_loop(Trans *x, JitCode *code)
     x->c = before;
     x->n_cold = cold;
     x->n_sites = sites;
+    x->j->slots = slots;
     x->n_near = 0;
     code->head = NULL;
 }

@@ -204,32 +204,24 @@ static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
 
 /*
  * The same by a slot. The page is not chosen by the address here, so the first byte and the last
- * must be looked at. Offsets count from as far below the page as there are places for `size` bytes
- * in it; so rcx becomes 1 by a division by that number: a shift, or the high half of
- * offset * span[size].
+ * must be looked at. Offsets count from as far below the first page as there are places for the
+ * bytes; so rcx becomes 1 by a division by that number, the high half of offset * span.
  */
-static void slot_check(Trans *x, HostMem ea, unsigned size, int slot)
+static void slot_check(Trans *x, HostMem ea, int slot)
 {
     Code *c = &x->c;
-    size_t at = offsetof(JitHot, slot) + (unsigned)slot * sizeof(JitSlot);
-    unsigned r = size == 1 ? H_CX : H_DX;
-    emit_load(c, r, jit_hot(x->j, at + offsetof(JitSlot, neg)));
-    emit_lea(c, true, r,
-             (HostMem){.base = (uint8_t)r, .index = ea.base, .scale = 0, .disp = ea.disp});
-    if (size > 1) {
-        HostMem span = jit_hot(x->j, offsetof(JitHot, span) + 8 * size);
-        encode(c, &(Enc){.map = MAP_VEX0F38,
-                         .opcode = 0xf6,
-                         .pfx = PFX_F2,
-                         .w = true,
-                         .modrm = true,
-                         .vvvv = H_CX,
-                         .reg = H_CX,
-                         .mem = &span}); /* mulx rcx, rcx, span[size] */
-    }
-    emit_load(c, H_DX, jit_hot(x->j, at + offsetof(JitSlot, add)));
-    if (size == 1)
-        shift_right(c);
+    HostMem span = jit_slot_mem(x->j, slot, offsetof(JitSlot, span));
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, neg)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = ea.base, .scale = 0, .disp = ea.disp});
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf6,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_CX,
+                     .reg = H_CX,
+                     .mem = &span}); /* mulx rcx, rcx, span */
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
 }
 
 /* Checks the linear addresses from ea on: [register + disp], in which rax is a scratch register, or
@@ -245,7 +237,7 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
     }
     const uint8_t *retry = here(c);
     if (slot >= 0)
-        slot_check(x, ea, size, slot);
+        slot_check(x, ea, slot);
     else
         tlb_check(x, ea, size, write);
     struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
@@ -346,8 +338,7 @@ static void run_operand(Trans *x, HostMem *m)
         emit_store(c, H_DX, slot);
     } else if (u->by_add) {
         if (u->slot >= 0)
-            slot = jit_hot(x->j, offsetof(JitHot, slot) + (unsigned)u->slot * sizeof(JitSlot) +
-                                     offsetof(JitSlot, add));
+            slot = jit_slot_mem(x->j, u->slot, offsetof(JitSlot, add));
         if (x->dx_run != run)
             emit_load(c, H_DX, slot);
         x->dx_run = run;

@@ -20,8 +20,6 @@
 #include "tcg/jit.h"
 #include "tcg/vec.h"
 
-extern const ExecSet exec_x87, exec_fnstsw;
-
 enum { ALL_REGISTERS = 0x1ffff };
 
 uint32_t jit_written(const Insn *i)
@@ -54,8 +52,8 @@ uint32_t jit_written(const Insn *i)
         return 1u << RSP | 1u << i->reg;
     case EMIT_LEAVE:
         return 1u << RSP | 1u << RBP;
-    case EMIT_X87:
-        return r->exec == &exec_fnstsw && !(i->flags & IF_MEM) ? 1u << RAX : 0;
+    case EMIT_X87: /* FNSTSW AX */
+        return 1u << RAX;
     case EMIT_BRANCH: /* Jcc and JMP nothing */
         if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70 || (r->opcode & 0xfd) == 0xe9)
             return 0;
@@ -113,7 +111,6 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
     case EMIT_MUL:
     case EMIT_DIV:
     case EMIT_CMPXCHG:
-    case EMIT_X87:
         break;
     default:
         return false;
@@ -132,8 +129,6 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
             *write = (k == 0 && r->emit != EMIT_TEST) || r->emit == EMIT_CMPXCHG;
             if (r->emit == EMIT_MUL || r->emit == EMIT_DIV)
                 *write = false;
-            if (r->emit == EMIT_X87)
-                *write = r->exec != &exec_x87;
             /* XCHG and XADD write whichever comes second; BT with a register goes elsewhere. */
             if (r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3)
                 return false;
@@ -204,6 +199,11 @@ bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n)
         return false;
     *n = 0;
     switch (r->opcode) {
+    case 0x05: /* ADD, SUB rAX, imm */
+    case 0x2d:
+        *to = *from = RAX;
+        *n = r->opcode == 0x2d ? -i->imm : i->imm;
+        return true;
     case 0x89:
         *to = i->rm;
         *from = i->reg;

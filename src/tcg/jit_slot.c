@@ -1,37 +1,61 @@
 /*
- * Slots: the page that one access met last (JitSlot in jit.h). Only user code has them: the
+ * Slots: the pages that one access met last (JitSlot in jit.h). Only user code has them: the
  * kernel's accesses go here and there, and its pages come and go with every CR3.
  *
- * A slot holds what an entry of the first-level TLB holds at that moment, and whatever changes or
- * drops that entry drops the slot: jit_mem.c calls from there. A miss takes its page from the
- * first-level TLB in the fill stub, without leaving translated code; only one access in
- * SLOT_REFILLS, and the first after a flush, come to jit_slot_fill(), which keeps the list of
- * filled slots and looks how often this one misses.
+ * A slot holds what entries of the first-level TLB hold at that moment, and whatever changes or
+ * drops one of them drops the slot: jit_tlb.c calls from there. jit_slot_fill() gives it the page
+ * of the address, and those before and behind it for which the first-level TLB says the same: they
+ * often are neighbours in the host's memory too, always within a large page. The first misses after
+ * a flush come there, while there is more to be found. Of the later ones only one in SLOT_REFILLS
+ * does, which then looks how often this slot misses; the others take their one page from the
+ * first-level TLB in the fill stub, without leaving translated code. Where a slot misses often, and
+ * its pages are neighbours in the program only, they are put side by side: jit_window.c.
  */
 #include "tcg/jit.h"
 
 #include <x86intrin.h>
 
+/* Jit.slot_refills, unless a test sets another. */
 #define SLOT_REFILLS 64
+/* Misses that come to jit_slot_fill() first: Jit.slot_asks, likewise; so many more where there is a
+ * window. */
+#define SLOT_ASKS        6
+#define SLOT_ASKS_WINDOW 8
 /* TSC ticks from one miss to the next, on average, below which the first-level TLB is faster: a
  * miss costs some 30 cycles, a hit saves about one or, where something waits for the address,
  * eight. */
 #define SLOT_TICKS 250
+/* And below which its pages are shown side by side in a window, some 10,000 each:
+ * Jit.window_ticks, likewise. */
+#define WINDOW_TICKS 2000
+/* Bytes in a row of which a slot that misses does with one: these are in a large page. */
+#define RANGE_SMALL (1u << 20)
+/* Pages: `places` has 32 bits, and the product with `span` is exact below 2^31. */
+#define RANGE_PAGES 65536u
+
+_Static_assert(sizeof(JitSlot) == 32, "JitSlot");
 
 /* `add` stays: the block that runs may have met the page already, in the first access of a run. */
 static void empty(JitSlot *u)
 {
     u->neg = JIT_SLOT_NONE;
-    u->left = 0;
+    u->left = u->asked = 0;
     u->listed = false;
+}
+
+/* 2^64 / places, rounded up. */
+static uint64_t span_of(uint64_t places)
+{
+    return ~0ull / places + 1;
 }
 
 void jit_slots_init(Jit *j)
 {
-    for (unsigned size = 1; size <= JIT_RUN_SPAN; size++) {
-        uint64_t fits = PAGE_SIZE + 1 - size;
-        j->hot->span[size] = ~0ull / fits + 1; /* rounded up */
-    }
+    j->slot_asks = SLOT_ASKS;
+    j->slot_refills = SLOT_REFILLS;
+    j->window_ticks = WINDOW_TICKS;
+    for (unsigned size = 1; size <= JIT_RUN_SPAN; size++)
+        j->hot->span[size] = span_of(PAGE_SIZE + 1 - size);
 }
 
 int jit_slot_new(Trans *x, unsigned size, bool write)
@@ -44,34 +68,139 @@ int jit_slot_new(Trans *x, unsigned size, bool write)
     empty(u);
     u->add = PAGE_BITS;
     u->last = (uint16_t)(size - 1);
+    u->places = (uint32_t)PAGE_SIZE - u->last;
+    u->span = j->hot->span[size];
     u->write = write;
-    u->mode = (uint8_t)jit_mmu_mode(x->mode);
+    u->mode = jit_mmu_mode(x->mode) & 3;
     return (int)j->slots++;
+}
+
+/* ---- pages one after the other ---- */
+/* Does the first-level TLB have this page, so far from where the guest sees it? */
+static bool has(const JTlb *l, bool write, gva_t page, uint64_t add)
+{
+    unsigned x = (unsigned)(page >> PAGE_BITS) & (JTLB_SIZE - 1);
+    return (write ? l->write[x] : l->read[x]) == 0 - page && l->add[x] == add;
+}
+
+/* All that lead on from r. Addresses do not wrap. */
+static void grow(const JTlb *l, bool write, uint64_t add, struct JitRange *r)
+{
+    const uint64_t most = (uint64_t)RANGE_PAGES << PAGE_BITS;
+    while (r->hi && r->hi - r->lo < most && has(l, write, r->hi, add))
+        r->hi += PAGE_SIZE;
+    while (r->lo && r->hi - r->lo < most && has(l, write, r->lo - PAGE_SIZE, add))
+        r->lo -= PAGE_SIZE;
+}
+
+/* The range of a page that the first-level TLB has; begun from one that was found before. */
+static struct JitRange range_of(Jit *j, unsigned mode, bool write, gva_t page, uint64_t add)
+{
+    struct JitRanges *s = &j->range[mode][write];
+    struct JitRange *r = NULL;
+    for (unsigned n = 0; n < s->n && !r; n++)
+        if (page - s->at[n].lo < s->at[n].hi - s->at[n].lo)
+            r = &s->at[n];
+    if (!r) {
+        r = &s->at[s->next];
+        s->next = (s->next + 1) % JIT_RANGES;
+        s->n = MAX_OF(s->n, (unsigned)(r - s->at) + 1);
+        *r = (struct JitRange){page, page + PAGE_SIZE};
+    }
+    grow(&j->hot->tlb[mode], write, add, r);
+    return *r;
+}
+
+/* The pages around one that is in a window. */
+static struct JitRange range_in(Jit *j, const struct JitWindow *w, unsigned mode, bool write,
+                                gva_t page)
+{
+    const JTlb *l = &j->hot->tlb[mode];
+    struct JitRange r = {page, page + PAGE_SIZE};
+    for (gva_t next = r.hi;; next += PAGE_SIZE) {
+        uint64_t add = l->add[(next >> PAGE_BITS) & (JTLB_SIZE - 1)];
+        if (!jit_window_shows(w, next, add) || !has(l, write, next, add))
+            break;
+        r.hi = next + PAGE_SIZE;
+    }
+    for (gva_t next = r.lo - PAGE_SIZE;; next -= PAGE_SIZE) {
+        uint64_t add = l->add[(next >> PAGE_BITS) & (JTLB_SIZE - 1)];
+        if (!jit_window_shows(w, next, add) || !has(l, write, next, add))
+            break;
+        r.lo = next;
+    }
+    return r;
+}
+
+/* u misses more often than each `ticks`, on average, since it was last here. */
+static bool misses(const Jit *j, const JitSlot *u, uint64_t now, uint64_t ticks)
+{
+    return !u->left && now - j->slot_since[u - j->hot->slot] < j->slot_refills * ticks;
 }
 
 bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
 {
     JitSlot *u = (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at);
     const JTlb *l = &j->hot->tlb[mode];
-    unsigned x = (unsigned)(lin >> PAGE_BITS) & (JTLB_SIZE - 1);
-    uint64_t neg = u->write ? l->write[x] : l->read[x];
-    if (mode != u->mode || !l->add[x] || neg + lin + u->last >= PAGE_SIZE)
+    gva_t page = lin & PAGE_MASK;
+    uint64_t add = l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)], w_add = 0;
+    if (mode != u->mode || !add || !has(l, u->write, page, add))
         return false;
+    uint32_t n = (uint32_t)(u - j->hot->slot);
     uint64_t now = __rdtsc();
-    if (u->listed && now - u->since < SLOT_REFILLS * SLOT_TICKS && (b->jit || b->users)) {
+    const unsigned asks = j->slot_asks, asks_window = asks + SLOT_ASKS_WINDOW;
+    bool counted = u->asked == asks || u->asked == asks_window; /* so many misses in between */
+    struct JitRange r = range_of(j, mode, u->write, page, add);
+    struct JitWindow *w = jit_window_of(j, page, add, &w_add);
+    bool shown = false;
+    if (!w && r.hi - r.lo < RANGE_SMALL &&
+        (jit_window_at(j, page) || (u->asked == asks && misses(j, u, now, j->window_ticks)))) {
+        w = jit_window_show(j, page, add, &w_add);
+        shown = w != NULL;
+    }
+    if (w) {
+        struct JitRange in = range_in(j, w, mode, u->write, page);
+        if (in.hi - in.lo > r.hi - r.lo) {
+            r = in;
+            add = w_add;
+        }
+    }
+    if (r.hi - lin <= u->last)
+        return false;
+    if (b && counted && !shown && misses(j, u, now, SLOT_TICKS) && (b->jit || b->users)) {
         /* Next time without; what runs now goes on to the end of the block. */
         b->no_slot |= BIT(k);
         j->slots_given_up++;
         jit_block_dead(j, b);
     }
     if (!u->listed)
-        j->slot_list[mode][j->slot_n[mode]++] = (uint32_t)(u - j->hot->slot);
+        j->slot_list[mode][j->slot_n[mode]++] = n;
     u->listed = true;
-    u->neg = neg + PAGE_SIZE - u->last;
-    u->add = l->add[x];
-    u->since = now;
-    u->left = SLOT_REFILLS;
+    u->places = (uint32_t)(r.hi - r.lo - u->last);
+    u->span = span_of(u->places);
+    u->neg = u->places - r.lo;
+    u->add = add;
+    const unsigned most = w ? asks_window : asks;
+    if (!shown && u->asked < most)
+        u->asked++;
+    u->left = u->asked < most ? 0 : j->slot_refills;
+    j->slot_since[n] = now;
     return true;
+}
+
+/* ---- dropping ---- */
+/* What is left of the ranges without this page. */
+static void cut(struct JitRanges *s, gva_t page)
+{
+    for (unsigned n = 0; n < s->n; n++) {
+        struct JitRange *r = &s->at[n];
+        if (page - r->lo >= r->hi - r->lo)
+            continue;
+        if (page - r->lo < r->hi - page)
+            r->lo = page + PAGE_SIZE;
+        else
+            r->hi = page;
+    }
 }
 
 void jit_slots_flush(Jit *j)
@@ -80,15 +209,20 @@ void jit_slots_flush(Jit *j)
         for (uint32_t n = 0; n < j->slot_n[m]; n++)
             empty(&j->hot->slot[j->slot_list[m][n]]);
         j->slot_n[m] = 0;
+        j->range[m][0].n = j->range[m][1].n = 0;
+        j->range[m][0].next = j->range[m][1].next = 0;
     }
 }
 
 void jit_slots_flush_page(Jit *j, unsigned mode, gva_t lin)
 {
     uint32_t kept = 0, *list = j->slot_list[mode];
+    for (unsigned write = 0; write < 2; write++)
+        cut(&j->range[mode][write], lin & PAGE_MASK);
     for (uint32_t n = 0; n < j->slot_n[mode]; n++) {
         JitSlot *u = &j->hot->slot[list[n]];
-        if (u->neg == PAGE_SIZE - u->last - lin)
+        gva_t first = u->places - u->neg;
+        if (lin - first < (uint64_t)u->places + u->last)
             empty(u);
         else
             list[kept++] = list[n];

@@ -295,18 +295,26 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
     RAW(c, "\xc4\xe2\xc3\xf7\xc9"); /* shrx rcx, rcx, rdi */
     RAW(c, "\xe3\x05");             /* jrcxz, over the jump */
     uint8_t *other = emit_jmp(c, here(c));
-    emit_load32(c, H_CX, slot_mem(j, offsetof(JitSlot, left)));
+    HostMem left = slot_mem(j, offsetof(JitSlot, left));
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb6, .modrm = true, .reg = H_CX, .mem = &left});
     RAW(c, "\xe3");
     uint8_t *none_left = c->p;
     code8(c, 0);
     RAW(c, "\x8d\x49\xff"); /* lea ecx, [rcx - 1] */
-    emit_rm(c, 0x89, false, H_CX, slot_mem(j, offsetof(JitSlot, left)));
-    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &last});
-    RAW(c, "\x48\xf7\xd1"); /* not rcx: minus `last`, minus 1 */
-    emit_lea(c, true, H_SI,
-             (HostMem){.base = H_SI, .index = H_CX, .scale = 0, .disp = (int32_t)PAGE_SIZE + 1});
-    emit_store(c, H_SI, slot_mem(j, offsetof(JitSlot, neg)));
+    encode(c, &(Enc){.map = MAP_1B, .opcode = 0x88, .modrm = true, .reg = H_CX, .mem = &left});
     emit_store(c, H_DI, slot_mem(j, offsetof(JitSlot, add)));
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &last});
+    HostMem span = jit_hot(j, offsetof(JitHot, span) + 8); /* of `last` plus 1 bytes */
+    span.index = H_CX;
+    span.scale = 3;
+    emit_load(c, H_DI, span);
+    emit_store(c, H_DI, slot_mem(j, offsetof(JitSlot, span)));
+    RAW(c, "\x48\xf7\xd1"); /* not rcx: minus `last`, minus 1 */
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX, .index = H_NONE, .disp = (int32_t)PAGE_SIZE + 1});
+    emit_rm(c, 0x89, false, H_CX, slot_mem(j, offsetof(JitSlot, places)));
+    emit_lea(c, true, H_SI, (HostMem){.base = H_SI, .index = H_CX, .scale = 0, .disp = 0});
+    emit_store(c, H_SI, slot_mem(j, offsetof(JitSlot, neg)));
     RAW(c, "\x5f\x5e\xc3"); /* pop rdi; pop rsi; ret */
     *none_left = (uint8_t)(c->p - none_left - 1);
     patch_rel32(other, c->run, here(c));
@@ -343,6 +351,7 @@ void jit_make_stubs(Jit *j, Code *c)
 
     j->s_helper = call_stub(j, c, offsetof(JitHot, fn_helper));
     j->s_access = call_stub(j, c, offsetof(JitHot, fn_access));
+    j->s_stream = call_stub(j, c, offsetof(JitHot, fn_stream));
     j->s_vec = call_stub(j, c, offsetof(JitHot, fn_vec));
     for (unsigned m = 0; m < MMU_MODES; m++)
         for (unsigned w = 0; w < 2; w++)

@@ -90,6 +90,7 @@ static void set_flush(Jit *j, struct JTlbSet *l)
 void jit_tlb_give_back(Jit *j)
 {
     jit_slots_flush(j);
+    jit_windows_trim(j);
     jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
     entries_init(j);
     memset(j->tlb_set, 0, sizeof(j->tlb_set));
@@ -99,6 +100,7 @@ void jit_tlb_give_back(Jit *j)
 void jit_tlb_flush(Jit *j, bool all)
 {
     jit_slots_flush(j);
+    jit_windows_trim(j);
     set_flush(j, &j->tlb_set[0]);
     if (all) {
         set_flush(j, &j->tlb_set[1]);
@@ -111,8 +113,7 @@ void jit_tlb_flush(Jit *j, bool all)
 static void drop(Jit *j, unsigned mode, unsigned x)
 {
     JTlb *l = &j->hot->tlb[mode];
-    if (j->slot_n[mode])
-        jit_slots_flush_page(j, mode, entry_page(l, x));
+    jit_slots_flush_page(j, mode, entry_page(l, x));
     entry_clear(l, x);
 }
 
@@ -192,7 +193,7 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
     const TlbBank *bank = j->t->bank;
     if (bank->big[mode][idx / 64] >> (idx % 64) & 1)
         large_note(&j->tlb_large, lin, large_shift(&bank->big_at, lin) == HUGE_SHIFT);
-    if (l->add[x] && j->slot_n[mode]) {
+    if (l->add[x]) {
         bool same = l->read[x] == 0 - page || l->write[x] == 0 - page;
         if (!same)
             jit_slots_flush_page(j, mode, entry_page(l, x));

@@ -111,11 +111,14 @@ static void guest_setup(void)
 {
     Guest *g = &guest;
     memset(g, 0, sizeof(*g));
+    int fd =
+        memfd_create("guest", 0); /* as machines have it: jit_window.c maps parts of it again */
+    g_assert(fd >= 0 && ftruncate(fd, G_SIZE) == 0);
     g->ram = mmap((void *)G_RAM, G_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                  MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
     g_assert(g->ram == (void *)G_RAM);
     g->irq = -1;
-    g->mem.slot[0] = (RamSlot){.gpa = G_RAM, .size = G_SIZE, .host = g->ram, .fd = -1};
+    g->mem.slot[0] = (RamSlot){.gpa = G_RAM, .size = G_SIZE, .host = g->ram, .fd = fd};
     g->mem.n = 1;
     g->bus = (VcpuBus){
         .irq_ack = guest_irq_ack, .mmio_read = guest_mmio_read, .mmio_write = guest_mmio_write};

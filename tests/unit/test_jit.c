@@ -727,6 +727,71 @@ START_TEST(mapped_anew)
 }
 END_TEST
 
+/* One access that walks over pages, of which one is mapped anew now and then: by ranges of
+ * neighbours in memory, and by windows that show it pages side by side which are not. */
+START_TEST(rows_of_pages)
+{
+    enum { PAGES = 6 };
+    static const char *const forget[] = {
+        "\x0f\x01\xbe\x00\x10\x00\x00", /* invlpg [rsi + 0x1000] */
+        "\x0f\x20\xd8\x0f\x22\xd8"};    /* mov rax, cr3; mov cr3, rax */
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    unsigned shown = 0;
+    j->hot_after = 0;
+    j->kernel_slots = true;
+    j->warm_after = 0;
+    for (unsigned k = 0; k < 48; k++) {
+        static CpuState in;
+        static uint8_t bytes[96];
+        bool window = k & 1, forgets = k & 2, writes = k & 4, small = k & 8, loop = k >= 32;
+        seed = k + 1;
+        j->slot_asks = window ? 0 : 6;
+        j->slot_refills = 1;
+        j->window_ticks = window ? UINT64_MAX : 0;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RSI] = 0x2000 + below(0x1000 - 8);
+        in.gpr[RDI] = LOW_PT + 8 * 3;      /* of the second page that is walked over */
+        in.gpr[RBX] = (DATA + 0x1000) | 7; /* as it is at first, and at the end again */
+        in.gpr[RBP] = DATA | 7;
+        in.gpr[RCX] = 25;
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x41\xb8", 2); /* mov r8d, PAGES */
+        code32(&c, loop ? PAGES * 32 : PAGES);
+        const uint8_t *again = c.p;
+        HostMem m = {.base = RSI, .index = H_NONE};
+        encode(&c, &(Enc){.map = MAP_1B,
+                          .opcode = writes ? 1 : 3,
+                          .w = !small,
+                          .modrm = true,
+                          .reg = RDX,
+                          .mem = &m});
+        int32_t step = loop ? 0x80 : 0x1000;
+        emit_lea(&c, true, RSI, (HostMem){.base = RSI, .index = H_NONE, .disp = step});
+        code_bytes(&c, "\x41\xff\xc8\x75", 4); /* dec r8d; jnz */
+        code8(&c, (uint8_t)(again - (c.p + 1)));
+        emit_lea(&c, true, RSI, (HostMem){.base = RSI, .index = H_NONE, .disp = -0x1000 * PAGES});
+        code_bytes(&c, "\x48\x87\xeb\x48\x89\x2f", 6); /* xchg rbx, rbp; mov [rdi], rbp */
+        code_bytes(&c, forget[forgets], forgets ? 6 : 7);
+        code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+        code8(&c, (uint8_t)(bytes - (c.p + 1)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        shown += jit_window_at(j, 0x3000);
+    }
+    ck_assert_uint_gt(shown, 16);
+    guest_teardown();
+}
+END_TEST
+
 /* The same with a page of code, called directly and by an address: all that leads there must be
  * forgotten, also when another page with code was forgotten just before. */
 START_TEST(code_mapped_anew)
@@ -870,6 +935,7 @@ int main(void)
     tcase_add_test(tc, over_page_ends);
     tcase_add_test(tc, strings);
     tcase_add_test(tc, mapped_anew);
+    tcase_add_test(tc, rows_of_pages);
     tcase_add_test(tc, code_mapped_anew);
     tcase_add_test(tc, at_two_places);
     Suite *suite = suite_create("jit");

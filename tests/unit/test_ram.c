@@ -31,15 +31,26 @@ START_TEST(kinds)
     static const struct {
         const char *accel;
         unsigned smp;
-        bool ram_file, file;
-    } rows[] = {{"interp", 1, false, false},     {"interp", 2, false, false},
-                {"jit:interp", 1, false, false}, {"tcg", 1, false, false},
-                {"tcg", 2, false, true}, /* KVM may come in, and guards pages in its own mapping */
-                {"interp", 1, true, true}};
+        bool ram_file, file, huge; /* huge: anonymous where this host has none for files */
+    } rows[] = {{"interp", 1, false, false, true},
+                {"interp", 2, false, false, true},
+                {"jit", 1, false, false, true},
+                {"jit:interp", 1, false, false, false},
+                {"tcg", 1, false, false, false},
+                {"tcg", 2, false, true, false}, /* KVM may come in, and guards pages in its own
+                                                   mapping */
+                {"interp", 1, true, true, false}};
     for (unsigned k = 0; k < ARRAY_LEN(rows); k++) {
         Machine *m = machine(rows[k].accel, rows[k].smp, rows[k].ram_file);
         const RamSlot *s = memmap_find(&m->mem, 0);
-        ck_assert_int_eq(s->fd >= 0, rows[k].file);
+        ck_assert(rows[k].huge || !s->huge);
+        ck_assert_int_eq(s->fd >= 0, rows[k].file || s->huge != NULL);
+        if (s->huge) { /* the first has been asked for, the second is when it is used */
+            ck_assert_uint_eq(s->huge[0], 1);
+            ck_assert_uint_eq(s->huge[1], 0);
+            memmap_use(memmap_find(&m->mem, 3 << 20), 3 << 20);
+            ck_assert_uint_eq(s->huge[1], 1);
+        }
         if (!rows[k].file) /* guest's and host's huge pages are the same */
             ck_assert_uint_eq((uintptr_t)s->host & ((2 << 20) - 1), 0);
         machine_free(m);

@@ -1,0 +1,132 @@
+/*
+ * Windows: pages that follow each other in a program, and not in the guest's memory, side by side
+ * in the host's address space.
+ *
+ * A slot has one host address for all of its pages (jit_slot.c), and a kernel gives programs small
+ * pages from wherever it has some. RAM is a memfd: a page of it can be seen at a second address. A
+ * window is a place in the host's address space for WINDOW_PAGES of the guest's, aligned likewise;
+ * a page that a slot misses often is mapped there, at the cost of a system call, and stays until
+ * the guest has another page at that linear address and misses that one too. The first-level TLB
+ * knows nothing of windows: slots may lead into one as long as it has the page where the window
+ * shows it.
+ */
+#include "tcg/jit.h"
+
+#include <sys/mman.h>
+
+#define WINDOW_PAGES 512u
+#define WINDOW_BYTES (WINDOW_PAGES * PAGE_SIZE)
+/* All together: each is a mapping of the host's, which has room for 65,530 of a process. */
+#define SHOWN_MAX 4096u
+
+typedef struct JitWindow {
+    gva_t lo;
+    uint8_t *host;
+    uint64_t add[WINDOW_PAGES]; /* of the first-level TLB; 0: nothing is shown here */
+} JitWindow;
+
+struct JitWindows {
+    uint8_t *host; /* of all of them */
+    unsigned n, shown;
+    bool failed;
+    JitWindow at[JIT_WINDOWS];
+};
+
+static JitWindow *window_at(const Jit *j, gva_t page)
+{
+    struct JitWindows *s = j->windows;
+    for (unsigned k = 0; s && k < s->n; k++)
+        if (page - s->at[k].lo < WINDOW_BYTES)
+            return &s->at[k];
+    return NULL;
+}
+
+static uint64_t add_of(const JitWindow *w)
+{
+    return (uintptr_t)w->host - w->lo + PAGE_BITS;
+}
+
+bool jit_window_at(const Jit *j, gva_t page)
+{
+    return window_at(j, page) != NULL;
+}
+
+bool jit_window_shows(const JitWindow *w, gva_t page, uint64_t add)
+{
+    return add && page - w->lo < WINDOW_BYTES && w->add[(page - w->lo) >> PAGE_BITS] == add;
+}
+
+JitWindow *jit_window_of(Jit *j, gva_t page, uint64_t add, uint64_t *w_add)
+{
+    JitWindow *w = window_at(j, page);
+    if (!w || !jit_window_shows(w, page, add))
+        return NULL;
+    *w_add = add_of(w);
+    return w;
+}
+
+static JitWindow *window_new(Jit *j, gva_t page)
+{
+    if (!j->windows) {
+        j->windows = g_new0(struct JitWindows, 1);
+        void *p = mmap(NULL, (size_t)JIT_WINDOWS * WINDOW_BYTES, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED)
+            j->windows->failed = true;
+        else
+            j->windows->host = p;
+    }
+    struct JitWindows *s = j->windows;
+    if (s->failed || s->n == JIT_WINDOWS)
+        return NULL;
+    JitWindow *w = &s->at[s->n];
+    w->lo = page & ~(gva_t)(WINDOW_BYTES - 1);
+    w->host = s->host + (size_t)s->n * WINDOW_BYTES;
+    s->n++;
+    return w;
+}
+
+JitWindow *jit_window_show(Jit *j, gva_t page, uint64_t add, uint64_t *w_add)
+{
+    const MemMap *mem = j->t->v->vm->mem;
+    const uint8_t *from = (const uint8_t *)(uintptr_t)(add - PAGE_BITS + page);
+    const RamSlot *ram = NULL;
+    for (unsigned k = 0; k < mem->n && !ram; k++)
+        if (from >= mem->slot[k].host && from < mem->slot[k].host + mem->slot[k].size)
+            ram = &mem->slot[k];
+    if (!ram || ram->fd < 0 || ram->readonly)
+        return NULL;
+    JitWindow *w = window_at(j, page);
+    if (!w)
+        w = window_new(j, page);
+    if (!w || j->windows->failed || j->windows->shown == SHOWN_MAX)
+        return NULL;
+    unsigned n = (unsigned)((page - w->lo) >> PAGE_BITS);
+    void *to = w->host + (size_t)n * PAGE_SIZE;
+    w->add[n] = 0;
+    off_t at = (off_t)(ram->fd_offset + (uint64_t)(from - ram->host));
+    if (mmap(to, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, ram->fd,
+             at) != to) {
+        j->windows->failed = true; /* what is shown stays */
+        return NULL;
+    }
+    j->windows->shown++; /* a second time too: so that they are seen to change often */
+    w->add[n] = add;
+    *w_add = add_of(w);
+    return w;
+}
+
+void jit_windows_free(Jit *j)
+{
+    if (j->windows && j->windows->host)
+        munmap(j->windows->host, (size_t)JIT_WINDOWS * WINDOW_BYTES);
+    g_free(j->windows);
+    j->windows = NULL;
+}
+
+void jit_windows_trim(Jit *j)
+{
+    struct JitWindows *s = j->windows;
+    if (s && (s->failed || s->shown > SHOWN_MAX / 2 || s->n == JIT_WINDOWS))
+        jit_windows_free(j);
+}

@@ -112,6 +112,9 @@ typedef struct RunLimit {
     bool careful;    /* software engines: each instruction by itself, without shortcuts */
     bool whole;      /* software engines: max_insns 1 is a whole REP, not one iteration of it */
     bool one_block;  /* software engines: may return EXIT_LIMIT at the first block's end */
+    bool chained;    /* the translator: goes on as without a limit, blocks joined, and returns
+                        EXIT_LIMIT where it next looks for requests behind max_insns of them; how
+                        many they were Vcpu.insns tells */
     RunStops *stops; /* or NULL */
 } RunLimit;
 

@@ -162,6 +162,8 @@ typedef struct Differences {
  * undefined. out may be NULL. Returns whether they agree; a skipped outcome agrees with any. */
 bool case_compare(const DiffCase *, const DiffOutcome *a, const DiffOutcome *b, unsigned groups,
                   Differences *out);
+/* From here on those flags are compared too. */
+void case_compare_undefined(bool on);
 
 /* ---- case_state.c ---- */
 /*

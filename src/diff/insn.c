@@ -23,6 +23,7 @@ typedef struct Options {
     gint64 cases, seed, stop_after;
     gint jobs;
     char *engines, *rows, *shard, *out, *modes, *save;
+    gboolean undefined;
 } Options;
 
 enum { JOBS_MAX = 256, PROBES = 400, EXPLAINED_MAX = 40 };
@@ -123,6 +124,8 @@ static bool parse(Options *o, int argc, char *argv[], GError **err)
          "FOLDER"},
         {"stop-after", 0, 0, G_OPTION_ARG_INT64, &o->stop_after, "end after N kinds of failure",
          "N"},
+        {"undefined", 0, 0, G_OPTION_ARG_NONE, &o->undefined,
+         "compare the flags too that an instruction leaves undefined", NULL},
         {"jobs", 'j', 0, G_OPTION_ARG_INT, &o->jobs, "worker processes (one a processor)", "N"},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
     };
@@ -393,6 +396,9 @@ static bool prepare(Campaign *c, const Options *o, GError **err)
         g_string_append_printf(engines, "%s%s", e ? "," : "", p->engine[e]->name);
     if (o->modes) /* another campaign */
         g_string_append_printf(engines, " in %s", modes);
+    if (o->undefined)
+        g_string_append(engines, " with undefined flags");
+    case_compare_undefined(o->undefined);
     c->id.seed = p->seed;
     c->id.cases = p->cases;
     c->id.chunk = INSN_CHUNK;

@@ -17,12 +17,12 @@
 
 #define DEFAULT_SAVE "lockstep.state"
 /* REPLAYS: a translator leaves code to the interpreter until it has seen it often. */
-enum { DEMO_ROUNDS = 32, QUIET_SECONDS = 10, REPLAYS = 200 };
+enum { DEMO_ROUNDS = 32, QUIET_SECONDS = 10, REPLAYS = 200, CHAINED_EVERY = 10000 };
 
 typedef struct Mode {
     /* What was asked for. */
     char *engines, *every, *max, *save, *load;
-    gboolean explain;
+    gboolean explain, chained;
     char *seed, *switch_every;
     int turn;
     const Engine *engine[SIDES];
@@ -130,6 +130,20 @@ static bool read_every(Mode *mode, GError **err)
     if (!soft && mode->opt.every != 1)
         return usage(err, "--every %s: KVM steps by one instruction; leave it out, or say insn",
                      mode->every);
+    if (mode->chained && mode->load)
+        return usage(err, "--chained: what was saved is done again by blocks");
+    if (mode->chained) {
+        if (mode->engine[LEADER] != &engine_jit || mode->opt.other || !soft)
+            return usage(err, "--chained: it is jit's code that is joined: --engines jit,interp");
+        if (!mode->every)
+            mode->opt.every = CHAINED_EVERY;
+        else if (mode->opt.every <= 1)
+            return usage(err,
+                         "--every %s: with --chained a step is of many blocks; say how many "
+                         "instructions, or leave it out",
+                         mode->every);
+        mode->opt.chained = true;
+    }
     if (mode->opt.every > 1000000)
         return usage(err, "--every %s: at most 1000000 instructions", mode->every);
     return true;
@@ -146,6 +160,10 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
         {"seed", 0, 0, G_OPTION_ARG_STRING, &mode->seed, "Decides when they come (1)", "N"},
         {"every", 0, 0, G_OPTION_ARG_STRING, &mode->every,
          "Compare after each insn, block, or so many instructions (with KVM: insn)", "WHAT"},
+        {"chained", 0, 0, G_OPTION_ARG_NONE, &mode->chained,
+         "jit's code runs as it does by itself: blocks joined, traces, loops; a step is --every N "
+         "(10000) instructions and on to where it looks for requests",
+         NULL},
         {"turn", 0, 0, G_OPTION_ARG_INT, &mode->turn,
          "With -smp: so many steps of a vCPU, then of the next (1)", "N"},
         {"max", 0, 0, G_OPTION_ARG_STRING, &mode->max,
@@ -223,7 +241,8 @@ static void save(Mode *mode, Lockstep *ls, const char *report)
     const char *path = mode->save ? mode->save : DEFAULT_SAVE;
     GError *err = NULL;
     if (ls_save(ls, path, report, &err)) {
-        printf("saved: tandem diff lockstep --load %s does it again\n", path);
+        printf("saved: tandem diff lockstep --load %s does it again%s\n", path,
+               ls->opt.chained ? ", by blocks" : "");
         return;
     }
     warn_user("lockstep: the divergence could not be saved: %s", err->message);

@@ -81,6 +81,8 @@ void twin_free(Twin *);
 /* The map becomes that of `like`; RAM of slots that are not as they were is copied. */
 bool twin_follow_map(Twin *, const MemMap *like, GError **);
 void twin_copy_ram(Twin *, const MemMap *like);
+/* The other way: what differs. */
+void twin_give_ram(const Twin *, const MemMap *to);
 /* The next range of the slot, from *at on, that can hold anything but zeros: false at the end. */
 bool slot_data(const RamSlot *, uint64_t *at, uint64_t *len);
 
@@ -101,6 +103,7 @@ extern const LsRuleInfo ls_rules[LSR_N];
 
 typedef struct LsOptions {
     uint64_t every;      /* 0: a block; else instructions */
+    bool chained;        /* the leader's translated code runs on, `every` instructions or more */
     uint64_t max;        /* instructions; 0: until the guest ends */
     unsigned turn;       /* steps before another vCPU's turn */
     uint64_t full_every; /* steps between two comparisons of everything; 0: the default */
@@ -180,7 +183,6 @@ typedef struct Lockstep {
     _Atomic uint64_t insns, steps, events; /* read by others for progress */
     uint64_t step_insns;                   /* insns at the step's beginning */
     uint64_t step_count;                   /* instructions in it, with two software engines */
-    bool step_event;                       /* its last is an exception that was delivered */
     uint64_t fulls;
     uint64_t alone; /* instructions KVM could not do */
     uint64_t rule_uses[LSR_N];
@@ -210,6 +212,11 @@ static inline struct Lockstep *ls_of(const Vcpu *v)
 static inline bool ls_soft(const LsSide *s)
 {
     return s->engine->is_software;
+}
+/* Does it note what it writes? A chained leader does not: stores that are noted are C's. */
+static inline bool ls_notes(const LsSide *s)
+{
+    return s->v->writes != NULL;
 }
 /* Between steps, the state that both sides are in. */
 static inline CpuState *ls_state(Lockstep *ls)

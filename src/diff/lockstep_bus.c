@@ -318,7 +318,7 @@ static void note_old(Lockstep *ls, const LsEvent *e)
         unsigned n = (unsigned)MIN_OF(e->value - at, 4096 - (gpa & 4095));
         const uint8_t *old = ls_host(&ls->side[FOLLOWER], gpa, n);
         for (unsigned i = 0; old && i < SIDES; i++)
-            if (ls_soft(&ls->side[i]))
+            if (ls_notes(&ls->side[i]))
                 write_log_add(&ls->side[i].writes, gpa, old, n);
         at += n;
     }

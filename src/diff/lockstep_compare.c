@@ -44,24 +44,6 @@ uint8_t *ls_host(const LsSide *s, gpa_t gpa, uint64_t len)
     return memmap_host(s->vm->mem, gpa, len, false);
 }
 
-/* Flags that the step's instructions, a straight run, have left undefined. */
-static uint64_t undefined_flags(const Lockstep *ls)
-{
-    CpuState s = ls->before;
-    uint64_t undef = 0;
-    if (ls->opt.every > 1)
-        return FL_ARITH;
-    for (uint64_t n = 0; n < ls->step_count; n++) {
-        LsInsn insn;
-        ls_fetch(&ls->side[LEADER], &s, &insn);
-        if (!insn.known)
-            break;
-        undef = (undef & ~(uint64_t)insn.written) | insn.undef;
-        s.rip += insn.len;
-    }
-    return undef;
-}
-
 /* ---- registers ---- */
 
 static void note(const VmstateField *f, const char *a, const char *b, void *opaque)
@@ -114,26 +96,12 @@ static void level(Lockstep *ls, const CpuState *a, CpuState *b, bool soft)
     }
 }
 
-/* The follower takes them from the leader. */
-static void level_undefined(Lockstep *ls, const CpuState *a, CpuState *b)
-{
-    uint64_t d = (a->rflags ^ b->rflags) & FL_ARITH;
-    if (d)
-        d &= undefined_flags(ls);
-    if (!d)
-        return;
-    ls_rule(ls, LSR_UNDEF);
-    b->rflags ^= d;
-}
-
 static void compare_states(Lockstep *ls, unsigned groups)
 {
     CpuState *sa = &ls->side[LEADER].v->st, *sb = &ls->side[FOLLOWER].v->st;
     bool soft = ls_soft(&ls->side[LEADER]) && ls_soft(&ls->side[FOLLOWER]);
     if (soft && !memcmp(sa, sb, sizeof(*sa)))
         return;
-    if (soft)
-        level_undefined(ls, sa, sb);
     CpuState a = *sa, b = *sb;
     level(ls, &a, &b, soft);
     /* A leader that was switched has its state in canonical form; the follower keeps its own, so
@@ -212,7 +180,7 @@ static void bytes_text(const uint8_t *p, unsigned n, char *out, size_t size)
 static void give_both(Lockstep *ls, gpa_t gpa, uint8_t *a, uint8_t *b, unsigned n)
 {
     for (unsigned i = 0; i < SIDES; i++)
-        if (ls_soft(&ls->side[i]))
+        if (ls_notes(&ls->side[i]))
             write_log_add(&ls->side[i].writes, gpa, i == LEADER ? a : b, n)->paging = true;
     for (unsigned i = 0; i < n; i++)
         a[i] = b[i] = a[i] | b[i];
@@ -259,21 +227,6 @@ static bool only_descriptor(Lockstep *ls, gpa_t gpa, uint8_t *a, uint8_t *b)
     return true;
 }
 
-/* Two software engines: RFLAGS in the frame of an exception, with undefined flags. */
-static bool only_flags(Lockstep *ls, uint8_t *a, uint8_t *b, unsigned len)
-{
-    uint64_t x = 0, y = 0;
-    if (!ls->step_event || len > 8 || !ls_soft(&ls->side[LEADER]) || !ls_soft(&ls->side[FOLLOWER]))
-        return false;
-    memcpy(&x, a, len);
-    memcpy(&y, b, len);
-    if ((x ^ y) & ~(uint64_t)FL_ARITH || (x ^ y) & ~undefined_flags(ls))
-        return false;
-    ls_rule(ls, LSR_UNDEF);
-    memcpy(b, a, len);
-    return true;
-}
-
 /* From the first byte that differs, eight at a time. */
 static void differ_at(Lockstep *ls, gpa_t gpa, uint8_t *a, uint8_t *b, uint64_t len)
 {
@@ -315,7 +268,7 @@ static void compare_written(Lockstep *ls, const LsSide *writer)
         }
         uint8_t *a = slot->host + (w->gpa - slot->gpa);
         uint8_t *b = mb->slot[k].host + (w->gpa - slot->gpa);
-        if (unlikely(memcmp(a, b, w->len) != 0) && !only_flags(ls, a, b, w->len))
+        if (unlikely(memcmp(a, b, w->len) != 0))
             differ_at(ls, w->gpa, a, b, w->len);
     }
 }

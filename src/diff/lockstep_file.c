@@ -111,7 +111,7 @@ static void write_header(const Lockstep *ls, const char *report, GString *out)
 
 bool ls_save(Lockstep *ls, const char *path, const char *report, GError **err)
 {
-    LsSide *from = &ls->side[ls->first];
+    LsSide *from = &ls->side[ls_notes(&ls->side[ls->first]) ? ls->first : FOLLOWER];
     for (unsigned i = 0; i < SIDES; i++)
         if (ls_soft(&ls->side[i]))
             ls_undo(&ls->side[i], ls->by_full ? 0 : ls->side[i].mark);

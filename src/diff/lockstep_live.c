@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "switch/vcpu_loop.h"
+#include "tcg/jit.h"
 
 /* One vCPU. */
 typedef struct LiveVcpu {
@@ -295,6 +296,17 @@ static Exit live_run(Vcpu *v, const RunLimit *limit)
     }
 }
 
+/* So that most of what a guest runs is translated, and in traces, from early on. */
+enum { CHAINED_HOT = 2, CHAINED_WARM = 32 };
+
+static void warm_soon(const Vcpu *v)
+{
+    Jit *j = jit_of(v);
+    j->hot_after = CHAINED_HOT;
+    j->warm_after = CHAINED_WARM;
+    j->kernel_warm = 1;
+}
+
 static void attach(Vcpu *v, void *opaque)
 {
     LsLive *all = opaque;
@@ -316,6 +328,8 @@ static void attach(Vcpu *v, void *opaque)
     ls->tap = &all->tap;
     if (!ls_init(ls, &all->opt, &all->attach_error))
         return;
+    if (all->opt.chained)
+        warm_soon(v);
     stand_in_for(l, v, all->leader);
     v->vm->bus = &ls_bus;
     v->vm->tap = ls->tap;

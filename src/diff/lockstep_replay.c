@@ -46,9 +46,11 @@ bool ls_rewind(Lockstep *ls, GError **err)
 
 static bool go_back(Lockstep *ls, const CpuState *st, const size_t mark[SIDES])
 {
-    for (unsigned i = 0; i < SIDES; i++) {
+    for (unsigned i = SIDES; i-- > 0;) {
         ls_undo(&ls->side[i], mark[i]);
         ls->side[i].mark = mark[i];
+        if (i == LEADER && !ls_notes(&ls->side[i]))
+            twin_give_ram(ls->twin[FOLLOWER], ls->side[i].vm->mem);
         if (!ls_put_state(ls, i, st, NULL))
             return false;
     }
@@ -60,13 +62,20 @@ static bool go_back(Lockstep *ls, const CpuState *st, const size_t mark[SIDES])
     return true;
 }
 
-/* Both from st on, in steps of a block or an instruction, at most `count` instructions. Done: how
- * many agreed before the step that did not. */
+enum LsWalk { BY_INSN, BY_BLOCK, AS_CHAINED };
+
+/* Both from st on, at most `count` instructions, in steps of a block or an instruction, or of
+ * `every` and what a chained leader does beyond. Done: how many agreed before the step that did
+ * not. */
 static bool walk(Lockstep *ls, const CpuState *st, const size_t mark[SIDES], uint64_t count,
-                 bool blocks, uint64_t *done)
+                 enum LsWalk how, uint64_t every, uint64_t *done)
 {
     CpuState last;
-    RunLimit lead = {.caller_events = true, .whole = true, .one_block = blocks};
+    bool blocks = how != BY_INSN;
+    RunLimit lead = {.caller_events = true,
+                     .whole = true,
+                     .one_block = how == BY_BLOCK,
+                     .chained = how == AS_CHAINED};
     RunLimit follow = {.caller_events = true, .whole = true, .careful = true};
     if (!go_back(ls, st, mark))
         return false;
@@ -77,16 +86,25 @@ static bool walk(Lockstep *ls, const CpuState *st, const size_t mark[SIDES], uin
         ls->before = last;
         for (unsigned i = 0; i < SIDES; i++)
             ls->side[i].mark = ls->side[i].writes.used;
-        lead.max_insns = blocks ? count - *done : 1;
+        lead.max_insns = how == BY_BLOCK ? count - *done : every;
         Exit ea = ls_run(ls, LEADER, &lead, &na, true);
+        if (!na && ea.kind == EXIT_LIMIT && !ea.delivered &&
+            ls->side[LEADER].v->st.rip == last.rip &&
+            ls->side[LEADER].v->st.gpr[RCX] == last.gpr[RCX]) {
+            idle++; /* it has made other code, or looked for requests */
+            continue;
+        }
         follow.max_insns = blocks && na ? na : 1;
         Exit eb = ls_run(ls, FOLLOWER, &follow, &nb, true);
         ls_trace_add(ls, &last, (uint32_t)MAX_OF(na, 1ull), ea.delivered ? ea.exc.vector + 1u : 0,
                      NULL);
+        if (ea.kind == EXIT_KICK) /* a request, which may still be there from the first time */
+            ea.kind = EXIT_LIMIT;
+        if (eb.kind == EXIT_KICK)
+            eb.kind = EXIT_LIMIT;
         if (ea.kind != eb.kind || ea.delivered != eb.delivered || na != nb)
             ls_diverge(ls, "they come to different ends (%d and %d)", ea.kind, eb.kind);
         ls->step_count = na;
-        ls->step_event = ea.delivered;
         ls_compare(ls, GROUPS_ALL);
         if (ls->diverged)
             return true;
@@ -107,6 +125,22 @@ static void say(Lockstep *ls, GString *out, const char *how, uint64_t at)
     g_string_append(out, ls->differences->str);
 }
 
+/* A chained leader's step again, in such steps of its kind as are short enough and still show it.
+ */
+static bool narrow_chained(Lockstep *ls, const CpuState *st, const size_t mark[SIDES],
+                           uint64_t count, GString *out)
+{
+    uint64_t done;
+    for (uint64_t every = 1; every < 2 * ls->opt.every; every *= 4) {
+        if (!walk(ls, st, mark, count, AS_CHAINED, every, &done))
+            continue;
+        say(ls, out, "again in shorter steps: the first to differ begins at", done);
+        g_string_append_printf(out, "  and has %" PRIu64 " instructions\n", ls->step_count);
+        return true;
+    }
+    return false;
+}
+
 void ls_narrow(Lockstep *ls, GString *out)
 {
     const LsEvent *step = &g_array_index(ls->log, LsEvent, ls->step_at);
@@ -117,9 +151,12 @@ void ls_narrow(Lockstep *ls, GString *out)
     if (step->what != LSS_RUN || count < 2)
         return;
     ls->recording = false;
-    if (walk(ls, &begin, mark, count, false, &done))
+    bool found = ls->opt.chained && narrow_chained(ls, &begin, mark, count, out);
+    if (found)
+        ; /* it has been said */
+    else if (walk(ls, &begin, mark, count, BY_INSN, 1, &done))
         say(ls, out, "found by single steps", done);
-    else if (ls->opt.every && walk(ls, &begin, mark, count, true, &done))
+    else if (ls->opt.every && walk(ls, &begin, mark, count, BY_BLOCK, 0, &done))
         say(ls, out,
             "instruction by instruction they agree; by blocks the first to differ begins "
             "at",

@@ -145,6 +145,7 @@ static RunLimit first_limit(const Lockstep *ls, enum LsStepKind kind)
     RunLimit r = {.max_insns = ls->opt.every ? ls->opt.every : BLOCK_MAX,
                   .caller_events = true,
                   .whole = true,
+                  .chained = ls->opt.chained,
                   .one_block = !ls->opt.every};
     if (kind != LSS_RUN)
         r.max_insns = 1;
@@ -198,7 +199,6 @@ static enum LsResult step_soft(Lockstep *ls, enum LsStepKind kind)
     Exit eb = run_to(ls, FOLLOWER, count, true, a->v->st.rip, a->v->st.gpr[RCX]);
     ls->insns += count;
     ls->step_count = count;
-    ls->step_event = ea.delivered;
     ls_trace_add(ls, &ls->before, (uint32_t)count, ea.delivered ? ea.exc.vector + 1u : 0, NULL);
     /* Which of both kinds stopped the leader says nothing about the instruction. */
     if (ea.kind == EXIT_KICK)
@@ -342,7 +342,8 @@ bool ls_init(Lockstep *ls, const LsOptions *opt, GError **err)
         f->vm = &t->vm;
     }
     for (unsigned i = 0; i < SIDES; i++)
-        ls->side[i].v->writes = ls_soft(&ls->side[i]) ? &ls->side[i].writes : NULL;
+        ls->side[i].v->writes =
+            ls_soft(&ls->side[i]) && (i == FOLLOWER || !opt->chained) ? &ls->side[i].writes : NULL;
     ls_switches_init(ls);
     return true;
 }

@@ -68,6 +68,29 @@ void twin_copy_ram(Twin *t, const MemMap *like)
         slot_copy(&t->mem.slot[i], &like->slot[i]);
 }
 
+/* What is a hole in `from` is zeros in `to`. */
+static void slot_give(const RamSlot *from, RamSlot *to)
+{
+    for (uint64_t at = 0, len; slot_data(from, &at, &len); at += len)
+        for (uint64_t k = at; k < at + len; k += 4096)
+            if (memcmp(to->host + k, from->host + k, 4096) != 0)
+                memcpy(to->host + k, from->host + k, 4096);
+    for (uint64_t at = 0, len; slot_data(to, &at, &len); at += 4096) {
+        uint64_t data = at, data_len;
+        if (!slot_data(from, &data, &data_len) || data > at)
+            memset(to->host + at, 0, 4096);
+    }
+}
+
+void twin_give_ram(const Twin *t, const MemMap *to)
+{
+    for (unsigned i = 0; i < t->mem.n; i++) {
+        RamSlot slot = to->slot[i];
+        if (!slot.readonly)
+            slot_give(&t->mem.slot[i], &slot);
+    }
+}
+
 bool twin_follow_map(Twin *t, const MemMap *like, GError **err)
 {
     MemMap map = {.gen = t->mem.gen + 1};

@@ -152,6 +152,9 @@ static inline __attribute__((always_inline)) bool cond(uint16_t cc, unsigned n)
 #define ASM_FLAGS_IN  "addb $0x7f, %%al\n\tsahf\n\t"
 #define ASM_FLAGS_OUT "\n\tlahf\n\tseto %%al"
 
+/* For tests: LZCNT, TZCNT and BMI are computed as on a host that has none of them (exec_bit.c). */
+extern bool exec_bit_computed;
+
 /* ---- locked and slow read-modify-write ---- */
 /* What an instruction makes of its memory operand: the new value; *cc is changed. b: the other. */
 typedef uint64_t RmwFn(uint64_t a, uint64_t b, uint16_t *cc);

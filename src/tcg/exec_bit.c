@@ -125,8 +125,20 @@ FOR_SIZES_V(UNARY_FORMS, bsr, 0)
 EXEC_SET_V(bsf);
 EXEC_SET_V(bsr);
 
-/* These may be offered on a host without them, so they are computed. POPCNT sets ZF and clears the
- * rest; LZCNT and TZCNT define CF and ZF, silicon keeps the others clear. */
+/*
+ * The rest may be offered on a host without it, so it is computed there. Where the host has it
+ * (BMI2 comes last of all) it is the host's own, so that what the manual leaves undefined comes out
+ * as in translated code, and lockstep can hold all flags against each other.
+ *
+ * POPCNT sets ZF and clears the rest; LZCNT and TZCNT define CF and ZF.
+ */
+bool exec_bit_computed;
+static inline bool by_host(void)
+{
+    return __builtin_cpu_supports("bmi2") && !exec_bit_computed;
+}
+FOR_SIZES_V(UNARY_NATIVE, host_lzcnt, "lzcnt")
+FOR_SIZES_V(UNARY_NATIVE, host_tzcnt, "tzcnt")
 #define COUNTS(bits, T, sfx, m, ...)                                                      \
     static inline uint64_t popcnt_##bits(uint64_t dst, T src, uint16_t *cc)               \
     {                                                                                     \
@@ -136,12 +148,16 @@ EXEC_SET_V(bsr);
     }                                                                                     \
     static inline uint64_t lzcnt_##bits(uint64_t dst, T src, uint16_t *cc)                \
     {                                                                                     \
+        if (by_host())                                                                    \
+            return host_lzcnt_##bits(dst, src, cc);                                       \
         T v = src ? (T)(__builtin_clzll(src) - (64 - bits)) : bits;                       \
         *cc = (uint16_t)((*cc & ~(CC_CF | CC_ZF)) | (src ? 0 : CC_CF) | (v ? 0 : CC_ZF)); \
         return bits == 16 ? (dst & ~0xffffull) | v : v;                                   \
     }                                                                                     \
     static inline uint64_t tzcnt_##bits(uint64_t dst, T src, uint16_t *cc)                \
     {                                                                                     \
+        if (by_host())                                                                    \
+            return host_tzcnt_##bits(dst, src, cc);                                       \
         T v = src ? (T)__builtin_ctzll(src) : bits;                                       \
         *cc = (uint16_t)((*cc & ~(CC_CF | CC_ZF)) | (src ? 0 : CC_CF) | (v ? 0 : CC_ZF)); \
         return bits == 16 ? (dst & ~0xffffull) | v : v;                                   \
@@ -212,9 +228,45 @@ static void vex_dst(CpuState *s, const Insn *i, unsigned r, uint64_t v)
     s->gpr[r] = v & size_mask(i->opsize);
 }
 
+/* By the host: of v and the register in VEX.vvvv. */
+#define HOST_VEX(name, operands32, operands64)                                        \
+    static uint64_t host_##name(const Insn *i, uint64_t v, uint64_t by, uint16_t *cc) \
+    {                                                                                 \
+        uint32_t ax = *cc;                                                            \
+        uint64_t to;                                                                  \
+        if (i->opsize == 8)                                                           \
+            __asm__(ASM_FLAGS_IN #name " " operands64 ASM_FLAGS_OUT                   \
+                    : [to] "=&r"(to), "+a"(ax)                                        \
+                    : [v] "r"(v), [by] "r"(by)                                        \
+                    : "cc");                                                          \
+        else                                                                          \
+            __asm__(ASM_FLAGS_IN #name " " operands32 ASM_FLAGS_OUT                   \
+                    : [to] "=&r"(to), "+a"(ax)                                        \
+                    : [v] "r"(v), [by] "r"(by)                                        \
+                    : "cc");                                                          \
+        *cc = (uint16_t)ax;                                                           \
+        return to;                                                                    \
+    }
+HOST_VEX(andn, "%k[v], %k[by], %k[to]", "%q[v], %q[by], %q[to]")
+HOST_VEX(bextr, "%k[by], %k[v], %k[to]", "%q[by], %q[v], %q[to]")
+HOST_VEX(bzhi, "%k[by], %k[v], %k[to]", "%q[by], %q[v], %q[to]")
+HOST_VEX(blsr, "%k[v], %k[to]", "%q[v], %q[to]")
+HOST_VEX(blsmsk, "%k[v], %k[to]", "%q[v], %q[to]")
+HOST_VEX(blsi, "%k[v], %k[to]", "%q[v], %q[to]")
+/* to: where the result goes. */
+#define VEX_SRC_OR_HOST(name, to)                    \
+    VEX_SRC                                          \
+    if (by_host()) {                                 \
+        uint16_t cc = t->cc;                         \
+        v = host_##name(i, v, s->gpr[i->vvvv], &cc); \
+        vex_dst(s, i, i->to, v);                     \
+        t->cc = cc;                                  \
+        return FAULT_NONE;                           \
+    }
+
 DEF_EXEC(andn)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(andn, reg)
     v &= ~s->gpr[i->vvvv] & mask;
     vex_dst(s, i, i->reg, v);
     t->cc = logic_cc(v, i->opsize, false);
@@ -222,7 +274,7 @@ DEF_EXEC(andn)
 }
 DEF_EXEC(bextr)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(bextr, reg)
     unsigned start = s->gpr[i->vvvv] & 0xff, len = s->gpr[i->vvvv] >> 8 & 0xff;
     v = start < 64 ? v >> start : 0;
     if (len < 64)
@@ -233,7 +285,7 @@ DEF_EXEC(bextr)
 }
 DEF_EXEC(blsr)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(blsr, vvvv)
     uint64_t r = v & (v - 1) & mask;
     vex_dst(s, i, i->vvvv, r);
     t->cc = logic_cc(r, i->opsize, v == 0);
@@ -241,7 +293,7 @@ DEF_EXEC(blsr)
 }
 DEF_EXEC(blsmsk)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(blsmsk, vvvv)
     uint64_t r = (v ^ (v - 1)) & mask;
     vex_dst(s, i, i->vvvv, r);
     t->cc = (uint16_t)(logic_cc(r, i->opsize, v == 0) & ~CC_ZF);
@@ -249,7 +301,7 @@ DEF_EXEC(blsmsk)
 }
 DEF_EXEC(blsi)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(blsi, vvvv)
     uint64_t r = v & -v & mask;
     vex_dst(s, i, i->vvvv, r);
     t->cc = logic_cc(r, i->opsize, v != 0);
@@ -257,7 +309,7 @@ DEF_EXEC(blsi)
 }
 DEF_EXEC(bzhi)
 {
-    VEX_SRC
+    VEX_SRC_OR_HOST(bzhi, reg)
     unsigned n = s->gpr[i->vvvv] & 0xff, width = i->opsize * 8;
     if (n < width)
         v &= BIT(n) - 1;

@@ -47,7 +47,7 @@ static void drop_selectors(CpuState *s, const Tcg *t, const Insn *i)
 static Fault fx_address_amd(CpuState *s, Tcg *t, const Insn *i, enum Access a, gva_t *lin)
 {
     gva_t last;
-    Fault f = ea_slow(s, t, i, 1, a, lin);
+    Fault f = ea_slow(s, t, i, 1, ACC_READ, lin); /* CS cannot be written: that is seen later */
     if (f)
         return f;
     if (mem_misaligned(t, *lin, 4, t->mmu_mode))

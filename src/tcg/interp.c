@@ -488,7 +488,7 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             return x;
         if (unlikely(s->run_state != RUN_RUNNING))
             return (Exit){.kind = EXIT_HLT};
-        if (unlikely(t->insns_left == 0))
+        if (unlikely(t->insns_left <= t->insns_until))
             return (Exit){.kind = EXIT_LIMIT};
         if (unlikely(t->stops != NULL) && stops_state_due(s, t, code_lin(s, t), &x))
             return x;
@@ -512,6 +512,8 @@ static Exit run_loop(Vcpu *v, Tcg *t)
     }
 }
 
+#define COUNTED_FROM (1ull << 62) /* more than any RunLimit that is counted */
+
 static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
@@ -526,15 +528,21 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     t->careful = limit && limit->careful;
     t->one_block = limit && limit->one_block;
     uint64_t most = limit && limit->max_insns ? limit->max_insns : ~0ull;
+    t->counted = translate && limit && limit->chained;
+    t->insns_until = t->counted && most < COUNTED_FROM ? COUNTED_FROM - most : 0;
+    if (t->counted)
+        most = COUNTED_FROM;
     t->insns_left = most;
     t->blk = NULL;
     t->use_jit = translate;
     stops_begin(t, limit ? limit->stops : NULL);
-    t->limited = most != ~0ull || t->one_block || t->each_block;
+    t->limited = (most != ~0ull && !t->counted) || t->one_block || t->each_block;
     t->log_blocks = blocklog_enters();
     if (translate)
         jit_chaining(t->jit, !t->limited && !log_on(LOG_NOCHAIN));
-    if (!t->limited)
+    if (t->counted)
+        jit_counting(t->jit);
+    if (!t->limited && !t->counted)
         idle_run_begins(t);
     tcg_update_mode(s, t);
     if (atomic_load(&v->request) & VREQ_EXIT_MASK)
@@ -544,7 +552,7 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     vec_release(t);
     if (t->inhibit && !s->ev.shadow_mov_ss)
         s->ev.shadow_sti = true;
-    if (!t->limited)
+    if (!t->limited && !t->counted)
         idle_run_ends(t);
     v->insns += most - t->insns_left;
     s->rflags = flags_get(s, t) | FL_FIXED;

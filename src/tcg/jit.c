@@ -109,6 +109,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->no_if = ~(uint64_t)FL_IF;
     j->hot->no_df = ~(uint64_t)FL_DF;
     j->hot->df = FL_DF;
+    j->hot->sign = 1ull << 63;
     j->hot->em_ts = CR0_EM | CR0_TS;
     j->hot->fsgsbase = CR4_FSGSBASE;
     j->hot->fsw_kept = 0x7f00;
@@ -413,10 +414,12 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
  * does not go on then. */
 static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const next[])
 {
-    if (cold->second)
+    if (cold->second) {
+        jit_count_off(x, cold->k);
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
-    else
+    } else {
         emit_jmp(&x->c, next[cold->k + 1]);
+    }
 }
 
 static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
@@ -649,7 +652,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, ip_page)));
     }
     code->entry_poll = here(c);
-    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    jit_poll(x);
     code8(c, 0xe3); /* jrcxz */
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     code->entry = here(c);
@@ -663,6 +666,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             b = x->at->b;
             x->off = (unsigned)(b->gpa & ~PAGE_MASK);
         }
+        jit_count_part(x); /* not again where the twin is entered */
         next[x->k] = here(c);
         if (x->twin_of && is_entered(x))
             nothing_known(x);

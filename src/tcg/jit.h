@@ -114,9 +114,10 @@ typedef struct JitHot {
     uint64_t zmm;               /* 0: as YMM, 1: as ZMM, 2: all 32 and the mask registers */
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
+    int64_t count; /* of instructions: minus what is left of the limit (jit_count.c) */
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
-        low5, low6, df, page_offset;
+        low5, low6, df, page_offset, sign;
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
@@ -271,6 +272,7 @@ typedef struct Jit {
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
     bool kernel_slots; /* the kernel's code has slots too: for tests */
     bool no_chain;     /* each block comes back: jit_chaining() */
+    bool counts;       /* code counts its instructions: jit_count.c */
     unsigned heats;    /* JitHot.heat[] in use */
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
@@ -331,6 +333,8 @@ void jit_unlink_all(Jit *);
 /* Whether blocks may hand over to each other. Without, each run is of one block, and can be
  * counted. */
 void jit_chaining(Jit *, bool on);
+/* From here on code counts its instructions: what there is goes. */
+void jit_counting(Jit *);
 /* A direct jump now leads to b's code: b has been found where it goes to, in this map_gen. */
 void jit_link(Jit *, JitLink *, Block *b);
 
@@ -616,6 +620,13 @@ static inline unsigned jit_off_of(const Trans *x, unsigned k)
         p--;
     return (unsigned)(x->part[p].b->gpa & ~PAGE_MASK);
 }
+/* jit_count.c, where code counts: rcx changes. So many instructions more; those of the part that
+ * instruction x->k begins, if it begins one; none of its part behind instruction k. */
+void jit_count(Trans *, int32_t insns);
+void jit_count_part(Trans *);
+void jit_count_off(Trans *, unsigned k);
+/* rcx = 0 if translated code is to be left here, else 1. */
+void jit_poll(Trans *);
 /* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
 /* Cold code: adds up the rounds, and goes on behind the loop. */

@@ -383,7 +383,7 @@ static void follow(Trans *x, const Insn *i)
         push_return(x, i);
     if (off >= behind)
         return;
-    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    jit_poll(x);
     jit_unless_one(x, COLD_POLL)->rip_off = off;
 }
 

@@ -732,6 +732,40 @@ static bool emit_pushf(Trans *x, const Insn *i)
     return true;
 }
 
+/* Does i keep FIP and FOP? */
+static bool keeps_pointers(const Insn *i)
+{
+    const ExecSet *exec = op_rows[i->row].exec;
+    return exec == &exec_x87 || exec == &exec_x87_store;
+}
+
+/* Does emit_same() always do i, which accesses nothing? */
+static bool is_plain(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    unsigned op = r->opcode;
+    if ((i->flags & (IF_MEM | IF_LOCK)) || i->opsize < 4 || r->map != MAP_1B)
+        return false;
+    if (r->emit == EMIT_COPY || r->emit == EMIT_TEST) /* ADD to CMP, MOV, TEST, INC, DEC */
+        return op < 0x40 || op == 0x81 || op == 0x83 || op == 0x89 || op == 0x8b || op == 0x85 ||
+               op == 0xff;
+    return r->emit == EMIT_IMM;
+}
+
+/* Is another x87 instruction done behind this one before anything looks at FIP and FOP? */
+static bool pointers_soon_written(const Trans *x)
+{
+    for (unsigned k = x->k + 1u; k < x->n && !x->at->b->soft; k++) {
+        const Insn *i = x->insn[k];
+        if (i->opsize && op_rows[i->row].emit == EMIT_X87 && !(i->flags & IF_MEM) &&
+            keeps_pointers(i))
+            return true;
+        if (!i->opsize || !is_plain(i))
+            return false;
+    }
+    return false;
+}
+
 /* What x87_pointers() does, in 64-bit mode. */
 static void emit_x87_pointers(Trans *x, const Insn *i)
 {
@@ -740,6 +774,8 @@ static void emit_x87_pointers(Trans *x, const Insn *i)
     HostMem fop = gs_mem((int32_t)offsetof(CpuState, fpu.fop));
     if (v->keeps_fdp && (i->flags & IF_MEM) && jit_ea(x, i))
         emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
+    if (pointers_soon_written(x))
+        return;
     if (v->keeps_fip) {
         jit_rip(x, H_CX, x->off + i->end - i->len);
         emit_store(c, H_CX, gs_mem((int32_t)offsetof(CpuState, fpu.fip)));
@@ -761,7 +797,7 @@ static bool emit_x87(Trans *x, const Insn *i)
     Code *c = &x->c;
     const OpRow *r = &op_rows[i->row];
     HostMem m;
-    bool pointers = r->exec == &exec_x87 || r->exec == &exec_x87_store;
+    bool pointers = keeps_pointers(i);
     if (!x->j->x87 ||
         (pointers && (!(x->mode & DM_CODE64) || ((i->flags & IF_MEM) && i->seg != SEG_NONE))))
         return false;

@@ -505,7 +505,7 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
     const uint8_t *poll = here(c);
     emit_jmp(c, code->start);
     code->head = here(c);
-    emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+    jit_poll(x);
     code8(c, 0xe3); /* jrcxz */
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     jit_flags_out(c, x->j);
@@ -595,6 +595,7 @@ static bool one_round(Trans *x, const Loop *l)
         if (x->k == x->at->first + x->at->b->n)
             x->at++;
         x->off = jit_off_of(x, x->k);
+        jit_count_part(x);
         if (x->k + 1u == x->n) {
             x->ax = H_NONE;
             way_out(x, l, condition ^ 1, x->behind_jcc, x->off + i->end);
@@ -680,13 +681,13 @@ static bool write_second(Trans *x, JitCode *code, const Loop *l)
     for (unsigned n = 0; n < copies; n++)
         if (!one_round(x, l))
             return false;
-    jit_island_before(x, 40);
+    jit_island_before(x, 60);
     if (l->counter != GPR_ZERO) {
         emit_load(c, H_CX, jit_frame(FRAME_BOUND));
         unsigned r = bring(x, l->counter, H_AX);
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = (uint8_t)r, .scale = 0});
     } else {
-        emit_load32(c, H_CX, jit_vcpu(offsetof(Vcpu, go)));
+        jit_poll(x);
     }
     code8(c, 0xe3); /* jrcxz, over the jump */
     code8(c, 5);

@@ -111,16 +111,24 @@ static int special(Jit *j, const Insn *i, Fault f)
     return go_on_at_rip(j);
 }
 
+/* Instructions of i's block from i on: all of it is counted when it begins (jit_count.c). */
+static int64_t of_part(const Tcg *t, const Insn *i)
+{
+    return t->blk->n - (i - t->blk->insn);
+}
+
 /* Runs i. done: what the stub is told when nothing special came of it. */
 static int exec_insn(Jit *j, const JitCode *code, const Insn *i, int done)
 {
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     unsigned mode = t->decode_mode;
+    int64_t rest = of_part(t, i);
     j->at = i;
     Fault f = i->exec(s, t, i);
     j->hot->cc = t->cc;
     if (unlikely(f)) {
+        j->hot->count -= rest; /* i itself is leave_block()'s */
         int r = special(j, i, f);
         j->hot->cc = t->cc;
         return r;
@@ -131,6 +139,7 @@ static int exec_insn(Jit *j, const JitCode *code, const Insn *i, int done)
     bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
     if (unlikely(!code->block || t->inhibit || other_mode || ends)) {
         s->rip = insn_next_rip(s, t, i);
+        j->hot->count -= rest - 1;
         return t->limited ? RESUME : go_on_at_rip(j);
     }
     return done;
@@ -220,6 +229,7 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     bool run = k_and_run & JIT_RUN_FLAG, slot = k_and_run & JIT_SLOT_FLAG;
     const Insn *i = enter_insn(j, code, k_and_run & (JIT_RUN_FLAG - 1));
     Block *b = code->part[0].b, *part;
+    int64_t rest = of_part(t, i);
     jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
     unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
@@ -246,6 +256,7 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     }
     /* The others of the run have no address: without this block. */
     t->v->st.rip = insn_next_rip(&t->v->st, t, i);
+    j->hot->count -= rest - 1;
     if (code->block && (!crosses || code->has_twin) && runs_miss_often(b)) {
         b->no_runs = true;
         jit_block_dead(j, b);
@@ -298,10 +309,12 @@ static int jit_vec(const JitCode *code, unsigned k, Tcg *t)
         return GO_ON;
     }
     /* Faults, or an exception that the guest does not mask: one at a time. */
+    int64_t rest = of_part(t, i);
     int r = exec_insn(j, code, i, GO_BEHIND);
     if (r != GO_BEHIND)
         return r;
     s->rip = insn_next_rip(s, t, i);
+    j->hot->count -= rest - 1;
     return RESUME;
 }
 
@@ -464,8 +477,12 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             atomic_store(&v->go, 1);
             if (atomic_load(&v->request) & heed)
                 return NEXT_BLOCK;
+            int64_t count = t->counted ? (int64_t)(t->insns_until - t->insns_left) : INT64_MIN;
+            j->hot->count = count;
             enum JitExit e = jit_run(j, b);
-            if (t->limited)
+            if (t->counted)
+                t->insns_left -= (uint64_t)(j->hot->count - count);
+            else if (t->limited)
                 t->insns_left -= count_of(t, b, e);
             if (e == JX_RESUME && j->ends_run) {
                 j->ends_run = false;
@@ -502,7 +519,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             if (!b->plain)
                 return NEXT_BLOCK;
         }
-        if (unlikely(t->one_block || t->each_block ||
+        if (unlikely(t->one_block || t->each_block || t->insns_left <= t->insns_until ||
                      (atomic_load_explicit(&v->request, memory_order_relaxed) & heed))) {
             j->pending = NULL;
             return NEXT_BLOCK;

@@ -20,6 +20,8 @@
 #include "tcg/jit.h"
 #include "tcg/vec.h"
 
+extern const ExecSet exec_x87, exec_fnstsw;
+
 enum { ALL_REGISTERS = 0x1ffff };
 
 uint32_t jit_written(const Insn *i)
@@ -52,8 +54,8 @@ uint32_t jit_written(const Insn *i)
         return 1u << RSP | 1u << i->reg;
     case EMIT_LEAVE:
         return 1u << RSP | 1u << RBP;
-    case EMIT_X87: /* FNSTSW AX */
-        return 1u << RAX;
+    case EMIT_X87:
+        return r->exec == &exec_fnstsw && !(i->flags & IF_MEM) ? 1u << RAX : 0;
     case EMIT_BRANCH: /* Jcc and JMP nothing */
         if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70 || (r->opcode & 0xfd) == 0xe9)
             return 0;
@@ -111,6 +113,7 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
     case EMIT_MUL:
     case EMIT_DIV:
     case EMIT_CMPXCHG:
+    case EMIT_X87:
         break;
     default:
         return false;
@@ -129,6 +132,8 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
             *write = (k == 0 && r->emit != EMIT_TEST) || r->emit == EMIT_CMPXCHG;
             if (r->emit == EMIT_MUL || r->emit == EMIT_DIV)
                 *write = false;
+            if (r->emit == EMIT_X87)
+                *write = r->exec != &exec_x87;
             /* XCHG and XADD write whichever comes second; BT with a register goes elsewhere. */
             if (r->map == MAP_0F && (r->opcode & 0xe7) == 0xa3)
                 return false;

@@ -121,6 +121,7 @@ struct Tcg {
     const struct Block *blk; /* being executed */
     gva_t blk_rip;           /* RIP (not linear) of its first byte */
     uint64_t insns_left;     /* until RunLimit; counts down from ~0 when there is none */
+    uint64_t insns_until;    /* run() ends there: 0, but with RunLimit.chained */
     bool step;               /* of one instruction, or one iteration of a REP */
     bool stop_exc;           /* RunLimit.stop_at_exception */
     bool caller_events, careful, one_block; /* RunLimit's */
@@ -145,6 +146,7 @@ struct Tcg {
     struct Jit *jit; /* NULL: no translator */
     bool use_jit;    /* this run() may run translated code */
     bool limited;    /* this run() counts instructions */
+    bool counted;    /* so does it, in code that is joined: RunLimit.chained */
     bool log_blocks; /* this run() logs the blocks it enters */
     RunStops *stops; /* of this run(), or NULL */
     bool each_block; /* stops are looked for before each block: none is joined to another */

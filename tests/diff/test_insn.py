@@ -65,6 +65,18 @@ def everything():
         assert line.startswith(("rows not judged (", "skipped=")), line
 
 
+def undefined():
+    """Both engines run the host's own instruction: they agree in what the manual leaves undefined, too."""
+    if run("--engines", "jit,interp", "--rows", "nop", "--cases", "10").returncode == 2:
+        print("skipped: no translator here")
+        return
+    r = run("--engines", "jit,interp", "--undefined", "--modes", "user", "--rows",
+            "tzcnt,lzcnt,andn,bextr,blsr,blsmsk,blsi,bzhi,bsf,bsr,imul,mul,div,idiv,shl,shld,bt,daa,aam", "--cases", "15000")
+    assert r.returncode == 0 and last_line(r)[3] == 0, r.stdout
+    r = run("--engines", "jit,interp", "--undefined", "--modes", "user", "--cases", "30000")
+    assert r.returncode == 0 and last_line(r)[3] == 0, r.stdout
+
+
 def saved(folder):
     """A KVM without hardware behind it executes LZCNT as BSR: what is saved says so again. Others agree."""
     r = run("--engines", "interp,kvm", "--modes", "long0", "--rows", "lzcnt", "--cases", "400", "--save", folder)
@@ -96,4 +108,5 @@ with tempfile.TemporaryDirectory() as d:
 with tempfile.TemporaryDirectory() as d:
     saved(d)
 everything()
+undefined()
 print("ok")

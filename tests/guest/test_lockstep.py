@@ -45,6 +45,9 @@ def case_kernel():
         run("--engines", engines, "--max", "3M", *kernel(), text=r"no divergence after 3000000 ")
     run("--engines", "jit,interp", "--every", "1000", "--max", "2M", *kernel(), text="no divergence after 2000000 ")
     run("--engines", "interp,jit", "--every", "insn", "--max", "300000", *kernel(), text="no divergence after 300000 ")
+    out = run("--engines", "jit,interp", "--chained", "--max", "30M", *kernel(), text="no divergence after 300")
+    steps = int(re.search(r"instructions in (\d+) steps", out)[1])
+    assert 1500 < steps < 4000, steps
 
 
 def case_smp():
@@ -65,7 +68,9 @@ def case_smp():
             assert p.stdout == "right\n" and p.returncode == 1, f"{accel}: {p.stdout}{p.stderr}"
         counts = set()
         for args in ["--engines", "jit,interp"], ["--engines", "jit,interp"], ["--engines", "interp,jit", "--turn", "5"], \
-                    ["--engines", "jit,interp", "--every", "insn", "--max", "60000"]:
+                    ["--engines", "jit,interp", "--every", "insn", "--max", "60000"], \
+                    ["--engines", "jit,interp", "--chained", "--every", "100"], \
+                    ["--engines", "jit,jit", "--chained", "--every", "1000", "--turn", "2"]:
             out = run(*args, "--", *machine, text="no divergence")
             assert "--max" in args or "right\n" in out
             assert all(int(n) > 10000 for n in re.findall(r"interp: (\d+) instructions|jit: (\d+) instructions", out)[0] if n)
@@ -131,6 +136,10 @@ def case_bad_input():
     run("--engines", "interp+kvm,interp", "--", "-smp", "2", "-bios", "x", status=2, text="-smp 2: with KVM")
     run("--engines", "interp+kvm,kvm", "--", "-demo", status=2 if have_kvm() else 1)
     run("--engines", "kvm,kvm", "--", "-demo", status=2 if have_kvm() else 1)
+    run("--engines", "interp,jit", "--chained", "--", "-demo", status=2, text="--chained: it is jit's code")
+    run("--engines", "jit+interp,interp", "--chained", "--", "-demo", status=2, text="--chained: it is jit's code")
+    run("--engines", "jit,interp", "--chained", "--every", "insn", "--", "-demo", status=2, text="--every insn: with --chained")
+    run("--engines", "jit,interp", "--chained", "--load", "x", status=2, text="--chained: what was saved")
     run("--frobnicate", status=2, text="--frobnicate")
     run("-demo", status=2)
     run("demo", status=2, text="behind --")

@@ -108,6 +108,7 @@ static void registers(CpuState *s)
     s->fpu.fcw = one_in(10) ? 0x372 : one_in(3) ? 0x27f : 0x37f;
     s->xcr0 = 7 | (has_avx512() ? 0xe0 : 0);
     s->cr4 |= CR4_OSXSAVE;
+    s->cr0 |= CR0_WP; /* or the page that may be read may be written too */
     s->seg[TR] = (Segment){.base = G_RAM + 0x6000, .limit = 0x67, .attr = 0x8b, .selector = 24};
     s->gdt = (DescTable){G_GDT, 0x1f};
     s->idt = (DescTable){G_IDT, 0x1ff};

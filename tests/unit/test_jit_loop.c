@@ -40,7 +40,7 @@ static void loop_insn(Code *c, unsigned near)
     e.p66 = size == 2;
     e.w = size == 8;
     e.rex = size == 1;
-    switch (below(14)) {
+    switch (below(15)) {
     case 0:
     case 1:
     case 2: /* ADD to CMP with memory, both ways: ADC and SBB read what the round before left */
@@ -82,6 +82,19 @@ static void loop_insn(Code *c, unsigned near)
         e.p66 = e.w = e.rex = false;
         e.reg = (uint8_t)below(16);
         break;
+    case 13: { /* FLD, FADD, FSTP, FISTP, FXCH, FCHS */
+        static const uint8_t x87[][2] = {{0xd9, 0}, {0xdd, 0}, {0xdc, 0}, {0xdd, 3},
+                                         {0xdb, 7}, {0xdf, 7}, {0xd9, 0}, {0xdd, 3}};
+        unsigned n = below(10);
+        if (n >= ARRAY_LEN(x87)) {
+            code_bytes(c, n & 1 ? "\xd9\xc9" : "\xd9\xe0", 2);
+            return;
+        }
+        e.opcode = x87[n][0];
+        e.reg = x87[n][1];
+        e.p66 = e.w = e.rex = false;
+        break;
+    }
     default: /* at a fixed place, counted from RIP or not, or at one that was computed */
         if (one_in(3)) { /* add rax, [rip + ...]; add [rip + ...], rdx */
             code_bytes(c, one_in(2) ? "\x48\x03\x05" : "\x48\x01\x15", 3);
@@ -289,6 +302,51 @@ START_TEST(loops)
 }
 END_TEST
 
+/* x87 beside other accesses, in pages that may be written, read, or not at all: what is checked for
+ * several, and FIP and FOP when one of them faults. */
+START_TEST(x87_faults)
+{
+    static const char *const insns[] = {
+        "\xd9\xe8",     "\xd9\xe0",     "\xd9\xc9",     "\xde\xc1", /* fld1; fchs; fxch; faddp */
+        "\xdd\x47\x18", "\xdd\x46\x18", "\xdb\x6f\x20", /* fld of [rdi] twice, of [rsi] */
+        "\xdd\x5f\x10", "\xdd\x5e\x10", "\xdf\x3f",     /* fstp, fistp to them */
+        "\x8b\x47\x04", "\x89\x46\x04",                 /* mov eax, [rdi + 4]; mov [rsi + 4], eax */
+        "\x83\xc0\x01", "\x85\xc0",     "\x48\x89\xf8", "\x0f\xaf\xc0", /* plain ones, IMUL */
+    };
+    static const gva_t pages[] = {DATA, DATA, DATA + 0x1000, DATA + 0x2000, DATA + 0x3000};
+    GError *err = NULL;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (unsigned k = 0; k < 3000; k++) {
+        static CpuState in;
+        uint8_t bytes[64];
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        seed = k * 0x5851f42d4c957f2dull + 5;
+        j->kernel_slots = one_in(2);
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RDI] = pages[below(ARRAY_LEN(pages))] + 0x100;
+        in.gpr[RSI] = pages[below(ARRAY_LEN(pages))] + 0x200;
+        in.gpr[RSP] = DATA + 0x800;
+        in.fpu.mxcsr = 0x1f80;
+        code_bytes(&c, "\x48\x89\x0c\x24\xd9\xee", 6); /* mov [rsp], rcx; fldz */
+        for (unsigned n = 2 + below(6); n > 0; n--) {
+            const char *insn = insns[below(ARRAY_LEN(insns))];
+            code_bytes(&c, insn, insn[1] == '\x3f' ? 2 : (unsigned)strlen(insn));
+        }
+        code8(&c, 0xf4);
+        random_memory();
+        n_cuts = 0;
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -298,6 +356,7 @@ int main(void)
     TCase *tc = tcase_create("jit_loop");
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, loops);
+    tcase_add_test(tc, x87_faults);
     Suite *suite = suite_create("jit_loop");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

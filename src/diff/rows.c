@@ -31,6 +31,7 @@ static const char *const emit_name[EMIT_N] = {
     [EMIT_LEAVE] = "LEAVE",     [EMIT_NOP] = "NOP",     [EMIT_CLI] = "CLI",
     [EMIT_STI] = "STI",         [EMIT_PUSHF] = "PUSHF", [EMIT_X87] = "X87",
     [EMIT_BRANCH] = "BRANCH",   [EMIT_SYS] = "SYS",     [EMIT_GATHER] = "GATHER",
+    [EMIT_OFTEN] = "OFTEN",
 };
 
 /* A line of the table. Nanoseconds; below 0: not to be had. */

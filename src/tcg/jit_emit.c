@@ -21,7 +21,7 @@ typedef struct GprOp {
 
 static bool is_vector_row(const OpRow *r)
 {
-    return r->attr & (A_SSE | A_AVX);
+    return r->attr & (A_SSE | A_AVX | A_MMX);
 }
 
 static unsigned operand_size_of(const Insn *i, unsigned op)
@@ -106,6 +106,13 @@ void jit_need_vectors(Trans *x, const OpRow *r)
     need_registers(x, offsetof(JitHot, vec_away) + 8 * n);
     for (unsigned k = 0; k <= n; k++)
         x->vec[k] = true;
+}
+
+static void need_x87(Trans *x)
+{
+    if (!x->x87)
+        need_registers(x, offsetof(JitHot, x87_away));
+    x->x87 = true;
 }
 
 /* Prefixes, opcode and size of i, without operands. */
@@ -208,6 +215,8 @@ static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_w
 static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax)
 {
     const OpRow *r = &op_rows[i->row];
+    if ((r->attr & A_MMX) && !x->j->x87)
+        return false;
     Enc e = same_instruction(i);
     GprOp reg = {0}, rm = {0}, vvvv = {0};
     HostMem mem;
@@ -227,6 +236,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
             break;
         case OC_VREG:
         case OC_KREG:
+        case OC_MMREG:
             has_reg = true;
             break;
         case OC_RM:
@@ -243,6 +253,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         case OC_VRMREG:
         case OC_KRM:
         case OC_KRMREG:
+        case OC_MMRM:
+        case OC_MMRMREG:
             has_rm = true;
             rm_first = k == 0;
             mem_size = size;
@@ -294,7 +306,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     if ((i->flags & IF_LOCK) && !is_mem)
         return false;
 
-    if (is_vector_row(r))
+    if (r->attr & A_MMX)
+        need_x87(x);
+    else if (is_vector_row(r))
         jit_need_vectors(x, r);
     bool both = r->map == MAP_0F ? (r->opcode & 0xfe) == 0xc0
                                  : r->map == MAP_1B && (r->opcode & 0xfe) == 0x86;
@@ -801,9 +815,7 @@ static bool emit_x87(Trans *x, const Insn *i)
     if (!x->j->x87 ||
         (pointers && (!(x->mode & DM_CODE64) || ((i->flags & IF_MEM) && i->seg != SEG_NONE))))
         return false;
-    if (!x->x87)
-        need_registers(x, offsetof(JitHot, x87_away));
-    x->x87 = true;
+    need_x87(x);
     if (r->exec == &exec_fwait)
         return true;
     if (i->flags & IF_MEM) {

@@ -170,6 +170,10 @@ static bool emit_fnclex(Trans *x)
 static bool emit_emms(Trans *x)
 {
     HostMem ftw = state(offsetof(CpuState, fpu.ftw));
+    if (x->x87) { /* the registers are the guest's */
+        code_bytes(&x->c, "\x0f\x77", 2);
+        return true;
+    }
     if (!x87_at_rest(x))
         return false;
     load_fsw(&x->c);

@@ -286,7 +286,7 @@ static int jit_vec(const JitCode *code, unsigned k, Tcg *t)
     CpuState *s = &t->v->st;
     const Insn *i = enter_insn(j, code, k);
     const uint32_t masks = 0x1f80;
-    bool x87 = op_rows[i->row].attr & A_FPU;
+    bool x87 = op_rows[i->row].attr & (A_FPU | A_MMX);
     if (x87 && !(s->cr0 & (CR0_EM | CR0_TS)) && (s->fpu.fcw & 0x3f) == 0x3f &&
         !(s->fpu.fsw & FSW_ES) && !t->ferr) {
         registers_again(j);

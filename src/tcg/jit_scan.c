@@ -126,9 +126,10 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
         case OC_MEM:
         case OC_VRM:
         case OC_KRM:
-            *size = r->attr & (A_SSE | A_AVX)     ? vec_operand_bytes(i, r->op[k])
-                    : operand_info[r->op[k]].size ? operand_info[r->op[k]].size
-                                                  : i->opsize;
+        case OC_MMRM:
+            *size = r->attr & (A_SSE | A_AVX | A_MMX) ? vec_operand_bytes(i, r->op[k])
+                    : operand_info[r->op[k]].size     ? operand_info[r->op[k]].size
+                                                      : i->opsize;
             *write = (k == 0 && r->emit != EMIT_TEST) || r->emit == EMIT_CMPXCHG;
             if (r->emit == EMIT_MUL || r->emit == EMIT_DIV)
                 *write = false;

@@ -378,6 +378,38 @@ static void x87(Code *c)
     }
 }
 
+/* MMX: of registers, of memory, with general registers. */
+static void mmx(Code *c)
+{
+    static const struct {
+        uint8_t map, opcode, imm;
+    } op[] = {{MAP_0F, 0xfd, 0}, {MAP_0F, 0xd5, 0}, {MAP_0F, 0x60, 0}, {MAP_0F, 0x6f, 0},
+              {MAP_0F, 0x7f, 0}, {MAP_0F, 0xef, 0}, {MAP_0F, 0x70, 1}, {MAP_0F38, 0, 0},
+              {MAP_0F, 0xf3, 0}, {MAP_0F, 0x6e, 0}, {MAP_0F, 0x7e, 0}, {MAP_0F, 0xc4, 1},
+              {MAP_0F, 0xd7, 0}, {MAP_0F, 0xc5, 1}, {MAP_0F, 0x73, 1}};
+    HostMem m = data();
+    unsigned n = below(ARRAY_LEN(op));
+    Enc e = {.map = op[n].map,
+             .opcode = op[n].opcode,
+             .w = one_in(3),
+             .modrm = true,
+             .reg = (uint8_t)below(8),
+             .rm = (uint8_t)below(8),
+             .imm_size = op[n].imm,
+             .imm = below(256)};
+    if (e.opcode == 0x73)
+        e.reg = one_in(2) ? 2 : 6; /* PSRLQ, PSLLQ */
+    else if (e.opcode == 0xd7 || e.opcode == 0xc5)
+        e.reg = (uint8_t)any(); /* PMOVMSKB, PEXTRW */
+    else if (one_in(2))
+        e.mem = &m;
+    else if (e.opcode == 0x7e)
+        e.rm = (uint8_t)any();
+    if (one_in(10))
+        code_bytes(c, "\x0f\x77", 2); /* EMMS */
+    encode(c, &e);
+}
+
 static unsigned make_block(uint8_t *bytes, size_t room)
 {
     bool with_x87 = one_in(4);
@@ -389,7 +421,7 @@ static unsigned make_block(uint8_t *bytes, size_t room)
         cut[n_cuts++] = (unsigned)(c.p - bytes);
         unsigned what = below(10);
         if (with_x87 && one_in(2))
-            x87(&c);
+            one_in(3) ? mmx(&c) : x87(&c);
         else if (what < 5)
             integer(&c);
         else if (what < 8)

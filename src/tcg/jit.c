@@ -238,6 +238,7 @@ static void code_free(JitCode *code)
 {
     g_free(code->sites);
     g_free(code->cross);
+    g_free(code->loop);
     g_free(code);
 }
 

@@ -215,7 +215,7 @@ typedef struct JitCode {
             uint8_t *at; /* rel32, as written */
             const uint8_t *to;
         } way[32]; /* copies of the body times parts: see write_second() */
-    } loop;
+    } * loop;      /* NULL: it has none */
 } JitCode;
 
 enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };

@@ -630,12 +630,12 @@ void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
     } sums[] = {{offsetof(struct JitLoop, left), jit_frame(FRAME_BOUND)},
                 {offsetof(struct JitLoop, rounds), jit_frame(FRAME_ROUNDS)}};
     HostMem m = {.base = H_AX, .index = H_NONE};
-    code->loop.way[code->loop.n].at = cold->from;
-    code->loop.way[code->loop.n++].to = cold->retry;
+    code->loop->way[code->loop->n].at = cold->from;
+    code->loop->way[code->loop->n++].to = cold->retry;
     emit_load(c, H_CX, sums[0].from);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = (uint8_t)bring(x, (unsigned)cold->slot, H_AX)});
-    emit_imm64(c, H_AX, (uintptr_t)&code->loop);
+    emit_imm64(c, H_AX, (uintptr_t)code->loop);
     for (unsigned n = 0; n < ARRAY_LEN(sums); n++) {
         if (n)
             emit_load(c, H_CX, sums[n].from);
@@ -656,7 +656,7 @@ void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
 
 void jit_loop_judge(Jit *j, JitCode *code)
 {
-    struct JitLoop *l = &code->loop;
+    struct JitLoop *l = code->loop;
     /* `left` is minus the rounds left, in steps of the counter. */
     uint64_t rounds = l->rounds + (uint64_t)(l->left / l->step);
     if (!code->block)
@@ -723,13 +723,17 @@ void jit_loop(Trans *x, JitCode *code)
     x->second = false;
     x->at = &x->part[x->n_parts - 1];
     x->off = jit_off_of(x, x->n - 1u);
-    code->loop =
-        (struct JitLoop){.exits = x->j->loop_exits,
-                         .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
-                         .few = few_rounds(x)};
+    unsigned few = few_rounds(x);
     memcpy(x->run_of, run_of, sizeof(run_of));
-    if (done && !x->c.overflow)
+    if (done && !x->c.overflow) {
+        if (!code->loop)
+            code->loop = g_new(struct JitLoop, 1);
+        *code->loop =
+            (struct JitLoop){.exits = x->j->loop_exits,
+                             .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
+                             .few = few};
         return;
+    }
     x->c = before;
     x->n_cold = cold;
     x->n_sites = sites;

@@ -467,6 +467,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
         }
         if (unlikely(t->log_blocks))
             blocklog_enter(s, t, b);
+        BlockLink *to = NULL; /* of b, which the interpreter has run */
         Fault f;
         if (b->jit) {
             jit_jump_fill(j, t->decode_mode, s->rip, b);
@@ -518,14 +519,22 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             t->insns_left -= b->n;
             if (!b->plain)
                 return NEXT_BLOCK;
+            to = &b->to[f == FAULT_JUMP];
         }
         if (unlikely(t->one_block || t->each_block || t->insns_left <= t->insns_until ||
                      (atomic_load_explicit(&v->request, memory_order_relaxed) & heed))) {
             j->pending = NULL;
             return NEXT_BLOCK;
         }
+        if (to && to->rip == s->rip && to->gen == t->map_gen && to->block->gen) {
+            b = to->block;
+            continue;
+        }
         b = next_block(s, t);
         if (!b)
             return NEXT_BLOCK; /* the loop finds it, and may come back here with `pending` */
+        /* With another CS base the same RIP would be another place. */
+        if (to && (t->decode_mode & (DM_CODE64 | DM_FLAT)))
+            *to = (BlockLink){.rip = s->rip, .block = b, .gen = t->map_gen};
     }
 }

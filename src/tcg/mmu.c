@@ -213,6 +213,14 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     }
 }
 
+/* What is known of single pages beside the TLB. */
+static void forget_pages(Tcg *t)
+{
+    t->around.page = TLB_NONE;
+    for (unsigned k = 0; k < ARRAY_LEN(t->code_at); k++)
+        t->code_at[k].page = TLB_NONE;
+}
+
 /* Where code was fetched from must be asked again. */
 static void forget_code(Tcg *t, TlbBank *b)
 {
@@ -233,7 +241,7 @@ void tlb_forget_code(Tcg *t)
 
 static void bank_clear(Tcg *t, TlbBank *b)
 {
-    t->around.page = TLB_NONE;
+    forget_pages(t);
     for (unsigned m = 0; m < MMU_MODES; m++)
         for (unsigned k = 0; k < TLB_SIZE; k++)
             entry_clear(&b->entry[m][k]);
@@ -249,7 +257,7 @@ static void bank_clear(Tcg *t, TlbBank *b)
 
 static void bank_clear_local(Tcg *t, TlbBank *b)
 {
-    t->around.page = TLB_NONE;
+    forget_pages(t);
     for (unsigned m = 0; m < MMU_MODES; m++) {
         for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
             uint64_t left = b->local[m][word];
@@ -314,7 +322,7 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
         bank_clear_local(t, b);
     t->bank = b;
     t->map_gen = b->map_gen;
-    t->around.page = TLB_NONE;
+    forget_pages(t);
     if (t->jit) {
         jit_tlb_flush(t->jit, false);
         jit_jumps_flush(t->jit, false);
@@ -368,7 +376,7 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 
 void tlb_flush_page(Tcg *t, gva_t lin)
 {
-    t->around.page = TLB_NONE;
+    forget_pages(t);
     if (t->jit) {
         jit_tlb_flush_page(t->jit, lin);
         jit_jumps_flush_page(t->jit, lin);
@@ -380,12 +388,29 @@ void tlb_flush_page(Tcg *t, gva_t lin)
 
 /* ---- finding the bytes ---- */
 
+static struct CodeAt *code_at(Tcg *t, gva_t lin)
+{
+    return &t->code_at[lin >> PAGE_BITS & (ARRAY_LEN(t->code_at) - 1)];
+}
+
+/* A write to a page with code, written before: *o. */
+static bool code_page_known(Tcg *t, gva_t lin, unsigned mode, Spot *o)
+{
+    const struct CodeAt *c = code_at(t, lin);
+    if (c->page != (lin & PAGE_MASK) || c->mode != mode || !blocks_page_has_code(t, c->gpa))
+        return false;
+    o->gpa = c->gpa | (lin & ~PAGE_MASK);
+    o->host = c->host + (lin & ~PAGE_MASK);
+    o->code = true;
+    return true;
+}
+
 static Fault locate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, Spot *o)
 {
     PageWalk w;
     o->host = tlb_hit(t, mode, lin, 1, a);
     o->code = false;
-    if (o->host)
+    if (o->host || (a == ACC_WRITE && code_page_known(t, lin, mode, o)))
         return FAULT_NONE;
     Fault f = walk_checked(s, t, lin, a, mode, &w);
     if (f)
@@ -402,6 +427,11 @@ static Fault locate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
         o->code = code;
     }
     o->host = slot->host + (o->gpa - slot->gpa);
+    if (o->code)
+        *code_at(t, lin) = (struct CodeAt){.page = lin & PAGE_MASK,
+                                           .gpa = w.page,
+                                           .host = o->host - (lin & ~PAGE_MASK),
+                                           .mode = mode};
     return FAULT_NONE;
 }
 

@@ -166,6 +166,14 @@ struct Tcg {
         gva_t page, first, last;
         gpa_t gpa; /* of `page` */
     } around;
+    /* Pages with code that have been written: such writes never find a tag in the TLB. By the last
+     * bits of the page's number; `page` TLB_NONE: none. */
+    struct CodeAt {
+        gva_t page;
+        gpa_t gpa;
+        uint8_t *host;
+        unsigned mode;
+    } code_at[4];
     TlbBank banks[TLB_BANKS];
 };
 

@@ -342,6 +342,39 @@ START_TEST(page_of_entries)
 }
 END_TEST
 
+/* A page with code is written, and written again where another such page has taken its place. */
+START_TEST(written_and_mapped_anew)
+{
+    static const uint8_t code[] = {
+        0x41, 0xff, 0xd2,       /* call r10 */
+        0x41, 0xff, 0xd3,       /* call r11 */
+        0x89, 0x2f,             /* mov [rdi], ebp */
+        0x89, 0x2f,             /* mov [rdi], ebp */
+        0x48, 0x89, 0x1e,       /* mov [rsi], rbx */
+        0x41, 0x0f, 0x01, 0x38, /* invlpg [r8] */
+        0x89, 0x0f,             /* mov [rdi], ecx */
+        0x41, 0xff, 0xd2,       /* call r10 */
+        0xf4,                   /* hlt */
+    };
+    gpa_t page[2] = {G_CODE + 0x10000, G_CODE + 0x20000};
+    CpuState *s = &guest.v.st;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    for (unsigned p = 0; p < 2; p++)
+        memcpy(gp(page[p]), "\xb8\x00\x00\x00\x00\xc3", 6); /* mov eax, 0; ret */
+    s->gpr[R10] = s->gpr[R8] = page[0];
+    s->gpr[R11] = page[1];
+    s->gpr[RDI] = page[0] + 1;
+    s->gpr[RSI] = G_PT + 8 * ((page[0] - G_RAM) >> 12);
+    s->gpr[RBX] = page[1] | 7;
+    s->gpr[RBP] = 0x111;
+    s->gpr[RCX] = 0x222;
+    run_to_halt((unsigned)_i);
+    ck_assert_mem_eq(gp(page[0] + 1), "\x11\x01\x00\x00", 4);
+    ck_assert_mem_eq(gp(page[1] + 1), "\x22\x02\x00\x00", 4);
+    ck_assert_uint_eq(s->gpr[RAX], 0x222);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("code_pages");
@@ -355,6 +388,7 @@ int main(void)
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
     tcase_add_loop_test(c, page_of_entries, 0, 2);
+    tcase_add_loop_test(c, written_and_mapped_anew, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);

@@ -123,6 +123,7 @@ typedef struct JitHot {
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_stream, *fn_vec;
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
+    _Alignas(64) uint8_t lanes_kept[4][64];
     _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
     uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
     uint64_t slot_at;                /* offset in slot[] of the one that missed */

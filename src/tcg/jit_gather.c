@@ -1,7 +1,9 @@
 /*
- * Gathers of VEX encoding: the three vectors go to memory, a stub loads the elements
- * one by one through the first-level TLB. If one is not to be had so, the instruction has done
- * nothing yet: it begins again once the TLB has the page, or its exec function does it all.
+ * Gathers of VEX encoding. In user code they have a slot: if all elements, chosen by the mask or
+ * not, are in its pages, the instruction is done as it is from the host's address. Else, and in the
+ * kernel, the three vectors go to memory, and a stub loads the elements one by one through the
+ * first-level TLB. If one is not to be had so, the instruction has done nothing yet: it begins
+ * again once the TLB has the page, or its exec function does it all.
  */
 #include "tcg/jit.h"
 
@@ -92,6 +94,185 @@ static void move(Trans *x, bool load, unsigned reg, size_t member, unsigned byte
                          .mem = &m});
 }
 
+/* ---- all at once ---- */
+enum { KEPT = 4 };
+
+/* Vector registers that the instruction does not use. */
+static void choose(const Insn *i, uint8_t kept[KEPT])
+{
+    unsigned n = 0;
+    for (uint8_t r = 0; n < KEPT; r++)
+        if (r != i->reg && r != i->index && r != i->vvvv)
+            kept[n++] = r;
+}
+
+/* Those registers, all of each, to JitHot.lanes_kept and back. */
+static void keep(Trans *x, const uint8_t kept[KEPT], bool load)
+{
+    for (unsigned n = 0; n < KEPT; n++) {
+        HostMem m = jit_hot(x->j, offsetof(JitHot, lanes_kept) + 64 * n);
+        encode(&x->c, &(Enc){.map = x->j->zmm ? MAP_EVEX0F : MAP_VEX0F, /* VMOVUPS */
+                             .opcode = load ? 0x10 : 0x11,
+                             .pfx = PFX_NP,
+                             .l = true,
+                             .evex = 2 << EVEX_LL_SHIFT,
+                             .modrm = true,
+                             .reg = kept[n],
+                             .mem = &m});
+    }
+}
+
+/* to = op(b, a): an instruction of map 0F or 0F38 on XMM, or YMM, with prefix 66. */
+static void vector(Trans *x, enum OpMap map, unsigned opcode, bool l, unsigned to, unsigned a,
+                   unsigned b)
+{
+    encode(&x->c, &(Enc){.map = (uint8_t)map,
+                         .opcode = (uint8_t)opcode,
+                         .pfx = PFX_66,
+                         .l = l,
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .vvvv = (uint8_t)a,
+                         .rm = (uint8_t)b});
+}
+enum {
+    VMOVQ = 0x6e,        /* with W */
+    VPADDQ = 0xd4,       /* 0F */
+    VPSUBQ = 0xfb,       /* 0F */
+    VPOR = 0xeb,         /* 0F */
+    VMOVMSKPD = 0x50,    /* 0F */
+    VPBROADCASTQ = 0x59, /* 0F38 */
+    VPMOVSXDQ = 0x25     /* 0F38 */
+};
+
+/* All 64-bit lanes of a register = a host register. */
+static void broadcast(Trans *x, unsigned to, unsigned from)
+{
+    encode(&x->c, &(Enc){.map = MAP_VEX0F,
+                         .opcode = VMOVQ,
+                         .pfx = PFX_66,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .rm = (uint8_t)from});
+    vector(x, MAP_VEX0F38, VPBROADCASTQ, true, to, 0, to);
+}
+
+/* to = the indices from the first or (high) the fifth on as 64-bit numbers, times their scale. */
+static void offsets(Trans *x, const Insn *i, unsigned to, bool l, bool wide, bool high)
+{
+    Code *c = &x->c;
+    unsigned from = i->index;
+    if (high) {
+        encode(c, &(Enc){.map = MAP_VEX0F3A, /* vextracti128 to, index, 1 */
+                         .opcode = 0x39,
+                         .pfx = PFX_66,
+                         .l = true,
+                         .modrm = true,
+                         .reg = i->index,
+                         .rm = (uint8_t)to,
+                         .imm_size = 1,
+                         .imm = 1});
+        from = to;
+    }
+    if (wide)
+        vector(x, MAP_VEX0F, 0x6f, l, to, 0, from); /* vmovdqa */
+    else
+        vector(x, MAP_VEX0F38, VPMOVSXDQ, l, to, 0, from);
+    if (i->scale)
+        encode(c, &(Enc){.map = MAP_VEX0F, /* vpsllq to, to, scale */
+                         .opcode = 0x73,
+                         .pfx = PFX_66,
+                         .l = l,
+                         .modrm = true,
+                         .reg = 6,
+                         .vvvv = (uint8_t)to,
+                         .rm = (uint8_t)to,
+                         .imm_size = 1,
+                         .imm = i->scale});
+}
+
+/*
+ * rcx = 0 if all n elements are in the pages of this slot. rax is where index 0 leads, and stays.
+ * With `from` the distance of an element from where the first place is, that is 0 <= from and
+ * from <= places - 1: neither it nor what it is less than that has the highest bit.
+ */
+static void check_all(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
+{
+    Code *c = &x->c;
+    HostMem places = jit_slot_mem(x->j, slot, offsetof(JitSlot, places));
+    uint8_t kept[KEPT];
+    bool l = n > 2;
+    choose(i, kept);
+    unsigned a = kept[0], b = kept[1], base = kept[2], most = kept[3];
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, neg)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_AX, .scale = 0});
+    emit_load32(c, H_CX, places);
+    code_bytes(c, "\x48\xf7\xd1", 3); /* not rcx */
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_CX, .scale = 0, .disp = 1});
+    emit_load32(c, H_CX, places);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    keep(x, kept, false);
+    broadcast(x, base, H_DX);
+    broadcast(x, most, H_CX);
+    offsets(x, i, a, l, wide, false);
+    vector(x, MAP_VEX0F, VPADDQ, l, a, a, base);
+    if (n == 8) {
+        offsets(x, i, b, l, wide, true);
+        vector(x, MAP_VEX0F, VPADDQ, l, b, b, base);
+    }
+    vector(x, MAP_VEX0F, VPSUBQ, l, base, most, a);
+    vector(x, MAP_VEX0F, VPOR, l, a, a, base);
+    if (n == 8) {
+        vector(x, MAP_VEX0F, VPSUBQ, l, base, most, b);
+        vector(x, MAP_VEX0F, VPOR, l, a, a, b);
+        vector(x, MAP_VEX0F, VPOR, l, a, a, base);
+    }
+    vector(x, MAP_VEX0F, VMOVMSKPD, l, H_CX, 0, a);
+    keep(x, kept, true);
+}
+
+/* The instruction itself, if the slot has all elements. If not the slot gets the page of the first
+ * one, and what comes next does the work. Returns the jump behind that. */
+static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
+{
+    Code *c = &x->c;
+    HostMem m = {.base = H_DX, .index = i->index, .scale = i->scale};
+    check_all(x, i, slot, n, wide);
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
+    uint8_t *slow = emit_jmp(c, here(c));
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12});
+    jit_may_fault(x); /* an empty slot, and an address that is not canonical */
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = op_rows[i->row].opcode,
+                     .pfx = PFX_66,
+                     .w = i->rexw,
+                     .l = i->vexl,
+                     .modrm = true,
+                     .reg = i->reg,
+                     .vvvv = i->vvvv,
+                     .mem = &m});
+    uint8_t *done = emit_jmp(c, here(c));
+    patch_rel32(slow, c->run, here(c));
+    encode(c, &(Enc){.map = MAP_VEX0F, /* vmovq rcx, index; vmovd ecx, index */
+                     .opcode = 0x7e,
+                     .pfx = PFX_66,
+                     .w = wide,
+                     .modrm = true,
+                     .reg = i->index,
+                     .rm = H_CX});
+    if (!wide)
+        code_bytes(c, "\x48\x63\xc9", 3); /* movsxd rcx, ecx */
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = i->scale});
+    struct Cold *cold = jit_cold(x, emit_jmp(c, here(c)), COLD_ACCESS);
+    cold->slot = slot;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+    cold->retry = here(c);
+    return done;
+}
+
 bool jit_emit_gather(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
@@ -105,9 +286,16 @@ bool jit_emit_gather(Trans *x, const Insn *i)
     Insn ea = *i; /* without the vector's part */
     ea.index = GPR_ZERO;
     jit_need_vectors(x, r);
+    jit_island_before(x, 500); /* all of this is longer than short jumps reach */
     const uint8_t *retry = here(c);
     if (!jit_ea(x, &ea))
         return false;
+    int slot = jit_slot_new(x, size, false);
+    uint8_t *done = NULL;
+    if (slot >= 0) {
+        done = at_once(x, i, slot, n, wide & 1);
+        jit_ea(x, &ea);
+    }
     move(x, false, i->index, offsetof(JitHot, lanes_index), 32);
     move(x, false, i->vvvv, offsetof(JitHot, lanes_mask), 32);
     move(x, false, i->reg, offsetof(JitHot, lanes), 32);
@@ -123,6 +311,8 @@ bool jit_emit_gather(Trans *x, const Insn *i)
                      .reg = i->vvvv,
                      .vvvv = i->vvvv,
                      .rm = i->vvvv});
+    if (done)
+        patch_rel32(done, c->run, here(c));
     x->dx_run = -1;
     return true;
 }

@@ -347,6 +347,74 @@ START_TEST(x87_faults)
 }
 END_TEST
 
+/* Gathers from where they have found their pages before, and beyond: the first round of each loop
+ * fills the slot. */
+START_TEST(gathers)
+{
+    GError *err = NULL;
+    if (!__builtin_cpu_supports("avx2"))
+        return;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    for (unsigned k = 0; k < 4000; k++) {
+        static CpuState in;
+        uint8_t bytes[96];
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        seed = k * 0x5851f42d4c957f2dull + 9;
+        j->kernel_slots = !one_in(8);
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.fpu.mxcsr = 0x1f80;
+        unsigned opcode = 0x90 + below(4);
+        gva_t end = one_in(2) ? DATA + 0x3000 : 0x1000 * (1 + below(14));
+        in.gpr[RSI] = one_in(3) ? end - 0x3000 + below(0x200) : end - 0x40 - below(0x300);
+        if (end < DATA) /* where two other pages begin, or do not */
+            in.gpr[RSI] = end - 0x300 + below(0x500);
+        in.gpr[RCX] = 2 + below(4);
+        HostMem m = {.base = RSI,
+                     .index = (uint8_t)(INDEX + (opcode & 1)),
+                     .scale = (uint8_t)below(4),
+                     .disp = (int32_t)below(96) - 48};
+        Enc mask = {.map = MAP_VEX0F, .opcode = 0x28, .l = true, .modrm = true, .rm = LANES};
+        Enc e = {.map = MAP_VEX0F38,
+                 .opcode = (uint8_t)opcode,
+                 .pfx = PFX_66,
+                 .w = one_in(2),
+                 .l = !one_in(3),
+                 .modrm = true,
+                 .reg = (uint8_t)(4 + below(4)),
+                 .vvvv = (uint8_t)below(4),
+                 .mem = &m};
+        Enc sum = {.map = MAP_VEX0F,
+                   .opcode = 0xfe, /* VPADDD */
+                   .pfx = PFX_66,
+                   .l = true,
+                   .modrm = true,
+                   .reg = 9,
+                   .vvvv = 9,
+                   .rm = e.reg};
+        mask.reg = e.vvvv;
+        const uint8_t *top = c.p;
+        encode(&c, &mask);
+        encode(&c, &e);
+        encode(&c, &sum);
+        code_bytes(&c, "\x48\x81\xc6", 3); /* add rsi, ... */
+        code32(&c, (uint32_t[]){0, 8, 16, 40, 0x100, -0x40u, -0x1000u}[below(7)]);
+        code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+        code8(&c, (uint8_t)(top - (c.p + 1)));
+        code8(&c, 0xf4);
+        random_memory();
+        n_cuts = 0;
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -357,6 +425,7 @@ int main(void)
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, loops);
     tcase_add_test(tc, x87_faults);
+    tcase_add_test(tc, gathers);
     Suite *suite = suite_create("jit_loop");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

@@ -354,6 +354,8 @@ void jit_tlb_give_back(Jit *);
 void jit_slots_init(Jit *);
 /* A new one for an access, or -1: not here. */
 int jit_slot_new(Trans *, unsigned size, bool write);
+/* Does code of this kind have slots? */
+bool jit_has_slots(const Trans *);
 /* The slot at JitHot.slot_at gets the pages around lin if the first-level TLB has them; b's
  * instruction k loses its slot if that happens too often. b may be NULL: it keeps it. */
 bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);

@@ -26,7 +26,9 @@
 #include "tcg/jit.h"
 
 #define ROUNDS_MAX 512
-#define STEP_MAX   256 /* bytes a round: beyond, pages end too soon */
+/* Bytes a round: beyond, pages end too soon; or ranges of pages, where there are slots. */
+#define STEP_MAX       256
+#define STEP_MAX_SLOTS 8192
 /* Bytes into a page, lines of the next page, bytes a round: see fetch_ahead(). */
 #define FETCH_AT    256
 #define FETCH_LINES 12
@@ -104,13 +106,13 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
                       unsigned size, bool write)
 {
     int64_t base_step, index_step;
-    const int64_t far = 1 << 20;
+    const int64_t far = 1 << 20, most = jit_has_slots(x) ? STEP_MAX_SLOTS : STEP_MAX;
     if (!step_of(x, l, base, &base_step) || !step_of(x, l, index, &index_step))
         return -1;
-    if (llabs(base_step) > STEP_MAX || llabs(index_step) > STEP_MAX || llabs(off) > far)
+    if (llabs(base_step) > most || llabs(index_step) > most || llabs(off) > far)
         return -1;
     int64_t step = base_step + (index_step << scale);
-    if (llabs(step) > STEP_MAX)
+    if (llabs(step) > most)
         return -1;
     int32_t lo = (int32_t)off, hi = lo + (int32_t)size;
     for (unsigned n = 0; n < x->n_streams; n++) {
@@ -262,7 +264,7 @@ static void shift_down(Code *c, unsigned r, unsigned by)
                      .imm = by});
 }
 
-/* rax = rax / n; rax is below 2^32, n at most STEP_MAX. rcx and rdx change. */
+/* rax = rax / n; rax and n are below 2^32. rcx and rdx change. */
 static void divide(Code *c, unsigned n)
 {
     if (!(n & (n - 1))) {

@@ -58,11 +58,16 @@ void jit_slots_init(Jit *j)
         j->hot->span[size] = span_of(PAGE_SIZE + 1 - size);
 }
 
+bool jit_has_slots(const Trans *x)
+{
+    return (x->mode & DM_CODE64) && ((x->mode & DM_CPL3) || x->j->kernel_slots);
+}
+
 int jit_slot_new(Trans *x, unsigned size, bool write)
 {
     Jit *j = x->j;
-    if (!(x->mode & DM_CODE64) || (!(x->mode & DM_CPL3) && !j->kernel_slots) ||
-        (x->at->b->no_slot >> (x->k - x->at->first) & 1) || j->slots == JIT_SLOTS)
+    if (!jit_has_slots(x) || (x->at->b->no_slot >> (x->k - x->at->first) & 1) ||
+        j->slots == JIT_SLOTS)
         return -1;
     JitSlot *u = &j->hot->slot[j->slots];
     empty(u);

@@ -118,7 +118,8 @@ static void loop_insn(Code *c, unsigned near)
 /* What makes a register move by a constant, or not. */
 static void loop_step(Code *c, unsigned r)
 {
-    int32_t n = (int32_t[]){1, -1, 2, 4, -4, 8, -8, 16, 24, -40, 64, 3, 256, -256, 260}[below(15)];
+    int32_t n = (int32_t[]){1,   -1, 2, 4,   -4,   8,   -8,  16,   24,
+                            -40, 64, 3, 256, -256, 260, 512, -768, 4096}[below(18)];
     switch (below(7)) {
     case 0:
         emit_lea(c, true, r, (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = n});

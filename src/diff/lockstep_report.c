@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "cpu/disasm.h"
-#include "tcg/tcg.h"
+#include "tcg/jit.h"
 
 enum { PIECE_MAX = 64 }; /* instructions shown of one piece of the path */
 
@@ -113,6 +113,20 @@ void ls_report(const Lockstep *ls, GString *out)
     ls_trace_print(ls, out);
 }
 
+/* What of it a chained leader's translated code has done. */
+static void chained_summary(const Lockstep *ls, GString *out)
+{
+    const Jit *j = jit_of(ls->side[LEADER].v);
+    unsigned second = 0;
+    for (unsigned k = 0; k < j->map_n; k++)
+        second += j->map[k]->block && j->map[k]->head;
+    g_string_append_printf(out,
+                           "in translated code: %.1f%%; made: %" PRIu64 " codes, %" PRIu64
+                           " of them traces; loops with a second body at the end: %u\n",
+                           100.0 * (double)j->counted / (double)MAX_OF(ls->insns, 1ull), j->blocks,
+                           j->traces, second);
+}
+
 void ls_summary(const Lockstep *ls, double seconds, GString *out)
 {
     g_string_append_printf(
@@ -121,6 +135,8 @@ void ls_summary(const Lockstep *ls, double seconds, GString *out)
         " interrupts, %.1f s (%.0f/s); all of memory compared %" PRIu64 " times\n",
         ls->side[LEADER].engine->name, ls->side[FOLLOWER].engine->name, ls->insns, ls->steps,
         ls->events, seconds, seconds > 0 ? (double)ls->insns / seconds : 0, ls->fulls);
+    if (ls->opt.chained)
+        chained_summary(ls, out);
     ls_switches_summary(ls, out);
     for (unsigned i = 0; i < LSR_N; i++)
         if (ls->rule_uses[i])

@@ -280,6 +280,7 @@ typedef struct Jit {
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
     /* for info jit */
+    uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
         slots_given_up;
     uint32_t *row_helpers; /* by row: runs by helper */

@@ -481,9 +481,11 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             int64_t count = t->counted ? (int64_t)(t->insns_until - t->insns_left) : INT64_MIN;
             j->hot->count = count;
             enum JitExit e = jit_run(j, b);
-            if (t->counted)
+            if (t->counted) {
                 t->insns_left -= (uint64_t)(j->hot->count - count);
-            else if (t->limited)
+                j->counted += (uint64_t)(j->hot->count - count);
+            }
+            if (t->limited)
                 t->insns_left -= count_of(t, b, e);
             if (e == JX_RESUME && j->ends_run) {
                 j->ends_run = false;

@@ -48,6 +48,8 @@ def case_kernel():
     out = run("--engines", "jit,interp", "--chained", "--max", "30M", *kernel(), text="no divergence after 300")
     steps = int(re.search(r"instructions in (\d+) steps", out)[1])
     assert 1500 < steps < 4000, steps
+    share, traces = re.search(r"in translated code: ([0-9.]+)%; made: \d+ codes, (\d+) of them traces", out).groups()
+    assert float(share) > 80 and int(traces) > 20, (share, traces)
 
 
 def case_smp():

@@ -17,8 +17,9 @@
  */
 struct Clock {
     uint64_t host_khz, guest_khz;
-    uint64_t base_ns;   /* guest ns at the last start or stop */
-    uint64_t start_tsc; /* host TSC at the last start */
+    uint64_t base_ns;         /* guest ns at the last start or stop */
+    uint64_t start_tsc;       /* host TSC at the last start */
+    uint64_t slow, slow_from; /* clock_slow(): times; host TSC from which on */
     bool running;
     Timer *head; /* by expiry; machines have tens of timers, not thousands */
     void (*notify)(void *);
@@ -140,6 +141,7 @@ Clock *clock_new(void)
     Clock *c = g_new0(Clock, 1);
     c->host_khz = clock_host_tsc_khz();
     c->guest_khz = c->host_khz;
+    c->slow = 1;
     return c;
 }
 
@@ -152,7 +154,7 @@ uint64_t clock_ns(const Clock *c)
 {
     if (!c->running)
         return c->base_ns;
-    return c->base_ns + mul_div(__rdtsc() - c->start_tsc, 1000000, c->host_khz);
+    return c->base_ns + mul_div(__rdtsc() - c->start_tsc, 1000000, c->host_khz * c->slow);
 }
 
 void clock_start(Clock *c)
@@ -177,12 +179,25 @@ bool clock_running(const Clock *c)
 uint64_t clock_tsc(const Clock *c)
 {
     uint64_t tsc = __rdtsc();
+    if (unlikely(c->slow > 1))
+        tsc = c->slow_from + (tsc - c->slow_from) / c->slow;
     return c->host_khz == c->guest_khz ? tsc : mul_div(tsc, c->guest_khz, c->host_khz);
 }
 
 bool clock_tsc_is_host(const Clock *c)
 {
-    return c->host_khz == c->guest_khz;
+    return c->host_khz == c->guest_khz && c->slow == 1;
+}
+
+void clock_slow(Clock *c, unsigned times)
+{
+    c->slow = times;
+    c->slow_from = __rdtsc();
+}
+
+uint64_t clock_host_ns(const Clock *c, uint64_t ns)
+{
+    return ns * c->slow;
 }
 
 uint64_t clock_tsc_khz(const Clock *c)

@@ -4,6 +4,7 @@
  * Guest time in ns starts at 0 with the machine and stands still while the machine is stopped. The
  * guest's TSC is the host's, scaled and offset the same way in every engine:
  *     guest_tsc = host_tsc * tsc_khz / host_khz + vCPU's tsc_offset     (offset in CpuState)
+ * unless clock_slow() has been called.
  * Reading is lock-free from any thread. Timers are armed and run under the machine lock (below);
  * their callbacks run on the thread that calls timers_run(), in expiry order.
  */
@@ -26,6 +27,12 @@ void clock_start(Clock *);
 void clock_stop(Clock *);
 bool clock_running(const Clock *);
 uint64_t clock_ns(const Clock *); /* guest ns since machine start; never goes back */
+
+/* Of a clock that is stopped: from here on it runs so many times slower than the host's, and the
+ * guest's TSC with it. */
+void clock_slow(Clock *, unsigned times);
+/* What `ns` on this clock are on the host's. */
+uint64_t clock_host_ns(const Clock *, uint64_t ns);
 
 /* Frequency of the host's TSC in kHz: from CPUID 0x15/0x16, the kernel, or measured; computed once.
  */

@@ -17,14 +17,20 @@
 
 #define DEFAULT_SAVE "lockstep.state"
 /* REPLAYS: a translator leaves code to the interpreter until it has seen it often. */
-enum { DEMO_ROUNDS = 32, QUIET_SECONDS = 10, REPLAYS = 200, CHAINED_EVERY = 10000 };
+enum {
+    DEMO_ROUNDS = 32,
+    QUIET_SECONDS = 10,
+    REPLAYS = 200,
+    CHAINED_EVERY = 10000,
+    SLOW_MAX = 1000
+};
 
 typedef struct Mode {
     /* What was asked for. */
     char *engines, *every, *max, *save, *load;
     gboolean explain, chained;
     char *seed, *switch_every;
-    int turn;
+    int turn, slow;
     const Engine *engine[SIDES];
     bool engines_given;
     LsOptions opt;
@@ -164,6 +170,11 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
          "jit's code runs as it does by itself: blocks joined, traces, loops; a step is --every N "
          "(10000) instructions and on to where it looks for requests",
          NULL},
+        {"slow", 0, 0, G_OPTION_ARG_INT, &mode->slow,
+         "Software engines: guest time runs N times slower than the host's (1), so that a guest "
+         "has "
+         "time for its timer's interrupts",
+         "N"},
         {"turn", 0, 0, G_OPTION_ARG_INT, &mode->turn,
          "With -smp: so many steps of a vCPU, then of the next (1)", "N"},
         {"max", 0, 0, G_OPTION_ARG_STRING, &mode->max,
@@ -190,6 +201,8 @@ static bool read_options(Mode *mode, int *argc, char ***argv, GError **err)
     mode->engines_given = mode->engines;
     if (mode->turn < 1)
         return usage(err, "--turn %d: 1 or more", mode->turn);
+    if (mode->slow < 1 || mode->slow > SLOW_MAX)
+        return usage(err, "--slow %d: 1 to %d", mode->slow, SLOW_MAX);
     mode->opt.turn = (unsigned)mode->turn;
     return read_engines(mode, err) && read_count("--max", mode->max, &mode->opt.max, err) &&
            read_every(mode, err) && read_switches(mode, err);
@@ -230,6 +243,8 @@ static bool prepare(Machine *m, void *opaque, GError **err)
     if (!mode->live)
         return false;
     machine_watch_dma(m, ls_live_dma, mode->live);
+    if (mode->slow > 1)
+        clock_slow(machine_vm(m)->clock, (unsigned)mode->slow);
     mode->started = g_get_monotonic_time();
     return true;
 }
@@ -352,6 +367,8 @@ static bool check_machine(const Mode *mode, const Options *o, GError **err)
                      "-smp %u: with KVM lockstep compares one vCPU; interp and jit can take "
                      "turns",
                      o->cfg.smp);
+    if (mode->slow > 1 && !soft)
+        return usage(err, "--slow: KVM's guest reads the processor's clock by itself");
     if (o->cfg.accel)
         return usage(err, "-accel %s: --engines says which engines there are", o->cfg.accel);
     if (o->monitor_given)
@@ -440,7 +457,7 @@ static int run_file(Mode *mode, GError **err)
 
 int diff_lockstep(int argc, char *argv[])
 {
-    Mode mode = {.result = LS_OK, .turn = 1};
+    Mode mode = {.result = LS_OK, .turn = 1, .slow = 1};
     GError *err = NULL;
     int split = 1;
     while (split < argc && strcmp(argv[split], "--") != 0)

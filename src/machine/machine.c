@@ -54,7 +54,7 @@ static void arm_timer_fd(Machine *m, uint64_t expiry)
     struct itimerspec its = {0};
     if (expiry != NO_EXPIRY) {
         uint64_t now = clock_ns(m->vm.clock);
-        uint64_t left = expiry > now ? expiry - now : 1;
+        uint64_t left = expiry > now ? clock_host_ns(m->vm.clock, expiry - now) : 1;
         its.it_value.tv_sec = (time_t)(left / NS_PER_S);
         its.it_value.tv_nsec = (long)(left % NS_PER_S);
     }

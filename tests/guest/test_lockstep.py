@@ -45,6 +45,7 @@ def case_kernel():
         run("--engines", engines, "--max", "3M", *kernel(), text=r"no divergence after 3000000 ")
     run("--engines", "jit,interp", "--every", "1000", "--max", "2M", *kernel(), text="no divergence after 2000000 ")
     run("--engines", "interp,jit", "--every", "insn", "--max", "300000", *kernel(), text="no divergence after 300000 ")
+    run("--engines", "jit,interp", "--slow", "50", "--max", "3M", *kernel(), text=r"no divergence after 3000000 ")
     out = run("--engines", "jit,interp", "--chained", "--max", "30M", *kernel(), text="no divergence after 300")
     steps = int(re.search(r"instructions in (\d+) steps", out)[1])
     assert 1500 < steps < 4000, steps
@@ -142,6 +143,8 @@ def case_bad_input():
     run("--engines", "jit+interp,interp", "--chained", "--", "-demo", status=2, text="--chained: it is jit's code")
     run("--engines", "jit,interp", "--chained", "--every", "insn", "--", "-demo", status=2, text="--every insn: with --chained")
     run("--engines", "jit,interp", "--chained", "--load", "x", status=2, text="--chained: what was saved")
+    run("--engines", "jit,interp", "--slow", "0", "--", "-demo", status=2, text="--slow 0: 1 to")
+    run("--engines", "interp,kvm", "--slow", "2", "--", "-bios", "x", status=2, text="--slow: KVM's guest")
     run("--frobnicate", status=2, text="--frobnicate")
     run("-demo", status=2)
     run("demo", status=2, text="behind --")

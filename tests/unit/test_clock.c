@@ -1,0 +1,49 @@
+/* The machine's clock, run slower than the host's. */
+#include <check.h>
+#include <stdlib.h>
+#include <x86intrin.h>
+
+#include "base/clock.h"
+
+enum { SLOW = 50 };
+
+/* Guest time and TSC pass between two readings of the host's, a fiftieth of them. */
+START_TEST(slow_clock)
+{
+    Clock *c = clock_new();
+    uint64_t khz = clock_host_tsc_khz();
+    ck_assert(clock_tsc_is_host(c));
+    clock_slow(c, SLOW);
+    ck_assert(!clock_tsc_is_host(c));
+    ck_assert_uint_eq(clock_tsc_khz(c), khz);
+    ck_assert_uint_eq(clock_host_ns(c, 1000), 1000 * SLOW);
+    uint64_t a = __rdtsc();
+    clock_start(c);
+    uint64_t t0 = clock_tsc(c), b = __rdtsc();
+    while (__rdtsc() - b < khz * 20) /* 20 ms */
+        ;
+    uint64_t inside = __rdtsc() - b, t1 = clock_tsc(c), ns = clock_ns(c), d = __rdtsc();
+    ck_assert_uint_ge(t1 - t0, inside / SLOW);
+    ck_assert_uint_le(t1 - t0, (d - a) / SLOW + 1);
+    ck_assert_uint_ge(ns, inside / SLOW * 1000000 / khz);
+    ck_assert_uint_le(ns, (d - a) / SLOW * 1000000 / khz + 2);
+    /* A TSC value and the matching time come together. */
+    uint64_t at = clock_ns_at_tsc(c, t1 + khz * 1000);
+    ck_assert_uint_ge(at, ns + 1000000000 - (clock_tsc(c) - t0) * 1000000 / khz);
+    ck_assert_uint_le(at, clock_ns(c) + 1000000002);
+    clock_free(c);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("clock");
+    TCase *tc = tcase_create("clock");
+    tcase_add_test(tc, slow_clock);
+    suite_add_tcase(s, tc);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -196,7 +196,8 @@ static enum LsResult step_soft(Lockstep *ls, enum LsStepKind kind)
     if (ls->recording && ea.kind == EXIT_KICK && !count && a->v->st.rip == ls->before.rip &&
         a->v->st.gpr[RCX] == ls->before.gpr[RCX] && ls->log->len == ls->step_at + 1)
         return LS_KICK;
-    Exit eb = run_to(ls, FOLLOWER, count, true, a->v->st.rip, a->v->st.gpr[RCX]);
+    /* So many at once go by quick forms; the single steps after a difference do not. */
+    Exit eb = run_to(ls, FOLLOWER, count, !ls->opt.chained, a->v->st.rip, a->v->st.gpr[RCX]);
     ls->insns += count;
     ls->step_count = count;
     ls_trace_add(ls, &ls->before, (uint32_t)count, ea.delivered ? ea.exc.vector + 1u : 0, NULL);

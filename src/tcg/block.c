@@ -231,8 +231,12 @@ static unsigned which_page(const Block *b, gpa_t page)
 }
 
 /* Where b's bytes in this page begin, and how many they are. */
-static unsigned bytes_in_page(const Block *b, const CodePage *p, unsigned *off)
+static inline unsigned bytes_in_page(const Block *b, const CodePage *p, unsigned *off)
 {
+    if (likely(b->gpa2 == NO_GPA)) {
+        *off = b->gpa & ~PAGE_MASK;
+        return b->size;
+    }
     if (b->gpa2 == (b->gpa & PAGE_MASK)) { /* a page that follows itself: anywhere */
         *off = 0;
         return PAGE_SIZE;
@@ -314,8 +318,10 @@ static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len, bool stor
         for (Block **link = &p->first[k]; *link;) {
             Block *b = *link;
             if (b->gen != 0 && block_overlaps(b, gpa, len) &&
-                (!store || dies_of_store(b, gpa, len)))
+                (!store || dies_of_store(b, gpa, len))) {
+                p->died += store && b->jit;
                 kill_block(t, b);
+            }
             if (b->gen == 0) {
                 unsigned at, n = bytes_in_page(b, p, &at);
                 from = MIN_OF(from, at);
@@ -540,6 +546,11 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
 }
 
 /* ---- making ---- */
+/* Code that is written anew all the time, as small programs of a compiler at run time are, is
+ * interpreted sooner than it is translated. */
+#define DIED_EACH     16u
+#define PATIENCE_MOST 31u
+
 static void link_page(Tcg *t, Block *b, gpa_t page)
 {
     BlockCache *c = t->blocks;
@@ -556,6 +567,7 @@ static void link_page(Tcg *t, Block *b, gpa_t page)
     p->n++;
     p->longest = MAX_OF(p->longest, len);
     mark_grains(p, off, len, true);
+    b->patience = (uint8_t)(1 + MIN_OF(p->died / DIED_EACH, PATIENCE_MOST));
 }
 
 static unsigned block_hash(gpa_t gpa, unsigned mode)

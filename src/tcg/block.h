@@ -50,9 +50,11 @@ struct Block {
     uint64_t soft;
     uint32_t runs; /* by the interpreter, until it is translated */
     uint8_t mode;
-    bool stop;   /* its one instruction is exec_stop: see stops.c */
-    bool plain;  /* ends in a near branch or just ends: no mode, flag or mapping changes */
-    bool no_jit; /* it stays with the interpreter */
+    uint8_t
+        patience; /* so many times as many as usual: what is translated here does not live long */
+    bool stop;    /* its one instruction is exec_stop: see stops.c */
+    bool plain;   /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    bool no_jit;  /* it stays with the interpreter */
 
     Block *page_next[2]; /* in the page record of the first, and of the second page */
     uint8_t *bytes;      /* as decoded */
@@ -85,6 +87,7 @@ typedef struct CodePage {
     Block *first[PAGE_SIZE / CODE_STRIPE]; /* by where their bytes in this page begin */
     unsigned n, longest;                   /* blocks; most bytes that one of them has had here */
     unsigned cold_writes;                  /* since a block was last made here */
+    unsigned died;                         /* translated ones, of stores */
     bool floats; /* has been met at two linear addresses: its translated code is for any */
     /* Pieces of CODE_GRAIN bytes that blocks have bytes in (or had): a write elsewhere is data's.
      */

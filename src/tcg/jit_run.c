@@ -183,6 +183,13 @@ static void registers_again(Jit *j)
     }
 }
 
+/* The first-level TLB has the page, for reads. */
+static bool l1_reads(const Jit *j, gva_t lin)
+{
+    const JTlb *l = &j->hot->tlb[j->t->mmu_mode];
+    return l->read[lin >> PAGE_BITS & (JTLB_SIZE - 1)] == 0 - (lin & PAGE_MASK);
+}
+
 static bool l1_filled(Jit *j, gva_t lin)
 {
     Tcg *t = j->t;
@@ -234,7 +241,9 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
     bool filled = slot && jit_slot_fill(j, part, k, t->mmu_mode, lin);
-    if (!filled) {
+    /* What can be read there is known already, and what cannot be written. */
+    bool to_code = !filled && l1_reads(j, lin) && mmu_code_written(t, lin, t->mmu_mode);
+    if (!filled && !to_code) {
         filled = l1_filled(j, lin);
         if (filled && slot)
             jit_slot_fill(j, part, k, t->mmu_mode, lin);
@@ -249,7 +258,8 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
         jit_make_twin(j, code);
     if (r != GO_BEHIND)
         return r;
-    l1_filled(j, lin);
+    if (!to_code)
+        l1_filled(j, lin);
     if (!run) {
         registers_again(j);
         return GO_BEHIND;
@@ -459,7 +469,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             blocks_make_float(t, b);
         if (unlikely(b->jit && b->jit->n_parts > 1 && j->no_chain))
             jit_block_dead(j, b);
-        if (!b->jit && !b->no_jit && (++b->runs > j->hot_after || b->soft))
+        if (!b->jit && !b->no_jit && (++b->runs > j->hot_after * b->patience || b->soft))
             b->no_jit = !jit_translate(j, b);
         if (unlikely(b->soft && !b->jit)) {
             blocks_harden(t, b);

@@ -393,11 +393,17 @@ static struct CodeAt *code_at(Tcg *t, gva_t lin)
     return &t->code_at[lin >> PAGE_BITS & (ARRAY_LEN(t->code_at) - 1)];
 }
 
-/* A write to a page with code, written before: *o. */
+bool mmu_code_written(Tcg *t, gva_t lin, unsigned mode)
+{
+    const struct CodeAt *c = code_at(t, lin);
+    return c->page == (lin & PAGE_MASK) && c->mode == mode && blocks_page_has_code(t, c->gpa);
+}
+
+/* A write to such a page: *o. */
 static bool code_page_known(Tcg *t, gva_t lin, unsigned mode, Spot *o)
 {
     const struct CodeAt *c = code_at(t, lin);
-    if (c->page != (lin & PAGE_MASK) || c->mode != mode || !blocks_page_has_code(t, c->gpa))
+    if (!mmu_code_written(t, lin, mode))
         return false;
     o->gpa = c->gpa | (lin & ~PAGE_MASK);
     o->host = c->host + (lin & ~PAGE_MASK);

@@ -248,6 +248,9 @@ Fault mem_write_slow(CpuState *s, Tcg *t, gva_t lin, unsigned size, unsigned mod
  * or mem_write(), which find out again what is special. */
 void *mem_host(CpuState *s, Tcg *t, gva_t lin, unsigned len, enum Access a);
 
+/* Is a write there one to a page with code that has been written before? It finds no tag. */
+bool mmu_code_written(Tcg *t, gva_t lin, unsigned mode);
+
 /* Kernels lay things out in multiples of 4 MiB: the bits above take part. Not in bit 0: a page and
  * the one after it must never share an entry, or tlb_hit() would take an access across both for one
  * in the second. */

@@ -375,6 +375,44 @@ START_TEST(written_and_mapped_anew)
 }
 END_TEST
 
+/* Functions that live for some calls and are written anew: after a while they are not translated
+ * any more, unless they live long. */
+START_TEST(short_lives)
+{
+    static const uint8_t code[] = {
+        0x89, 0x37,       /* 1: mov [rdi], esi: another function */
+        0x89, 0xe9,       /* mov ecx, ebp */
+        0xff, 0xd3,       /* 2: call rbx */
+        0xff, 0xc9,       /* dec ecx */
+        0x75, 0xfa,       /* jnz 2b */
+        0x31, 0xd6,       /* xor esi, edx: inc eax or inc r8d, of other bytes */
+        0x41, 0xff, 0xc9, /* dec r9d */
+        0x75, 0xef,       /* jnz 1b */
+        0xf4,             /* hlt */
+    };
+    CpuState *s = &guest.v.st;
+    uint32_t one, two;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    memcpy(&one, "\xff\xc0\xc3\x90", 4); /* inc eax; ret */
+    memcpy(&two, "\x01\xd8\x01\xd8", 4); /* add eax, ebx twice; and a RET that stays */
+    *(uint8_t *)gp(G_CODE + 0x1104) = 0xc3;
+    s->gpr[RDI] = s->gpr[RBX] = G_CODE + 0x1100;
+    s->gpr[RSI] = one;
+    s->gpr[RDX] = one ^ two;
+    s->gpr[RBP] = 40;
+    s->gpr[R9] = 2000;
+    s->gpr[RAX] = 0;
+    run_to_halt((unsigned)_i);
+    ck_assert_uint_eq(s->gpr[RAX], (uint32_t)(1000 * 40 * (1 + 2 * (uint32_t)(G_CODE + 0x1100))));
+    uint64_t made = jit_of(&guest.v)->blocks;
+    ck_assert_uint_lt(made, 1000);
+    s->gpr[RBP] = 2000;
+    s->gpr[R9] = 2;
+    run_to_halt((unsigned)_i);
+    ck_assert(!_i || jit_of(&guest.v)->blocks > made);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("code_pages");
@@ -387,6 +425,7 @@ int main(void)
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
+    tcase_add_loop_test(c, short_lives, 0, 2);
     tcase_add_loop_test(c, page_of_entries, 0, 2);
     tcase_add_loop_test(c, written_and_mapped_anew, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));

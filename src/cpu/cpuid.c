@@ -117,7 +117,7 @@ static uint64_t host_xcr0(void)
     return (uint64_t)hi << 32 | lo;
 }
 
-static bool host_has(unsigned f)
+bool cpuid_host_has(enum CpuFeature f)
 {
     const FeatureRow *row = &rows[f];
     uint32_t r[4];
@@ -129,7 +129,7 @@ static bool host_has(unsigned f)
     if (f == FEAT_AVX)
         return (host_xcr0() & 6) == 6;
     if (f == FEAT_AVX512F) /* thunks move mask registers by KMOVQ, which is AVX512BW's */
-        return (host_xcr0() & 0xe6) == 0xe6 && host_has(FEAT_AVX512BW);
+        return (host_xcr0() & 0xe6) == 0xe6 && cpuid_host_has(FEAT_AVX512BW);
     return true;
 }
 
@@ -185,7 +185,7 @@ static const char *lacking(unsigned f, const CpuidTable *kvm)
     case NO:
         return "the software engine";
     case HOST:
-        if (!host_has(f))
+        if (!cpuid_host_has(f))
             return "the host's processor";
         break;
     case AMD:

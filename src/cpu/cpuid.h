@@ -31,6 +31,8 @@ enum CpuFeature {
 };
 
 bool cpuid_has(const CpuidTable *, enum CpuFeature);
+/* This host's processor itself, and its system where it has to. */
+bool cpuid_host_has(enum CpuFeature);
 const char *cpu_feature_name(enum CpuFeature);
 
 /*

@@ -494,6 +494,8 @@ static const char *row_refused(const DiffExec *x, const DiffCase *c)
         return "a process has interrupts on";
     if (!strcmp(r->name, "kmovq") && !cpu_code64(&c->in) && row_has_class(r, OC_RMREG))
         return "the upper halves of general registers are the process's";
+    if (r->feature < FEAT_N && !cpuid_host_has(r->feature))
+        return "this processor lacks it";
     return case_no_feature(c->row);
 }
 

@@ -171,7 +171,9 @@ static Block *next_part(const Trans *x, struct Part *at, Returns *returns)
             at->jumps = true;
             return back;
         }
-        if (!rounds && heat(x, back) > heat(x, on))
+        /* Of blocks that are hot it is not known which is hotter: a trace's end goes back to its
+         * beginning rather than on. */
+        if (!rounds && (back == x->b ? heat(x, back) >= heat(x, on) : heat(x, back) > heat(x, on)))
             return NULL;
     }
     at->jumps = heat(x, away) > heat(x, on);

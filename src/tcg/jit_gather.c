@@ -1,11 +1,14 @@
 /*
- * Gathers of VEX encoding. In user code they have a slot: if all elements, chosen by the mask or
- * not, are in its pages, the instruction is done as it is from the host's address. Else, and in the
- * kernel, the three vectors go to memory, and a stub loads the elements one by one through the
- * first-level TLB. If one is not to be had so, the instruction has done nothing yet: it begins
- * again once the TLB has the page, or its exec function does it all.
+ * Gathers and scatters. Those of VEX encoding, in user code, have a slot: if all elements, chosen
+ * by the mask or not, are in its pages, the instruction is done as it is from the host's address.
+ * Else, and in the kernel, the three vectors go to memory, and a stub loads the elements one by one
+ * through the first-level TLB. If one is not to be had so, the instruction has done nothing yet: it
+ * begins again once the TLB has the page, or its exec function does it all. Those of EVEX encoding
+ * are done at once, or by their exec function.
  */
 #include "tcg/jit.h"
+
+extern const ExecSet exec_egather;
 
 /* gs:[member + reg * size] */
 static HostMem lane(const Jit *j, size_t member, unsigned reg, unsigned size)
@@ -273,10 +276,202 @@ static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide
     return done;
 }
 
+/* ---- EVEX ---- */
+/* to = op(b, a), of map, prefix 66 and W1, on XMM, YMM or ZMM. */
+static void evex(Trans *x, enum OpMap map, unsigned opcode, unsigned ll, unsigned to, unsigned a,
+                 unsigned b)
+{
+    encode(&x->c, &(Enc){.map = (uint8_t)map,
+                         .opcode = (uint8_t)opcode,
+                         .pfx = PFX_66,
+                         .w = true,
+                         .evex = (uint8_t)(ll << EVEX_LL_SHIFT),
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .vvvv = (uint8_t)a,
+                         .rm = (uint8_t)b});
+}
+
+/* As offsets(): of eight at most, each in 64 bits of `to`. */
+static void evex_offsets(Trans *x, const Insn *i, unsigned to, unsigned ll, bool wide, bool high)
+{
+    unsigned from = i->vvvv;
+    if (high) {
+        encode(&x->c, &(Enc){.map = MAP_EVEX0F3A, /* vextracti64x4 to, index, 1 */
+                             .opcode = 0x3b,
+                             .pfx = PFX_66,
+                             .w = true,
+                             .evex = 2 << EVEX_LL_SHIFT,
+                             .modrm = true,
+                             .reg = i->vvvv,
+                             .rm = (uint8_t)to,
+                             .imm_size = 1,
+                             .imm = 1});
+        from = to;
+    }
+    encode(&x->c, &(Enc){.map = wide ? MAP_EVEX0F : MAP_EVEX0F38, /* vmovdqa64, vpmovsxdq */
+                         .opcode = wide ? 0x6f : VPMOVSXDQ,
+                         .pfx = PFX_66,
+                         .w = wide,
+                         .evex = (uint8_t)(ll << EVEX_LL_SHIFT),
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .rm = (uint8_t)from});
+    encode(&x->c, &(Enc){.map = MAP_EVEX0F, /* vpsllq to, to, scale */
+                         .opcode = 0x73,
+                         .pfx = PFX_66,
+                         .w = true,
+                         .evex = (uint8_t)(ll << EVEX_LL_SHIFT),
+                         .modrm = true,
+                         .reg = 6,
+                         .vvvv = (uint8_t)to,
+                         .rm = (uint8_t)to,
+                         .imm_size = 1,
+                         .imm = i->scale});
+}
+
+/* to, a host register, = which of the chosen elements are beyond the last place: k{mask} and k are
+ * mask registers. */
+static void beyond(Trans *x, unsigned to, unsigned ll, unsigned k, unsigned mask, unsigned at,
+                   unsigned most)
+{
+    encode(&x->c, &(Enc){.map = MAP_EVEX0F3A, /* vpcmpuq k{mask}, at, most, above */
+                         .opcode = 0x1e,
+                         .pfx = PFX_66,
+                         .w = true,
+                         .evex = (uint8_t)(ll << EVEX_LL_SHIFT | mask),
+                         .modrm = true,
+                         .reg = (uint8_t)k,
+                         .vvvv = (uint8_t)at,
+                         .rm = (uint8_t)most,
+                         .imm_size = 1,
+                         .imm = 6});
+    encode(&x->c, &(Enc){.map = MAP_VEX0F, /* kmovw */
+                         .opcode = 0x93,
+                         .pfx = PFX_NP,
+                         .modrm = true,
+                         .reg = (uint8_t)to,
+                         .rm = (uint8_t)k});
+}
+
+/* KMOVQ from or to JitHot.tmp. */
+static void keep_mask(Trans *x, unsigned k, bool load)
+{
+    HostMem m = jit_hot(x->j, offsetof(JitHot, tmp));
+    encode(&x->c, &(Enc){.map = MAP_VEX0F,
+                         .opcode = load ? 0x90 : 0x91,
+                         .pfx = PFX_NP,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)k,
+                         .mem = &m});
+}
+
+/* As check_all(): of the elements that the mask chooses. */
+static void evex_check(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
+{
+    Code *c = &x->c;
+    HostMem places = jit_slot_mem(x->j, slot, offsetof(JitSlot, places));
+    unsigned ll = n == 2 ? 0 : n == 4 ? 1 : 2, mask = i->evex & EVEX_AAA, k = mask == 1 ? 2 : 1;
+    uint8_t kept[KEPT];
+    choose(i, kept);
+    unsigned a = kept[0], base = kept[1], most = kept[2];
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, neg)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_AX, .scale = 0});
+    emit_load32(c, H_CX, places);
+    code_bytes(c, "\x48\xf7\xd1", 3); /* not rcx */
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_CX, .scale = 0, .disp = 1});
+    emit_load32(c, H_CX, places);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    keep(x, kept, false);
+    keep_mask(x, k, false);
+    evex(x, MAP_EVEX0F38, 0x7c, 2, base, 0, H_DX); /* vpbroadcastq */
+    evex(x, MAP_EVEX0F38, 0x7c, 2, most, 0, H_CX);
+    evex_offsets(x, i, a, ll, wide, false);
+    evex(x, MAP_EVEX0F, VPADDQ, ll, a, a, base);
+    beyond(x, H_CX, ll, k, mask, a, most);
+    if (n == 16) {
+        evex_offsets(x, i, a, ll, wide, true);
+        evex(x, MAP_EVEX0F, VPADDQ, ll, a, a, base);
+        encode(c, &(Enc){.map = MAP_VEX0F3A, /* kshiftrw k, mask, 8 */
+                         .opcode = 0x30,
+                         .pfx = PFX_66,
+                         .w = true,
+                         .modrm = true,
+                         .reg = (uint8_t)k,
+                         .rm = (uint8_t)mask,
+                         .imm_size = 1,
+                         .imm = 8});
+        beyond(x, H_DX, ll, k, k, a, most);
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0});
+    }
+    keep_mask(x, k, true);
+    keep(x, kept, true);
+}
+
+static bool emit_evex(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    const OpRow *r = &op_rows[i->row];
+    bool wide = r->opcode & 1, gather = r->exec == &exec_egather;
+    unsigned size = i->rexw ? 8 : 4, n = (16u << i->vexl) / MAX_OF(wide ? 8u : 4u, size);
+    HostMem m = {.base = H_DX, .index = i->vvvv & 15, .scale = i->scale};
+    if ((i->modrm & 7) != 4 || !(x->mode & DM_CODE64) || i->asize != 8 ||
+        (gather && i->reg == i->vvvv) || !x->j->zmm)
+        return false;
+    int slot = jit_slot_new(x, size, !gather);
+    if (slot < 0)
+        return false;
+    jit_need_vectors(x, r);
+    jit_island_before(x, 500);
+    if (!jit_ea(x, i))
+        return false;
+    evex_check(x, i, slot, n, wide);
+    code8(c, 0xe3); /* jrcxz, over the jump */
+    code8(c, 5);
+    uint8_t *slow = emit_jmp(c, here(c));
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12});
+    jit_may_fault(x);
+    encode(c, &(Enc){.map = MAP_EVEX0F38,
+                     .opcode = r->opcode,
+                     .pfx = PFX_66,
+                     .w = i->rexw,
+                     .evex = i->evex & (EVEX_LL | EVEX_AAA),
+                     .modrm = true,
+                     .reg = i->reg,
+                     .vvvv = i->vvvv & 16,
+                     .mem = &m});
+    uint8_t *done = emit_jmp(c, here(c));
+    patch_rel32(slow, c->run, here(c));
+    encode(c, &(Enc){.map = MAP_EVEX0F, /* vmovq rcx, index; vmovd ecx, index */
+                     .opcode = 0x7e,
+                     .pfx = PFX_66,
+                     .w = wide,
+                     .modrm = true,
+                     .reg = i->vvvv,
+                     .rm = H_CX});
+    if (!wide)
+        code_bytes(c, "\x48\x63\xc9", 3); /* movsxd rcx, ecx */
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = i->scale});
+    struct Cold *cold = jit_cold(x, emit_jmp(c, here(c)), COLD_ACCESS);
+    cold->slot = slot;
+    cold->write = !gather;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+    cold->retry = here(c);
+    jit_cold(x, emit_jmp(c, here(c)), COLD_HELPER);
+    patch_rel32(done, c->run, here(c));
+    x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false; /* behind the exec function they are away */
+    x->dx_run = -1;
+    return true;
+}
+
 bool jit_emit_gather(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
     const OpRow *r = &op_rows[i->row];
+    if (is_evex_map(r->map))
+        return emit_evex(x, i);
     unsigned wide = (r->opcode & 1u) | (i->rexw ? 2 : 0), size = i->rexw ? 8 : 4;
     unsigned n = (16u << i->vexl) / (wide ? 8 : 4);
     bool is_ud =

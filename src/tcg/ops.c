@@ -19,8 +19,8 @@ enum {
 #undef EVEX_CLASS
         A_WIG = 0,
     EMIT_OF_evex = EMIT_COPY,
-    EMIT_OF_egather = EMIT_HELPER,
-    EMIT_OF_escatter = EMIT_HELPER,
+    EMIT_OF_egather = EMIT_GATHER,
+    EMIT_OF_escatter = EMIT_GATHER,
 };
 
 #define INSN(map, opc, pfx, modrm, name, o1, o2, o3, o4, fn, emit, wr, rd, un, at, feat)     \

@@ -400,6 +400,26 @@ START_TEST(gathers)
                    .rm = e.reg};
         mask.reg = e.vvvv;
         const uint8_t *top = c.p;
+        if (has_avx512() && one_in(2)) { /* EVEX, and scatters */
+            unsigned length = below(3), index = m.index;
+            for (unsigned n = 0; n < 8; n++)
+                in.fpu.v[INDEX + 1].q[n] = (uint64_t)below(128) - 64;
+            for (unsigned n = 0; n < 16; n++)
+                in.fpu.v[INDEX].d[n] = below(128) - 64;
+            if (one_in(3)) { /* one of the upper sixteen registers */
+                in.fpu.v[index + 8] = in.fpu.v[index];
+                index += 8;
+            }
+            for (unsigned n = 1; n < 8; n++)
+                in.fpu.k[n] = rnd();
+            mask = (Enc){.map = MAP_VEX0F, .opcode = 0x90, .w = true, .modrm = true, .rm = 7};
+            mask.reg = (uint8_t)(1 + below(6)); /* kmovq */
+            e.map = MAP_EVEX0F38;
+            e.evex = (uint8_t)(length << EVEX_LL_SHIFT | mask.reg);
+            e.opcode += one_in(2) ? 0x10 : 0;
+            e.vvvv = index & 16;
+            m.index = index & 15;
+        }
         encode(&c, &mask);
         encode(&c, &e);
         encode(&c, &sum);

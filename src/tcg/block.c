@@ -665,7 +665,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->rounds = 0;
     b->runs = 0;
     b->no_jit = b->stop = stop;
-    b->no_runs = false;
+    b->no_runs = b->no_tables = false;
     b->no_slot = 0;
     if (stop) {
         b->insn[0].exec = b->insn[0].go = exec_stop;

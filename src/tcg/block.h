@@ -60,6 +60,7 @@ struct Block {
     uint8_t *bytes;      /* as decoded */
     BlockLink to[2];     /* without, with a jump */
     bool no_runs;        /* translated without runs: they miss too often */
+    bool no_tables;      /* and this without those that are tables */
     bool no_loop;        /* without a second body: it has too few rounds */
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
     uint16_t run_misses;      /* since the TSC was run_since */

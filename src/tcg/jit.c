@@ -398,7 +398,7 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
     unsigned flags = cold->run ? JIT_RUN_FLAG : 0;
     if (cold->ea.base != H_AX)
         emit_lea(c, true, H_AX, cold->ea);
-    if (cold->run && !cold->second)
+    if (cold->run && cold->run <= JIT_RUN_SPAN && !cold->second)
         run_crosses(x, code, cold);
     if (cold->slot >= 0) {
         flags |= JIT_SLOT_FLAG;

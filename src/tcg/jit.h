@@ -98,8 +98,9 @@ typedef struct JitSlot {
     uint8_t left;    /* this many pages are put here without asking jit_slot_fill() */
     uint8_t mode : 2, write : 1, listed : 1, asked : 4; /* enum MmuMode; see jit_slot.c */
 } JitSlot;
-#define JIT_RUN_SPAN 512 /* bytes that one check covers, at most */
-#define JIT_SLOTS    32768u
+#define JIT_RUN_SPAN   512  /* bytes that one check covers, at most */
+#define JIT_TABLE_SPAN 8192 /* and of a run of accesses to a table */
+#define JIT_SLOTS      32768u
 /* Minus a page that no address is in: bit 63 alone is not canonical, so the host's access faults
  * where the guest's does. */
 #define JIT_SLOT_NONE (1ull << 63)
@@ -448,6 +449,7 @@ struct Trans {
         uint16_t n;
         bool write, ready; /* ready: the address is in JitHot.run[], or the slot has its page */
         bool by_add;       /* not the address, but the host's minus the guest's */
+        bool table; /* that members lie in anywhere; place and offset are without the index */
     } run[JIT_RUNS];
     unsigned n_runs;
     int16_t run_of[TRACE_MAX_INSNS];

@@ -309,9 +309,49 @@ static HostMem run_place(Trans *x, const struct Place *p, int32_t more)
     return (HostMem){.base = H_AX, .index = H_NONE};
 }
 
-/* A member of a run. */
-static void run_operand(Trans *x, HostMem *m)
+/* A member of a run that is a table. False: there is no slot, and no run. */
+static bool table_operand(Trans *x, HostMem *m)
 {
+    Code *c = &x->c;
+    int run = x->run_of[x->k];
+    struct Run *u = &x->run[run];
+    struct Place p = x->run_place[x->k], first = p;
+    unsigned size = (unsigned)(u->hi - u->lo);
+    if (!u->ready && (u->slot = jit_slot_new(x, size, u->write)) < 0) {
+        for (unsigned k = 0; k < x->n; k++)
+            if (x->run_of[k] == run)
+                x->run_of[k] = -1;
+        return false;
+    }
+    if (!u->ready) {
+        u->ready = true;
+        first.index = GPR_ZERO;
+        HostMem ea = {.base = H_NONE, .index = H_NONE, .disp = p.disp + u->lo - x->run_at[x->k]};
+        if (p.base != GPR_ZERO)
+            ea = run_place(x, &first, u->lo - x->run_at[x->k]);
+        check(x, ea, size, u->write, u->slot, true);
+    } else if (x->dx_run != run) {
+        emit_load(c, H_DX, jit_slot_mem(x->j, u->slot, offsetof(JitSlot, add)));
+    }
+    x->dx_run = run;
+    x->guarded = true;
+    if (p.base != GPR_ZERO) {
+        *m = by_rdx(run_place(x, &p, 0));
+        return true;
+    }
+    *m = (HostMem){.base = H_DX, .scale = p.scale, .disp = p.disp - (int32_t)PAGE_BITS};
+    m->index = (uint8_t)address_register(x, p.index, H_CX);
+    return true;
+}
+
+/* A member of a run. False: it is none. */
+static bool run_operand(Trans *x, HostMem *m)
+{
+    if (x->run_of[x->k] < 0)
+        return false;
+    if (x->run[x->run_of[x->k]].table)
+        return table_operand(x, m);
+
     Code *c = &x->c;
     int run = x->run_of[x->k];
     struct Run *u = &x->run[run];
@@ -332,7 +372,7 @@ static void run_operand(Trans *x, HostMem *m)
                 emit_store(c, H_DX, slot);
             *m = ea;
             m->disp += at - u->lo;
-            return;
+            return true;
         }
         emit_lea(c, true, H_DX, ea);
         emit_store(c, H_DX, slot);
@@ -344,22 +384,21 @@ static void run_operand(Trans *x, HostMem *m)
         x->dx_run = run;
         x->guarded = u->slot >= 0;
         *m = by_rdx(run_place(x, p, 0));
-        return;
+        return true;
     } else if (x->dx_run != run) {
         emit_load(c, H_DX, slot);
     }
     x->dx_run = run;
     *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = at - u->lo};
+    return true;
 }
 
 bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
 {
     if (x->second && jit_loop_operand(x, size, write, m))
         return true;
-    if (x->run_of[x->k] >= 0) {
-        run_operand(x, m);
+    if (run_operand(x, m))
         return true;
-    }
     HostMem ea = {.base = H_AX, .index = H_NONE};
     int64_t lin;
     if (at_known_place(x, i, &lin))
@@ -380,8 +419,6 @@ void jit_operand_ax(Trans *x, unsigned size, bool write, HostMem *m)
 
 void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
 {
-    if (x->run_of[x->k] >= 0)
-        run_operand(x, m);
-    else
+    if (!run_operand(x, m))
         *m = check(x, place(x, base, disp), size, write, jit_slot_new(x, size, write), false);
 }

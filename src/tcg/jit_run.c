@@ -240,19 +240,25 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
     unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
-    bool filled = slot && jit_slot_fill(j, part, k, t->mmu_mode, lin);
+    const JitSlot *u = slot ? (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at) : NULL;
+    bool table = u && u->last >= JIT_RUN_SPAN;
+    bool crosses = run && !table && run_crosses(code, k_and_run & (JIT_RUN_FLAG - 1), lin);
+    bool filled = u && jit_slot_fill(j, part, k, t->mmu_mode, lin);
     /* What can be read there is known already, and what cannot be written. */
     bool to_code = !filled && l1_reads(j, lin) && mmu_code_written(t, lin, t->mmu_mode);
-    if (!filled && !to_code) {
+    if (!filled && !to_code && u && (lin & ~PAGE_MASK) + u->last >= PAGE_SIZE) {
+        for (gva_t page = lin & PAGE_MASK; page <= lin + u->last; page += PAGE_SIZE)
+            l1_filled(j, page);
+        filled = jit_slot_fill(j, part, k, t->mmu_mode, lin);
+    } else if (!filled && !to_code) {
         filled = l1_filled(j, lin);
-        if (filled && slot)
+        if (filled && u)
             jit_slot_fill(j, part, k, t->mmu_mode, lin);
     }
     if (filled) {
         registers_again(j);
         return GO_ON;
     }
-    bool crosses = run && run_crosses(code, k_and_run & (JIT_RUN_FLAG - 1), lin);
     int r = exec_insn(j, code, i, GO_BEHIND);
     if (crosses && code->block && !code->has_twin && ++code->crossed >= j->twin_after)
         jit_make_twin(j, code);
@@ -268,7 +274,7 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     t->v->st.rip = insn_next_rip(&t->v->st, t, i);
     j->hot->count -= rest - 1;
     if (code->block && (!crosses || code->has_twin) && runs_miss_often(b)) {
-        b->no_runs = true;
+        *(table ? &b->no_tables : &b->no_runs) = true;
         jit_block_dead(j, b);
     }
     return t->limited ? RESUME : go_on_at_rip(j);

@@ -12,6 +12,12 @@
  *     sub  rsp, 24
  *     mov  [rsp], rdi   [root-40]   and this one too
  *
+ * An index that is known to be small (of a byte, say) makes an access one to a table: its run is
+ * of JIT_TABLE_SPAN bytes at most, checked by its slot in one piece, whatever the index then is.
+ *
+ *     movzx eax, bl
+ *     mov   ecx, [rdi+rax*4]        [root] to [root+1023], checked all together
+ *
  * If the range is not in one page (a stack frame may lie anywhere), the code goes on in its twin: a
  * second translation of the same without runs, made when that has happened some times. Until then,
  * and where the page may not be accessed so, the first one runs by its exec function and the block
@@ -269,7 +275,9 @@ typedef struct Scan {
         uint16_t base, index, root;
         uint8_t scale;
     } pair[PAIRS_MAX];
-    int open[ROOTS_MAX]; /* by root: its run, or -1 */
+    int open[ROOTS_MAX];      /* by root: its run, or -1 */
+    int tables[ROOTS_MAX][2]; /* likewise, of wide ones; 1: to write */
+    uint64_t most[GPR_N];     /* of registers' values */
 } Scan;
 
 /* A new value; false: enough of it. */
@@ -337,15 +345,30 @@ static bool resolve(Scan *s, const Block *b, struct Place *p, uint16_t *root, in
     return disp >= -most && disp <= most;
 }
 
-/* One more access, of instruction k. */
-static void add_access(Trans *x, Scan *s, unsigned k, uint16_t root, int64_t off, unsigned size,
-                       bool write)
+/* An element of a table: root and displacement are of the first one. False: p is none, its index
+ * may be anything. */
+static bool in_table(const Trans *x, const Scan *s, const struct Place *p, uint16_t *root,
+                     int64_t *off)
 {
-    int run = s->open[root];
+    if (p->index == GPR_ZERO || s->most[p->index] > (uint64_t)JIT_TABLE_SPAN >> p->scale ||
+        x->b->no_tables || !jit_has_slots(x))
+        return false;
+    Value base = p->base == GPR_ZERO ? (Value){ROOT_NUMBER, 0} : s->value[p->base];
+    *root = base.root;
+    *off = (int64_t)base.delta + p->disp;
+    return llabs(p->disp) < INT32_MAX / 2;
+}
+
+/* One more access, of instruction k, to `size` bytes somewhere. */
+static void add_access(Trans *x, int *open, unsigned k, int64_t off, unsigned size, bool write,
+                       bool table)
+{
+    int run = *open;
     if (run >= 0) {
         struct Run *u = &x->run[run];
         int64_t lo = MIN_OF((int64_t)u->lo, off), hi = MAX_OF((int64_t)u->hi, off + size);
-        if (hi - lo <= JIT_RUN_SPAN && lo == (int32_t)lo && hi == (int32_t)hi) {
+        if (hi - lo <= (table ? JIT_TABLE_SPAN : JIT_RUN_SPAN) && lo == (int32_t)lo &&
+            hi == (int32_t)hi) {
             u->lo = (int32_t)lo;
             u->hi = (int32_t)hi;
             u->write |= write;
@@ -357,9 +380,12 @@ static void add_access(Trans *x, Scan *s, unsigned k, uint16_t root, int64_t off
     if (run < 0 && x->n_runs < ARRAY_LEN(x->run) && off == (int32_t)off &&
         off + size == (int32_t)(off + size)) {
         run = (int)x->n_runs++;
-        x->run[run] = (struct Run){
-            .lo = (int32_t)off, .hi = (int32_t)off + (int32_t)size, .write = write, .n = 1};
-        s->open[root] = run;
+        x->run[run] = (struct Run){.lo = (int32_t)off,
+                                   .hi = (int32_t)off + (int32_t)size,
+                                   .write = write,
+                                   .table = table,
+                                   .n = 1};
+        *open = run;
     }
     x->run_of[k] = (int16_t)run;
     x->run_at[k] = (int32_t)off;
@@ -392,6 +418,53 @@ static bool moves_stack(const Insn *i, unsigned word, unsigned *from, int32_t *b
     }
 }
 
+/* The greatest number that a register holds behind i, where that is known. */
+static bool bounds(const Scan *s, const Insn *i, unsigned *to, uint64_t *most)
+{
+    const OpRow *r = &op_rows[i->row];
+    unsigned group = r->modrm & 7;
+    uint64_t all = i->opsize == 8 ? ~0ull : UINT32_MAX;
+    if (i->opsize < 4 || !(i->flags & IF_CODE64))
+        return false;
+    if (r->emit == EMIT_IMM) {
+        *to = i->reg;
+        *most = (uint64_t)i->imm & all;
+        return true;
+    }
+    if (r->emit != EMIT_COPY || (r->attr & (A_SSE | A_AVX | A_MMX | A_FPU)))
+        return false;
+    if (r->map == MAP_0F && (r->opcode & 0xfe) == 0xb6 && r->pfx != PFX_F3) { /* MOVZX */
+        *to = i->reg;
+        *most = r->opcode == 0xb6 ? UINT8_MAX : UINT16_MAX;
+        return true;
+    }
+    if (r->map != MAP_1B || (i->flags & IF_MEM))
+        return false;
+    *to = i->rm;
+    switch (r->opcode) {
+    case 0x25: /* AND rAX, imm */
+        *to = RAX;
+        *most = (uint64_t)i->imm & all;
+        return true;
+    case 0x81:
+    case 0x83:
+        *most = MIN_OF((uint64_t)i->imm & all, s->most[i->rm]);
+        return group == 4;
+    case 0xc1: /* SHR */
+        *most = all >> ((uint64_t)i->imm & (i->opsize == 8 ? 63 : 31));
+        return group == 5;
+    case 0x89:
+        *most = MIN_OF(all, s->most[i->reg]);
+        return true;
+    case 0x8b:
+        *to = i->reg;
+        *most = MIN_OF(all, s->most[i->rm]);
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* What registers hold behind i. False: enough of it. */
 static bool follow(Scan *s, const Insn *i, unsigned word)
 {
@@ -406,14 +479,23 @@ static bool follow(Scan *s, const Insn *i, unsigned word)
         v = (Value){s->value[from].root, (int32_t)n};
         known = n == (int32_t)n;
     }
+    unsigned bounded;
+    uint64_t most;
+    bool bound = bounds(s, i, &bounded, &most);
     /* POP and PUSH of RSP itself, and what is not followed, fall to jit_written(). */
     moves = moves_stack(i, word, &stack, &by);
     Value rsp = s->value[stack];
-    for (unsigned r = 0; r < GPR_N; r++)
-        if ((w >> r & 1) && !new_value(s, &s->value[r]))
+    for (unsigned r = 0; r < GPR_N; r++) {
+        if (!(w >> r & 1))
+            continue;
+        s->most[r] = UINT64_MAX;
+        if (!new_value(s, &s->value[r]))
             return false;
+    }
     if (known)
         s->value[to] = v;
+    if (bound)
+        s->most[bounded] = most;
     if (moves && (int64_t)rsp.delta + by == (int32_t)(rsp.delta + (int64_t)by))
         s->value[RSP] = (Value){rsp.root, rsp.delta + by};
     return true;
@@ -435,14 +517,20 @@ static void find_runs(Trans *x, Scan *s)
         if (!i->opsize ||
             op_rows[i->row].emit == EMIT_HELPER) { /* whatever it does, runs end here */
             for (unsigned r = 0; r < s->roots; r++)
-                s->open[r] = -1;
-            for (unsigned r = 0; r < GPR_N; r++)
+                s->open[r] = s->tables[r][0] = s->tables[r][1] = -1;
+            for (unsigned r = 0; r < GPR_N; r++) {
+                s->most[r] = UINT64_MAX;
                 if (!new_value(s, &s->value[r]))
                     return;
+            }
             continue;
         }
-        if (access_of(x, i, &p, &size, &write) && resolve(s, part->b, &p, &root, &off)) {
-            add_access(x, s, k, root, off, size, write);
+        if (access_of(x, i, &p, &size, &write)) {
+            if (in_table(x, s, &p, &root, &off))
+                add_access(x, &s->tables[root][write], k, off,
+                           (unsigned)(s->most[p.index] << p.scale) + size, write, true);
+            else if (resolve(s, part->b, &p, &root, &off))
+                add_access(x, &s->open[root], k, off, size, write, false);
             x->run_place[k] = p;
         }
         if (!follow(s, i, word))
@@ -459,9 +547,11 @@ void jit_scan(Trans *x)
     if (x->b->no_runs || x->twin_of)
         return;
     for (unsigned k = 0; k < ARRAY_LEN(s.open); k++)
-        s.open[k] = -1;
-    for (unsigned r = 0; r < GPR_N; r++)
+        s.open[k] = s.tables[k][0] = s.tables[k][1] = -1;
+    for (unsigned r = 0; r < GPR_N; r++) {
+        s.most[r] = UINT64_MAX;
         new_value(&s, &s.value[r]);
+    }
     find_runs(x, &s);
     for (unsigned k = 0; k < x->n; k++)
         if (x->run_of[k] >= 0 && x->run[x->run_of[k]].n < 2)

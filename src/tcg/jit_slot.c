@@ -21,6 +21,8 @@
  * window. */
 #define SLOT_ASKS        6
 #define SLOT_ASKS_WINDOW 8
+/* A table's slot (the stub has no `span` for it) is filled here each time: so many misses count. */
+#define TABLE_MISSES 4
 /* TSC ticks from one miss to the next, on average, below which the first-level TLB is faster: a
  * miss costs some 30 cycles, a hit saves about one or, where something waits for the address,
  * eight. */
@@ -43,7 +45,7 @@ static void empty(JitSlot *u)
     u->listed = false;
 }
 
-/* 2^64 / places, rounded up. */
+/* 2^64 / places, rounded up. Of two places at least. */
 static uint64_t span_of(uint64_t places)
 {
     return ~0ull / places + 1;
@@ -73,8 +75,8 @@ int jit_slot_new(Trans *x, unsigned size, bool write)
     empty(u);
     u->add = PAGE_BITS;
     u->last = (uint16_t)(size - 1);
-    u->places = (uint32_t)PAGE_SIZE - u->last;
-    u->span = j->hot->span[size];
+    u->places = 2;
+    u->span = span_of(u->places);
     u->write = write;
     u->mode = jit_mmu_mode(x->mode) & 3;
     return (int)j->slots++;
@@ -140,7 +142,22 @@ static struct JitRange range_in(Jit *j, const struct JitWindow *w, unsigned mode
 /* u misses more often than each `ticks`, on average, since it was last here. */
 static bool misses(const Jit *j, const JitSlot *u, uint64_t now, uint64_t ticks)
 {
-    return !u->left && now - j->slot_since[u - j->hot->slot] < j->slot_refills * ticks;
+    unsigned n = u->last < JIT_RUN_SPAN ? j->slot_refills : TABLE_MISSES;
+    return !u->left && now - j->slot_since[u - j->hot->slot] < n * ticks;
+}
+
+/* Shows all pages from lin to `end`. */
+static bool show_all(Jit *j, unsigned mode, bool write, gva_t lin, gva_t end)
+{
+    const JTlb *l = &j->hot->tlb[mode];
+    uint64_t w_add;
+    for (gva_t page = lin & PAGE_MASK; page <= end; page += PAGE_SIZE) {
+        uint64_t add = l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)];
+        if (!add || !has(l, write, page, add) ||
+            (!jit_window_of(j, page, add, &w_add) && !jit_window_show(j, page, add, &w_add)))
+            return false;
+    }
+    return true;
 }
 
 bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
@@ -157,20 +174,29 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     bool counted = u->asked == asks || u->asked == asks_window; /* so many misses in between */
     struct JitRange r = range_of(j, mode, u->write, page, add);
     struct JitWindow *w = jit_window_of(j, page, add, &w_add);
-    bool shown = false;
-    if (!w && r.hi - r.lo < RANGE_SMALL &&
-        (jit_window_at(j, page) || (u->asked == asks && misses(j, u, now, j->window_ticks)))) {
+    bool shown = false, over = r.hi - lin <= u->last;
+    if (over && (lin & ~PAGE_MASK) + u->last >= PAGE_SIZE) { /* over a page's end */
+        if (!w && u->asked < asks) {
+            u->asked++;
+            return false;
+        }
+        if (!show_all(j, mode, u->write, lin, lin + u->last))
+            return false;
+        w = jit_window_of(j, page, add, &w_add);
+    } else if (!w && r.hi - r.lo < RANGE_SMALL &&
+               (jit_window_at(j, page) ||
+                (u->asked == asks && misses(j, u, now, j->window_ticks)))) {
         w = jit_window_show(j, page, add, &w_add);
         shown = w != NULL;
     }
     if (w) {
         struct JitRange in = range_in(j, w, mode, u->write, page);
-        if (in.hi - in.lo > r.hi - r.lo) {
+        if (over || in.hi - in.lo > r.hi - r.lo) {
             r = in;
             add = w_add;
         }
     }
-    if (r.hi - lin <= u->last)
+    if (r.hi - lin <= u->last || r.hi - r.lo - u->last < 2)
         return false;
     if (b && counted && !shown && misses(j, u, now, SLOT_TICKS) && (b->jit || b->users)) {
         /* Next time without; what runs now goes on to the end of the block. */
@@ -188,7 +214,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     const unsigned most = w ? asks_window : asks;
     if (!shown && u->asked < most)
         u->asked++;
-    u->left = u->asked < most ? 0 : j->slot_refills;
+    u->left = u->asked < most || u->last >= JIT_RUN_SPAN ? 0 : j->slot_refills;
     j->slot_since[n] = now;
     return true;
 }

@@ -824,6 +824,125 @@ START_TEST(rows_of_pages)
 }
 END_TEST
 
+static const uint8_t table_base[] = {RSI, RDI, RBP, R9, R12, H_NONE};
+static const uint8_t table_index[] = {RAX, RBX, R14};
+
+/* Makes an index small, or something else. */
+static void table_limit(Code *c)
+{
+    unsigned r = table_index[below(3)], from = table_index[below(3)];
+    Enc e = {.map = MAP_1B, .modrm = true, .w = one_in(2), .rm = (uint8_t)r};
+    switch (below(8)) {
+    case 0:
+    case 1: /* MOVZX */
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(0xb6 + one_in(6));
+        e.reg = (uint8_t)r;
+        e.rm = (uint8_t)from;
+        e.rex = true;
+        break;
+    case 2:
+    case 3: /* AND, ADD and others with a number */
+        e.opcode = 0x81;
+        e.reg = (uint8_t)(one_in(4) ? below(8) : 4);
+        e.imm = (int64_t[]){0, 7, 0xff, 0x3f8, 0x7ff, 0x1fff, -16}[below(7)];
+        e.imm_size = 4;
+        break;
+    case 4: /* SHR and others */
+        e.opcode = 0xc1;
+        e.reg = one_in(4) ? 4 : 5;
+        e.imm = e.w ? 48 + below(16) : 16 + below(16);
+        e.imm_size = 1;
+        break;
+    case 5: /* MOV both ways */
+        e.opcode = one_in(2) ? 0x89 : 0x8b;
+        e.reg = (uint8_t)from;
+        break;
+    case 6: /* with a number */
+        e.opcode = 0xc7;
+        e.reg = 0;
+        e.imm = below(300);
+        e.imm_size = 4;
+        break;
+    default: /* of 16 bits: what is above stays */
+        e.opcode = 0xc1;
+        e.p66 = true;
+        e.w = false;
+        e.reg = 5;
+        e.imm = 8;
+        e.imm_size = 1;
+    }
+    encode(c, &e);
+}
+
+/* Accesses to tables: an index of few bits makes one check do for all of them, wherever it points,
+ * if all of the table is there. */
+START_TEST(tables_by_small_indices)
+{
+    GError *err = NULL;
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS / 2;
+    unsigned shown = 0;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    j->hot_after = 0;
+    j->kernel_warm = 1;
+    for (uint64_t k = from; k < from + n_rounds; k++) {
+        static CpuState in;
+        static uint8_t bytes[512];
+        seed = k * 0x5851f42d4c957f2dull + 4;
+        j->kernel_slots = !one_in(8);
+        j->warm_after = below(4);
+        j->twin_after = 1 + below(8);
+        j->slot_asks = (uint8_t)below(3);
+        j->slot_refills = (uint8_t)(1 + below(2));
+        j->window_ticks = one_in(2) ? UINT64_MAX : 0;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        for (unsigned r = 0; r < ARRAY_LEN(table_base) - 1; r++)
+            in.gpr[table_base[r]] = one_in(3) ? DATA + below(0x1800) : below(0xe800);
+        in.gpr[RCX] = 2 + below(30);
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        for (unsigned n = 2 + below(3); n; n--)
+            table_limit(&c);
+        for (unsigned n = 3 + below(10); n; n--) {
+            HostMem m = {.base = table_base[below(one_in(2) ? 2 : ARRAY_LEN(table_base))],
+                         .index = table_index[below(3)],
+                         .scale = (uint8_t)below(4),
+                         .disp = (int32_t)below(0x400) - 0x100};
+            if (m.base == H_NONE)
+                m.disp = (int32_t)below(0x8000);
+            unsigned size = 1u << below(4);
+            encode(&c, &(Enc){.map = MAP_1B, /* ADD both ways, MOV both ways */
+                              .opcode = (uint8_t)((uint8_t[]){0x01, 0x03, 0x89, 0x8b}[below(4)] -
+                                                  (size == 1)),
+                              .w = size == 8,
+                              .p66 = size == 2,
+                              .rex = size == 1,
+                              .modrm = true,
+                              .reg = (uint8_t)(one_in(6) ? RBX : RDX),
+                              .mem = &m});
+            if (one_in(4))
+                table_limit(&c);
+        }
+        code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
+        code32(&c, (uint32_t)(bytes - (c.p + 4)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        shown += jit_window_at(j, 0x3000);
+    }
+    ck_assert_uint_gt(shown, 0);
+    guest_teardown();
+}
+END_TEST
+
 /* The same with a page of code, called directly and by an address: all that leads there must be
  * forgotten, also when another page with code was forgotten just before. */
 START_TEST(code_mapped_anew)
@@ -968,6 +1087,7 @@ int main(void)
     tcase_add_test(tc, strings);
     tcase_add_test(tc, mapped_anew);
     tcase_add_test(tc, rows_of_pages);
+    tcase_add_test(tc, tables_by_small_indices);
     tcase_add_test(tc, code_mapped_anew);
     tcase_add_test(tc, at_two_places);
     Suite *suite = suite_create("jit");

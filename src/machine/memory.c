@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "devices/i440fx.h"
+#include "kvm/kvm.h"
 #include "machine/machine_priv.h"
 #include "switch/vcpu_loop.h"
 
@@ -145,7 +146,8 @@ static bool load_bios(Machine *m, GError **err)
 bool memory_init(Machine *m, GError **err)
 {
     m->ram.fd = m->bios.fd = -1;
-    bool kvm = accel_wants_kvm(m), file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && kvm);
+    bool kvm = accel_wants_kvm(m) && kvm_available(NULL);
+    bool file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && kvm);
     return (file ? block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err)
                  : (!kvm && ram_shared(&m->ram, m->cfg.ram_bytes)) ||
                        ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&

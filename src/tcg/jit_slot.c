@@ -183,9 +183,8 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
         if (!show_all(j, mode, u->write, lin, lin + u->last))
             return false;
         w = jit_window_of(j, page, add, &w_add);
-    } else if (!w && r.hi - r.lo < RANGE_SMALL &&
-               (jit_window_at(j, page) ||
-                (u->asked == asks && misses(j, u, now, j->window_ticks)))) {
+    } else if (!w && r.hi - r.lo < RANGE_SMALL && u->asked >= asks &&
+               (jit_window_at(j, page) || misses(j, u, now, j->window_ticks))) {
         w = jit_window_show(j, page, add, &w_add);
         shown = w != NULL;
     }

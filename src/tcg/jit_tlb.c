@@ -90,7 +90,7 @@ static void set_flush(Jit *j, struct JTlbSet *l)
 void jit_tlb_give_back(Jit *j)
 {
     jit_slots_flush(j);
-    jit_windows_trim(j);
+    jit_windows_free(j); /* nothing leads there any more */
     jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
     entries_init(j);
     memset(j->tlb_set, 0, sizeof(j->tlb_set));

@@ -1,6 +1,6 @@
 /*
  * Blocks run by the interpreter and by the translator, from the same registers and memory, and
- * compared afterwards: what test_jit and test_jit_loop share.
+ * compared afterwards: what test_jit, test_jit_loop and test_jit_slot share.
  */
 #ifndef TANDEM_JIT_BLOCKS_H
 #define TANDEM_JIT_BLOCKS_H

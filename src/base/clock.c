@@ -21,7 +21,8 @@ struct Clock {
     uint64_t start_tsc;       /* host TSC at the last start */
     uint64_t slow, slow_from; /* clock_slow(): times; host TSC from which on */
     bool running;
-    Timer *head; /* by expiry; machines have tens of timers, not thousands */
+    _Atomic uint64_t late_at; /* timers_late_at() */
+    Timer *head;              /* by expiry; machines have tens of timers, not thousands */
     void (*notify)(void *);
     void *notify_opaque;
 };
@@ -136,9 +137,22 @@ static uint64_t mul_div(uint64_t v, uint64_t mul, uint64_t div)
     return (uint64_t)((unsigned __int128)v * mul / div);
 }
 
+/* After what changed the earliest expiry, or when that is. */
+static void note_late(Clock *c)
+{
+    uint64_t at = INT64_MAX;
+    if (c->running && c->head && c->head->expire < NO_EXPIRY / 2) {
+        int64_t left = (int64_t)(c->head->expire + TIMERS_LATE_NS - c->base_ns);
+        at = left < 0 ? 0 : c->start_tsc + mul_div((uint64_t)left, c->host_khz, 1000000);
+        at = MIN_OF(at, (uint64_t)INT64_MAX);
+    }
+    atomic_store_explicit(&c->late_at, -at, memory_order_relaxed);
+}
+
 Clock *clock_new(void)
 {
     Clock *c = g_new0(Clock, 1);
+    note_late(c);
     c->host_khz = clock_host_tsc_khz();
     c->guest_khz = c->host_khz;
     c->slow = 1;
@@ -163,12 +177,14 @@ void clock_start(Clock *c)
         return;
     c->start_tsc = __rdtsc();
     c->running = true;
+    note_late(c);
 }
 
 void clock_stop(Clock *c)
 {
     c->base_ns = clock_ns(c);
     c->running = false;
+    note_late(c);
 }
 
 bool clock_running(const Clock *c)
@@ -235,8 +251,10 @@ static void unlink_timer(Timer *t)
 
 void timer_del(Timer *t)
 {
-    if (t->pending)
-        unlink_timer(t);
+    if (!t->pending)
+        return;
+    unlink_timer(t);
+    note_late(t->clock);
 }
 
 void timer_free(Timer *t)
@@ -261,7 +279,10 @@ void timer_mod(Timer *t, uint64_t expire_ns)
         p = &(*p)->next;
     t->next = *p;
     *p = t;
-    if (c->head == t && c->notify)
+    if (c->head != t)
+        return;
+    note_late(c);
+    if (c->notify)
         c->notify(c->notify_opaque);
 }
 
@@ -287,12 +308,18 @@ uint64_t timers_run(Clock *c)
             log_line("timer %p fires, %" G_GUINT64_FORMAT " ns late", (void *)t, now - t->expire);
         t->fn(t->opaque);
     }
+    note_late(c);
     return c->running && c->head ? c->head->expire : NO_EXPIRY;
 }
 
-bool timers_late(const Clock *c, uint64_t ns)
+const _Atomic uint64_t *timers_late_at(const Clock *c)
 {
-    return c->head && c->running && c->head->expire + ns < clock_ns(c);
+    return &c->late_at;
+}
+
+bool timers_late(const Clock *c)
+{
+    return (int64_t)(__rdtsc() + atomic_load_explicit(&c->late_at, memory_order_relaxed)) >= 0;
 }
 
 void timers_set_notify(Clock *c, void (*fn)(void *), void *opaque)

@@ -11,6 +11,8 @@
 #ifndef TANDEM_BASE_CLOCK_H
 #define TANDEM_BASE_CLOCK_H
 
+#include <stdatomic.h>
+
 #include "base/types.h"
 
 #define NS_PER_S  1000000000ull
@@ -53,8 +55,13 @@ uint64_t timer_expiry(const Timer *); /* NO_EXPIRY when not pending */
 
 /* Runs what has expired; returns the next expiry or NO_EXPIRY. Machine lock held. */
 uint64_t timers_run(Clock *);
-/* Has the earliest been due for `ns` already? Then who runs timers is late. Machine lock held. */
-bool timers_late(const Clock *, uint64_t ns);
+/* The earliest has been due for this long: who runs timers is late. */
+#define TIMERS_LATE_NS (NS_PER_MS / 5)
+/* Minus the host's TSC from which on that is so; that plus a TSC is negative until then. Changes
+ * with the machine lock held, and can be read without. */
+const _Atomic uint64_t *timers_late_at(const Clock *);
+/* Is it so? Any thread. */
+bool timers_late(const Clock *);
 /* Called, with the lock held, when the earliest expiry moved forward: wakes whoever sleeps in poll.
  */
 void timers_set_notify(Clock *, void (*fn)(void *opaque), void *opaque);

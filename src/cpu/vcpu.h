@@ -150,6 +150,9 @@ typedef struct VcpuBus {
     /* The guest's TSC before the vCPU's offset; NULL: clock_tsc() of the machine's clock. KVM's
      * guests read the processor's by themselves. */
     uint64_t (*clock_tsc)(Vcpu *);
+    /* The guest is about to read its TSC in a software engine, and timers are late by that
+     * (timers_late()): what is due happens first. NULL: it does not matter. */
+    void (*tsc_is_late)(Vcpu *);
     /* IRQCHIP_SPLIT: a local APIC of KVM's ended an interrupt of a level-triggered vector. */
     void (*ioapic_eoi)(Vcpu *, uint8_t vector);
     /* KVM_HC_SEND_IPI: the vCPUs whose APIC id, counted from `first`, has its bit in the 128 of

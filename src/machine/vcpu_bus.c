@@ -12,11 +12,9 @@
  * done here: ticks follow as fast as the guest ends the ones before. With the interrupt controllers
  * in KVM nothing may be raised while they move, which is the main thread's to know.
  */
-#define LATE_NS (NS_PER_MS / 5)
-
 static void unlock(Machine *m)
 {
-    if (!m->chips_in_kvm && timers_late(m->vm.clock, LATE_NS))
+    if (!m->chips_in_kvm && timers_late(m->vm.clock))
         machine_timers_run(m);
     machine_unlock(m);
 }
@@ -129,6 +127,15 @@ static bool apic_msr_write(Vcpu *v, uint32_t msr, uint64_t value)
     return ok;
 }
 
+/* A guest that waits by its TSC for ticks of another clock must not find the time over that it was
+ * not there, and the ticks yet to come: kernels try their timer so, and panic. */
+static void tsc_is_late(Vcpu *v)
+{
+    Machine *m = v->machine;
+    machine_lock(m);
+    unlock(m);
+}
+
 static uint8_t tpr_get(Vcpu *v)
 {
     machine_lock(v->machine);
@@ -186,6 +193,7 @@ const VcpuBus machine_bus = {
     .irq_ack = irq_ack,
     .apic_msr_read = apic_msr_read,
     .apic_msr_write = apic_msr_write,
+    .tsc_is_late = tsc_is_late,
     .tpr_get = tpr_get,
     .tpr_set = tpr_set,
     .x87_error = x87_error,

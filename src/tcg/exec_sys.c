@@ -198,10 +198,20 @@ static bool tsc_denied(const CpuState *s, const Tcg *t)
     return (s->cr4 & CR4_TSD) && t->cpl;
 }
 
+static void time_passes(Tcg *t)
+{
+    const VmCommon *vm = t->v->vm;
+    if (likely(!vm->bus || !vm->bus->tsc_is_late || vm->bus->clock_tsc || !timers_late(vm->clock)))
+        return;
+    vm->bus->tsc_is_late(t->v);
+    t->look = true;
+}
+
 DEF_EXEC(rdtsc)
 {
     if (tsc_denied(s, t))
         return raise_gp0(t);
+    time_passes(t);
     set_edx_eax(s, vcpu_tsc(t->v));
     return FAULT_NONE;
 }
@@ -210,6 +220,7 @@ DEF_EXEC(rdtscp)
 {
     if (tsc_denied(s, t))
         return raise_gp0(t);
+    time_passes(t);
     set_edx_eax(s, vcpu_tsc(t->v));
     s->gpr[RCX] = (uint32_t)s->msr.tsc_aux;
     return FAULT_NONE;

@@ -119,6 +119,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->low5 = 31;
     j->hot->low6 = 63;
     j->hot->page_offset = ~PAGE_MASK;
+    j->hot->late_at = t->v->vm->clock ? timers_late_at(t->v->vm->clock) : NULL;
     j->hot->no_ac = ~(uint64_t)FL_AC;
     j->hot->arith = FL_ARITH;
     j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);

@@ -119,6 +119,7 @@ typedef struct JitHot {
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
         low5, low6, df, page_offset, sign;
+    const _Atomic uint64_t *late_at; /* timers_late_at() of the machine's clock, or NULL */
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;

@@ -137,7 +137,9 @@ static int exec_insn(Jit *j, const JitCode *code, const Insn *i, int done)
                       ((t->decode_mode ^ mode) && op_rows[i->row].map == MAP_1B);
     /* What ends a block and is no branch is for the loop to look at. */
     bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
-    if (unlikely(!code->block || t->inhibit || other_mode || ends)) {
+    bool look = t->look;
+    t->look = false;
+    if (unlikely(!code->block || t->inhibit || look || other_mode || ends)) {
         s->rip = insn_next_rip(s, t, i);
         j->hot->count -= rest - 1;
         return t->limited ? RESUME : go_on_at_rip(j);

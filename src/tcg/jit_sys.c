@@ -50,6 +50,25 @@ static void swap_halves(Code *c, unsigned reg)
                      .imm = 32});
 }
 
+/* Timers that are late by this TSC, in rax, are for exec to see to. */
+static void unless_late(Trans *x)
+{
+    Code *c = &x->c;
+    HostMem sign = jit_hot(x->j, offsetof(JitHot, sign));
+    emit_load(c, H_CX, jit_hot(x->j, offsetof(JitHot, late_at)));
+    emit_load(c, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 0});
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext */
+                     .opcode = 0xf5,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_CX,
+                     .reg = H_CX,
+                     .mem = &sign});
+    jit_unless_one(x, COLD_HELPER);
+}
+
 /* Where the guest's TSC is the host's and an offset. CR4.TSD is for CPL 3 only. */
 static bool emit_rdtsc(Trans *x, bool with_aux)
 {
@@ -61,8 +80,10 @@ static bool emit_rdtsc(Trans *x, bool with_aux)
     RAW(c, "\x0f\x31"); /* rdtsc */
     x->dx_run = -1;
     swap_halves(c, H_DX);
-    emit_load(c, H_CX, state(offsetof(CpuState, tsc_offset)));
     emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = 0});
+    if (vm->bus && vm->bus->tsc_is_late && x->j->hot->late_at)
+        unless_late(x);
+    emit_load(c, H_CX, state(offsetof(CpuState, tsc_offset)));
     emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
     emit_mov(c, false, H_CX, H_AX);
     jit_put(x, RAX, H_CX);

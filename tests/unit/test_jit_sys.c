@@ -11,8 +11,8 @@ static void setup(void)
 {
     guest_setup();
     GError *err = NULL;
-    ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
     guest.vm.clock = clock_new();
+    ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
 }
 static void teardown(void)
 {
@@ -116,6 +116,61 @@ START_TEST(time_goes_on)
 }
 END_TEST
 
+static unsigned late, rang;
+
+static void ring(void *opaque)
+{
+    rang++;
+}
+
+static void tsc_is_late(Vcpu *v)
+{
+    late++;
+    timers_run(v->vm->clock);
+    vcpu_request(v, VREQ_WORK);
+}
+
+/* A timer that is due has run before the guest reads a TSC by which it is late, and what it asked
+ * for happens before the next instruction; one that is not due, or not yet late, does not matter.
+ */
+START_TEST(timers_come_before_the_tsc)
+{
+    /* 1: rdtsc; add ebx, 1; dec ecx; jnz 1b; hlt */
+    static const uint8_t loop[] = {0x0f, 0x31, 0x83, 0xc3, 0x01, 0xff, 0xc9, 0x75, 0xf7, 0xf4};
+    const Engine *engine = _i ? &engine_jit : &engine_interp;
+    CpuState *s = &guest.v.st;
+    VcpuBus bus = *guest.v.vm->bus;
+    Clock *clock = guest.v.vm->clock;
+    Timer *t = timer_new(clock, ring, NULL);
+    bus.tsc_is_late = tsc_is_late;
+    guest.v.vm->bus = &bus;
+    memcpy(gp(G_CODE), loop, sizeof(loop));
+    clock_start(clock);
+    timer_mod(t, clock_ns(clock) + 3600 * NS_PER_S);
+    late = rang = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        s->rip = G_CODE;
+        s->gpr[RCX] = 100000; /* translated by now */
+        ck_assert_int_eq(engine->run(&guest.v, NULL).kind, EXIT_HLT);
+        ck_assert_uint_eq(late, i);
+        s->run_state = RUN_RUNNING;
+        timer_mod(t, clock_ns(clock));
+        while (!timers_late(clock))
+            ck_assert_uint_eq(rang, i);
+        s->rip = G_CODE;
+        s->gpr[RBX] = 0;
+        s->gpr[RCX] = 100000;
+        ck_assert_int_eq(engine->run(&guest.v, NULL).kind, EXIT_KICK);
+        vcpu_request_clear(&guest.v, VREQ_WORK);
+        ck_assert_uint_eq(rang, i + 1);
+        ck_assert_uint_eq(s->gpr[RBX], _i ? 0 : 1);
+        ck_assert_uint_eq(s->rip, _i ? G_CODE + 2 : G_CODE);
+        timer_mod(t, clock_ns(clock) + 3600 * NS_PER_S);
+    }
+    timer_free(t);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("jit_sys");
@@ -124,6 +179,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, to_and_fro, 0, (int)ARRAY_LEN(flags));
     tcase_add_test(c, time_goes_on);
+    tcase_add_loop_test(c, timers_come_before_the_tsc, 0, 2);
     suite_add_tcase(s, c);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);

@@ -77,6 +77,7 @@ bsp:
     movw %ax, %ss
     movw $0x7000, %sp
     VECTOR 0x02, nmi
+    VECTOR 0x06, undefined
     VECTOR 0x40, timer
     VECTOR 0x41, low
     VECTOR 0x51, in_service
@@ -94,7 +95,7 @@ next:
     inb %dx, %al
     testb %al, %al
     jz next
-    cmpb $18, %al
+    cmpb $19, %al
     ja next
     xorw %bx, %bx
     movb %al, %bl
@@ -107,6 +108,7 @@ next:
 table:
     .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
     .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87), OFF(pv_eoi), OFF(quiet)
+    .word OFF(mwait)
 
 argument:
     movw $0x504, %dx
@@ -249,6 +251,24 @@ x87:                            /* what a KVM without hardware cannot emulate */
     fninit
     loop 1b
     ret
+
+mwait:                          /* monitor; mwait */
+    movl $0x3400, %eax
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    .byte 0x0f, 0x01, 0xc8
+    .byte 0x0f, 0x01, 0xc9
+    ret
+
+undefined:                      /* of an instruction of three bytes */
+    pushw %bp
+    movw %sp, %bp
+    addw $3, 2(%bp)
+    popw %bp
+    pushal
+    SAY 'u'
+    popal
+    iret
 
 HANDLER timer, 'T'
 HANDLER low, 'l'

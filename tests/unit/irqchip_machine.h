@@ -30,7 +30,8 @@ enum Command {
     MOVE_TSC,
     X87,
     PV_EOI,
-    QUIET
+    QUIET,
+    MWAIT
 };
 
 extern Machine *m;

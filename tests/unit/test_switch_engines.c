@@ -164,6 +164,72 @@ START_TEST(one_difference_is_enough)
 }
 END_TEST
 
+/*
+ * AVX-512 state, whatever KVM says to offer: one that cannot execute the instructions may hold the
+ * registers all the same. False, and said: this one does not, or the processor has none.
+ */
+static bool with_avx512(void)
+{
+    g_autoptr(GError) err = NULL;
+    engine_kvm.vcpu_free(&fx.v);
+    engine_kvm.vm_free(&fx.vm);
+    if (!cpuid_build(&fx.cpuid, "max", NULL, 1, clock_tsc_khz(fx.clock), &err) ||
+        !engine_kvm.vm_init(&fx.vm, &err))
+        ck_abort_msg("%s", err->message);
+    if (!engine_kvm.vcpu_init(&fx.v, &err))
+        printf("KVM takes no such CPU: %s\n", err->message);
+    else if (!cpuid_has(&fx.cpuid, FEAT_AVX512F))
+        printf("no AVX-512 on this processor\n");
+    else
+        return true;
+    return false;
+}
+
+/* A byte of the upper half of ZMM0-15, of ZMM16-31 and of a mask register. */
+static void change_avx512(CpuState *s, unsigned what, unsigned n)
+{
+    uint8_t *byte = what == 0   ? &s->fpu.v[n & 15].b[32 + n]
+                    : what == 1 ? &s->fpu.v[16 + (n & 15)].b[2 * n]
+                                : (uint8_t *)&s->fpu.k[n & 7] + (n >> 3 & 7);
+    *byte ^= (uint8_t)(1u << (n & 7));
+    s->fpu.xstate_bv = fpu_xinuse(&s->fpu);
+}
+
+START_TEST(avx512_state)
+{
+    static CpuState before;
+    if (!with_avx512())
+        return;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        vmstate_randomise(&before, seed);
+        fit(&before);
+        memset(&before.ev, 0, sizeof(before.ev));
+        before.run_state = RUN_RUNNING;
+        if (!(before.efer & EFER_LMA))
+            continue;
+        before.xcr0 = 0xe7;
+        for (unsigned k = 0; k < 24; k++)
+            change_avx512(&before, k % 3, (unsigned)(seed + k) & 31);
+        fx.v.st = before;
+        fx.v.where = ST_CANONICAL;
+        for (unsigned k = 0; k < 6; k++) {
+            g_autoptr(GError) err = NULL;
+            if (!vcpu_switch(&fx.v, &engine_kvm, SWITCH_TEST, &err)) {
+                ck_assert_msg(!k && !seed && strstr(err->message, "KVM_SET_XCRS"), "%s",
+                              err->message);
+                printf("KVM holds no AVX-512 state: %s\n", err->message);
+                return;
+            }
+            to_engine(&engine_interp, seed);
+            unsigned n = vmstate_diff(&before, &fx.v.st, GROUPS_ALL, complain, NULL);
+            ck_assert_msg(!n, "seed %u, round %u: %u fields changed", (unsigned)seed, k, n);
+            change_avx512(&before, k % 3, (unsigned)(seed * 7 + k) & 31);
+            change_avx512(&fx.v.st, k % 3, (unsigned)(seed * 7 + k) & 31);
+        }
+    }
+}
+END_TEST
+
 /* KVM's own idea of a refusal: the vCPU stays, and its state is what it was. */
 START_TEST(what_kvm_refuses_stays)
 {
@@ -193,6 +259,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, random_states_survive_the_round_trip);
     tcase_add_test(c, one_difference_is_enough);
+    tcase_add_test(c, avx512_state);
     tcase_add_test(c, what_kvm_refuses_stays);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);

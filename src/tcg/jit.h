@@ -243,6 +243,8 @@ typedef struct Jit {
     bool ends_run; /* with `exit`, out of run() */
     Exit exit;
     const Insn *at;
+    bool rf_dropped; /* RF was set when code was entered last, and JitHot.count */
+    int64_t rf_count;
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */

@@ -66,6 +66,26 @@ static uint32_t heeded(const CpuState *s)
     return s->rflags & FL_IF ? ~0u : ~(uint32_t)VREQ_INTR;
 }
 
+/* RF goes when the next instruction begins, which is now; unless code is left before it has:
+ * rf_again(). */
+static void drop_rf(Jit *j)
+{
+    CpuState *s = &j->t->v->st;
+    j->rf_dropped = s->rflags & FL_RF;
+    j->rf_count = j->hot->count;
+    rf_done(s);
+}
+
+/* Translated code has been left by e. Only where instructions are counted is it known whether one
+ * has begun: elsewhere nobody looks at RF so closely, as there are no breakpoints. */
+static void rf_again(const Jit *j, enum JitExit e)
+{
+    const Tcg *t = j->t;
+    if (unlikely(j->rf_dropped) && (e == JX_POLL || e == JX_WARM) &&
+        (t->counted ? j->hot->count == j->rf_count : t->limited))
+        t->v->st.rflags |= FL_RF;
+}
+
 /* s->rip is next, whatever led there: straight to its code if it has any and nothing is to be
  * looked at. */
 static int go_on_at_rip(Jit *j)
@@ -88,7 +108,7 @@ static int go_on_at_rip(Jit *j)
         jit_jump_fill(j, t->decode_mode, s->rip, b);
         code = b->jit->entry_far;
     }
-    rf_done(s);
+    drop_rf(j);
     j->hot->tmp = (uintptr_t)code;
     j->hot->miss_addr = s->rip;
     j->hot->cc = t->cc;
@@ -416,7 +436,7 @@ enum JitExit jit_run(Jit *j, Block *b)
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     JitHot *h = j->hot;
-    rf_done(s);
+    drop_rf(j);
     h->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
     h->cc = t->cc;
     set_gs(j);
@@ -427,6 +447,7 @@ enum JitExit jit_run(Jit *j, Block *b)
     x87_collect(j);
     if (e != JX_HELPER && e != JX_RESUME) /* those are C's */
         mxcsr_collect(j);
+    rf_again(j, e);
     j->exits[e]++;
     return e;
 }

@@ -41,14 +41,31 @@ static const uint8_t work[] = {
     0xc3,                   /* ret */
 };
 
+/* Each round goes through an IRETQ that sets RF. */
+static const uint8_t resumes[] = {
+    0xb9, 0x2c, 0x01, 0, 0, /* mov ecx, 300 */
+    /* round: */
+    0x48, 0x89, 0xe3,                /* mov rbx, rsp */
+    0x8c, 0xd0, 0x50,                /* mov eax, ss; push rax */
+    0x53,                            /* push rbx */
+    0x9c,                            /* pushfq */
+    0x81, 0x0c, 0x24, 0, 0, 0x01, 0, /* or dword [rsp], 0x10000 */
+    0x8c, 0xc8, 0x50,                /* mov eax, cs; push rax */
+    0x48, 0x8d, 0x05, 0x03, 0, 0, 0, /* lea rax, [rip + 3] */
+    0x50, 0x48, 0xcf,                /* push rax; iretq */
+    0x83, 0xe9, 0x01,                /* sub ecx, 1 */
+    0x75, 0xdf,                      /* jnz round */
+    0xf4,                            /* hlt */
+};
+
 static Fixture *fix;
 static Lockstep *ls;
 
-static void start(uint64_t every)
+static void start_with(const uint8_t *program, size_t size, uint64_t every)
 {
     GError *err = NULL;
     LsOptions opt = {.every = every, .chained = true};
-    fixture_load(fix, FIX_LONG, work, sizeof(work), &engine_interp);
+    fixture_load(fix, FIX_LONG, program, size, &engine_interp);
     if (!engine_jit.vcpu_init(fix->v, &err))
         ck_abort_msg("%s", err->message);
     Jit *j = jit_of(fix->v);
@@ -68,6 +85,11 @@ static void start(uint64_t every)
     engine_jit.enter(fix->v);
     if (!ls_sync(ls, &err))
         ck_abort_msg("%s", err->message);
+}
+
+static void start(uint64_t every)
+{
+    start_with(work, sizeof(work), every);
 }
 
 static void stop(void)
@@ -136,6 +158,23 @@ START_TEST(counts_are_right)
 }
 END_TEST
 
+/* Where a step ends before the instruction that RF is for, RF is still set. */
+START_TEST(rf_stays)
+{
+    static const uint64_t everies[] = {1, 2, 3, 7};
+    unsigned set = 0;
+    start_with(resumes, sizeof(resumes), everies[_i]);
+    enum LsResult r = LS_OK;
+    while (r == LS_OK) {
+        r = go(1);
+        set += (fix->v->st.rflags & FL_RF) != 0;
+    }
+    must(r, LS_HALTED);
+    ck_assert_uint_gt(set, 10);
+    stop();
+}
+END_TEST
+
 /* Changes a constant in code that has been made: 3 -> 5 in the ROL. */
 static bool spoil(const uint8_t *from, const uint8_t *to)
 {
@@ -200,6 +239,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, counts_are_right, 0, 5);
+    tcase_add_loop_test(tc, rf_stays, 0, 4);
     tcase_add_test(tc, spoilt_second_body);
     tcase_add_test(tc, wrong_count);
     suite_add_tcase(s, tc);

@@ -362,7 +362,8 @@ int jit_slot_new(Trans *, unsigned size, bool write);
 /* Does code of this kind have slots? */
 bool jit_has_slots(const Trans *);
 /* The slot at JitHot.slot_at gets the pages around lin if the first-level TLB has them; b's
- * instruction k loses its slot if that happens too often. b may be NULL: it keeps it. */
+ * instruction k loses its slot if that happens too often. b may be NULL, for a stream: it keeps it;
+ * k then is whether it may lead into a window. */
 bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
 void jit_slots_flush(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
@@ -490,6 +491,7 @@ struct Trans {
         bool second;   /* of the second body: the block is left behind the instruction */
         bool write;    /* ACCESS */
         bool backward; /* LINK */
+        bool far;      /* STREAM: JIT_FAR_FLAG */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */
@@ -508,6 +510,7 @@ struct Trans {
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
 #define JIT_SLOT_FLAG 0x20000u
+#define JIT_FAR_FLAG  0x10000u /* to jit_stream(): its stride is not small */
 enum ColdKind {
     COLD_LOOP,
     COLD_STREAM,

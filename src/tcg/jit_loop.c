@@ -383,6 +383,7 @@ static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
         struct Cold *cold = jit_cold(x, emit_jcc(c, 3, here(c)), COLD_STREAM); /* jae */
         cold->retry = retry;
         cold->slot = s->slot;
+        cold->far = abs(s->step) > FETCH_STEP;
         cold->write = s->write;
         cold->mode = (uint8_t)jit_mmu_mode(x->mode);
         return;
@@ -461,7 +462,7 @@ void jit_loop_stream(Trans *x, const JitCode *code, const struct Cold *cold)
     jit_flags_in(c, x->j);
     emit_load(c, H_AX, tmp);
     emit_imm64(c, H_DX, (uintptr_t)code);
-    emit_imm32(c, H_CX, cold->k);
+    emit_imm32(c, H_CX, cold->k | (cold->far ? JIT_FAR_FLAG : 0));
     emit_call(c, x->j->s_stream);
     emit_jmp(c, code->head);
     emit_jmp(c, code->entry);

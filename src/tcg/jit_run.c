@@ -304,13 +304,13 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
 
 /* At the head of a loop whose last instruction is k: a stream is elsewhere than in its slot's
  * pages. Where they are not to be had, the first body goes on. */
-static int jit_stream(const JitCode *code, unsigned k, Tcg *t)
+static int jit_stream(const JitCode *code, unsigned k_and_far, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
-    enter_insn(j, code, k);
+    enter_insn(j, code, k_and_far & (JIT_FAR_FLAG - 1));
     j->accesses++;
-    bool filled = jit_slot_fill(j, NULL, 0, t->mmu_mode, lin);
+    bool filled = jit_slot_fill(j, NULL, k_and_far >= JIT_FAR_FLAG, t->mmu_mode, lin);
     if (!filled) /* a new entry may empty another stream's slot: not again before a round is done */
         l1_filled(j, lin);
     registers_again(j);

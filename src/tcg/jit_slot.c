@@ -173,8 +173,12 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     const unsigned asks = j->slot_asks, asks_window = asks + SLOT_ASKS_WINDOW;
     bool counted = u->asked == asks || u->asked == asks_window; /* so many misses in between */
     struct JitRange r = range_of(j, mode, u->write, page, add);
-    struct JitWindow *w = jit_window_of(j, page, add, &w_add);
+    /* Streams of small strides go on page by page: windows are of small pages for the host. */
+    bool windows = b || k;
+    struct JitWindow *w = windows ? jit_window_of(j, page, add, &w_add) : NULL;
     bool shown = false, over = r.hi - lin <= u->last;
+    if (over && !windows)
+        return false;
     if (over && (lin & ~PAGE_MASK) + u->last >= PAGE_SIZE) { /* over a page's end */
         if (!w && u->asked < asks) {
             u->asked++;
@@ -183,7 +187,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
         if (!show_all(j, mode, u->write, lin, lin + u->last))
             return false;
         w = jit_window_of(j, page, add, &w_add);
-    } else if (!w && r.hi - r.lo < RANGE_SMALL && u->asked >= asks &&
+    } else if (windows && !w && r.hi - r.lo < RANGE_SMALL && u->asked >= asks &&
                (jit_window_at(j, page) || misses(j, u, now, j->window_ticks))) {
         w = jit_window_show(j, page, add, &w_add);
         shown = w != NULL;

@@ -16,8 +16,9 @@
 
 #define WINDOW_PAGES 512u
 #define WINDOW_BYTES (WINDOW_PAGES * PAGE_SIZE)
-/* All together: each is a mapping of the host's, which has room for 65,530 of a process. */
-#define SHOWN_MAX 4096u
+/* All together: each is a mapping of the host's, which has room for 65,530 of a process; and a
+ * place in the processor's TLB, where guest RAM takes one each 2 MiB. */
+#define SHOWN_MAX 1024u
 
 typedef struct JitWindow {
     gva_t lo;

@@ -712,6 +712,8 @@ static JitCode *plan(Trans *x)
     JitCode *code = g_malloc0(sizeof(JitCode) + x->n_parts * sizeof(JitPart) +
                               (x->n_parts + 1) * sizeof(JitLink));
     code->fixed_at = b->fixed_at;
+    code->first = x->part[0].b;
+    code->first_off = (uint16_t)(b->gpa & ~PAGE_MASK);
     code->part = (JitPart *)(void *)(code + 1);
     code->link = (JitLink *)(void *)(code->part + x->n_parts);
     code->n_parts = (uint16_t)x->n_parts;

@@ -182,20 +182,25 @@ typedef struct JitPart {
 } JitPart;
 
 typedef struct JitCode {
+    /* What C needs first, when translated code calls it, lies together: whatever led there is cold
+     * in the processor's caches. */
+    struct Block *first; /* part[0].b */
+    struct Block *block; /* the same; NULL: dead, but it may still be running */
+    uint64_t fixed_at;   /* Block.fixed_at */
+    uint16_t n_parts;
+    uint16_t first_off; /* of `first` in its page */
     /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
      */
     /* head: of the second body of a loop, with a poll; or NULL (jit_loop.c). */
     const uint8_t *start, *entry_far, *entry_poll, *entry, *cold, *head;
     uint32_t size, cold_size; /* from start on, and from cold on */
-    uint16_t n_sites, n_parts, n_links;
+    uint16_t n_sites, n_links;
     JitLink *link; /* of the last part two, of each before it one */
     JitLink *in;   /* links that lead here */
     JitSite *sites;
     JitPart *part;
-    struct Block *block; /* part[0].b; NULL: dead, but it may still be running */
-    uint64_t fixed_at;   /* Block.fixed_at */
-    int32_t heat;        /* counts its runs: number in JitHot.heat[], or -1; of a loop, the next one
-                            counts the ways out */
+    int32_t heat; /* counts its runs: number in JitHot.heat[], or -1; of a loop, the next one
+                     counts the ways out */
     /* Where it begins a run of accesses: from there on its twin goes on, once there is one, when
      * the run does not lie in one page. */
     struct JitCross {
@@ -221,7 +226,7 @@ typedef struct JitCode {
     } * loop;      /* NULL: it has none */
 } JitCode;
 
-enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATES };
+enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATES };
 
 typedef struct Trans Trans;
 
@@ -574,6 +579,7 @@ bool jit_emit_soft(Trans *, const Insn *);
 /* jit_gate.c: the code that runs next, or NULL */
 const uint8_t *jit_gate_syscall(Tcg *, const JitCode *, unsigned k);
 const uint8_t *jit_gate_sysret(Tcg *, const JitCode *, unsigned k);
+const uint8_t *jit_gate_iret(Tcg *, const JitCode *, unsigned k);
 /* At this offset in the Vcpu that CpuState is in. */
 static inline HostMem jit_vcpu(size_t offset)
 {

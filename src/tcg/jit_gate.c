@@ -1,12 +1,13 @@
 /*
- * SYSCALL and SYSRET of 64-bit code, between translated blocks: called by a stub that leaves most
- * of the guest's registers where they are (jit_sys.c). This file is compiled without vector
+ * SYSCALL, SYSRET and IRET of 64-bit code, between translated blocks: called by a stub that leaves
+ * most of the guest's registers where they are (jit_sys.c). This file is compiled without vector
  * registers, which are the guest's.
  *
  * Only the plain case is done here, and only when nothing waits: every other answer is NULL before
  * anything has been changed, and the instruction's exec function does it.
  */
 #include "tcg/jit.h"
+#include "tcg/run.h"
 #include "tcg/sys.h"
 
 /* What is in the way of a change of privilege without the run loop. */
@@ -69,4 +70,57 @@ const uint8_t *jit_gate_sysret(Tcg *t, const JitCode *at, unsigned k)
         return NULL;
     flat_segments(s, base + 16, base + 8, 3, true);
     return arrive(j, 3, mode, rip, flags, code);
+}
+
+/* Descriptors of flat segments of DPL 0, as 64-bit kernels have them. */
+#define RAW_CODE64 0x00af9b000000ffffull
+#define RAW_DATA   0x00cf93000000ffffull
+
+/* What can be read at lin, all in one page, without a walk; or NULL. */
+static const uint64_t *known(const Jit *j, unsigned mode, gva_t lin, unsigned len)
+{
+    const JTlb *l = &j->hot->tlb[mode];
+    gva_t page = lin & PAGE_MASK;
+    unsigned x = page >> PAGE_BITS & (JTLB_SIZE - 1);
+    if (l->read[x] != 0 - page || (lin & ~PAGE_MASK) > PAGE_SIZE - len)
+        return tlb_hit(j->t, mode, lin, len, ACC_READ);
+    return (const uint64_t *)(uintptr_t)(lin + l->add[x] - PAGE_BITS);
+}
+
+/* Is sel's descriptor, of the GDT, `raw` with the selector's privilege? */
+static bool described(const Jit *j, const CpuState *s, uint16_t sel, uint64_t raw)
+{
+    if ((sel & 4) || sel < 8 || (sel | 7u) > s->gdt.limit)
+        return false;
+    const uint64_t *d = known(j, MMU_KERNEL, s->gdt.base + (sel & 0xfff8u), 8);
+    return d && *d == (raw | (uint64_t)(sel & 3) << 45);
+}
+
+const uint8_t *jit_gate_iret(Tcg *t, const JitCode *at G_GNUC_UNUSED, unsigned k G_GNUC_UNUSED)
+{
+    Jit *j = t->jit;
+    CpuState *s = &t->v->st;
+    const uint64_t slow = FL_AC | FL_TF | FL_NT,
+                   kept = FL_ARITH | FL_DF | FL_IF | FL_IOPL | FL_ID | FL_VIF | FL_VIP;
+    if (!(s->efer & EFER_LMA) || !t->code64 || t->cpl || (s->rflags & slow) ||
+        (s->dr7 & DR7_ENABLED) || watched(j, t->v))
+        return NULL;
+    const uint64_t *frame = known(j, t->mmu_mode, s->gpr[RSP], 40);
+    if (!frame)
+        return NULL;
+    uint64_t rip = frame[0], flags = frame[2], rsp = frame[3];
+    uint16_t cs = (uint16_t)frame[1], ss = (uint16_t)frame[4];
+    unsigned cpl = cs & 3, mode = t->decode_mode | (cpl ? DM_CPL3 : 0);
+    if ((cpl != 0 && cpl != 3) || (ss & 3u) != cpl || (flags & (slow | FL_VM)) ||
+        !canonical(s, rip) || !described(j, s, cs, RAW_CODE64) || !described(j, s, ss, RAW_DATA))
+        return NULL;
+    const uint8_t *code = jit_code_at(j, mode, rip);
+    if (!code)
+        return NULL;
+    flat_segments(s, cs, ss, cpl, true);
+    if (cpl)
+        drop_inner_segments(s, cpl);
+    s->gpr[RSP] = rsp;
+    s->ev.nmi.masked = false;
+    return arrive(j, cpl, mode, rip, flags & kept, code);
 }

@@ -71,15 +71,30 @@ static bool emit_direction(Trans *x, bool down)
     return true;
 }
 
+/* A word of memory or of a register, or all of it. */
 static bool emit_selector(Trans *x, const Insn *i)
 {
-    if ((i->flags & IF_MEM) || i->opsize < 4 || i->reg > GS)
+    bool store = i->flags & IF_MEM;
+    HostMem to, m = segment(i->reg, offsetof(Segment, selector));
+    if (i->reg > GS || (store && (x->second || !jit_operand(x, i, 2, true, &to))))
         return false;
-    HostMem m = segment(i->reg, offsetof(Segment, selector));
     encode(
         &x->c,
         &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &m}); /* movzx */
-    jit_put(x, i->rm, H_CX);
+    if (!store && i->opsize > 2) {
+        jit_put(x, i->rm, H_CX);
+        return true;
+    }
+    Enc word = {.map = MAP_1B, .opcode = 0x89, .p66 = true, .modrm = true, .reg = H_CX};
+    if (store)
+        jit_guard(x);
+    else if (jit_host[i->rm] == H_NONE)
+        to = jit_gpr(i->rm);
+    if (store || jit_host[i->rm] == H_NONE)
+        word.mem = &to;
+    else
+        word.rm = jit_host[i->rm];
+    encode(&x->c, &word);
     return true;
 }
 

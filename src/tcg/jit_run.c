@@ -48,10 +48,15 @@ static const Insn *enter_insn(Jit *j, const JitCode *code, unsigned k)
 {
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
-    Block *b;
-    const Insn *i = jit_insn(code, k, &b);
+    Block *b = code->first;
+    const Insn *i = &b->insn[k];
+    uint64_t off = code->first_off;
+    if (code->n_parts > 1) {
+        i = jit_insn(code, k, &b);
+        off = b->gpa & ~PAGE_MASK;
+    }
     t->blk = b;
-    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, code) + (b->gpa & ~PAGE_MASK);
+    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, code) + off;
     t->at = i;
     t->cc = j->hot->cc;
     x87_collect(j);
@@ -134,7 +139,7 @@ static int special(Jit *j, const Insn *i, Fault f)
 /* Instructions of i's block from i on: all of it is counted when it begins (jit_count.c). */
 static int64_t of_part(const Tcg *t, const Insn *i)
 {
-    return t->blk->n - (i - t->blk->insn);
+    return t->jit->counts ? t->blk->n - (i - t->blk->insn) : 0;
 }
 
 /* Runs i. done: what the stub is told when nothing special came of it. */
@@ -257,9 +262,10 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     gva_t lin = j->hot->miss_addr;
     bool run = k_and_run & JIT_RUN_FLAG, slot = k_and_run & JIT_SLOT_FLAG;
     const Insn *i = enter_insn(j, code, k_and_run & (JIT_RUN_FLAG - 1));
-    Block *b = code->part[0].b, *part;
+    Block *b = code->first, *part = b;
     int64_t rest = of_part(t, i);
-    jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
+    if (code->n_parts > 1)
+        jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
     unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
     const JitSlot *u = slot ? (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at) : NULL;

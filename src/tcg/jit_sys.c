@@ -2,14 +2,14 @@
  * Emitters of system instructions, and the stubs of those that change privilege. See jit.h.
  *
  * What is short is written out: SWAPGS, RDTSC, fences, STAC and CLAC, reading control registers.
- * SYSCALL and SYSRET call jit_gate.c, which needs few registers saved; a plain helper saves all of
- * them, the vector registers among them.
+ * SYSCALL, SYSRET and IRET call jit_gate.c, which needs few registers saved; a plain helper saves
+ * all of them, the vector registers among them.
  */
 #include "tcg/jit.h"
 #include "tcg/sys.h"
 
 extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,
-    exec_mov_from_cr, exec_syscall, exec_sysret, exec_nop_0d;
+    exec_mov_from_cr, exec_syscall, exec_sysret, exec_iret, exec_nop_0d;
 
 static HostMem state(size_t offset)
 {
@@ -195,18 +195,21 @@ bool jit_emit_sys(Trans *x, const Insn *i)
         done = emit_gate(x, GATE_SYSCALL);
     else if (exec == &exec_sysret)
         done = emit_gate(x, GATE_SYSRET);
+    else if (exec == &exec_iret)
+        done = i->opsize == 8 && kernel64(x) && emit_gate(x, GATE_IRET);
     /* Another privilege, or SMAP the other way, sees another memory. */
     for (unsigned k = 0; done && k < x->n_runs; k++)
         x->run[k].ready = false;
     return done;
 }
 
-/* Guest registers in host registers that a C function may change; and R11, which SYSCALL writes. */
+/* Guest registers in host registers that a C function may change; and R11, which SYSCALL writes,
+ * and RSP, which IRET does. */
 static void caller_saved(Code *c, bool load)
 {
     static const uint8_t saved[] = {H_SI, H_DI, H_R8, H_R9, H_R10, H_R11};
     for (unsigned r = 0; r < 16; r++)
-        if (r == R11 || memchr(saved, jit_host[r], sizeof(saved)))
+        if (r == R11 || r == RSP || memchr(saved, jit_host[r], sizeof(saved)))
             emit_rm(c, load ? 0x8b : 0x89, true, jit_host[r],
                     gs_mem((int32_t)(offsetof(CpuState, gpr) + 8 * r)));
 }
@@ -250,4 +253,5 @@ void jit_make_gates(Jit *j, Code *c)
 {
     j->s_gate[GATE_SYSCALL] = gate_stub(j, c, jit_gate_syscall);
     j->s_gate[GATE_SYSRET] = gate_stub(j, c, jit_gate_sysret);
+    j->s_gate[GATE_IRET] = gate_stub(j, c, jit_gate_iret);
 }

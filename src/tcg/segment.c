@@ -280,16 +280,3 @@ Fault load_segment(CpuState *s, Tcg *t, unsigned seg, uint16_t sel)
         tcg_update_mode(s, t);
     return f;
 }
-
-void drop_inner_segments(CpuState *s, unsigned cpl)
-{
-    static const uint8_t which[4] = {ES, DS, FS, GS};
-    for (unsigned k = 0; k < 4; k++) {
-        Segment *g = &s->seg[which[k]];
-        bool conforming = (g->attr & (SEG_CODE | SEG_CONFORMING)) == (SEG_CODE | SEG_CONFORMING);
-        if (sel_null(g->selector))
-            g->selector = 0; /* loses its RPL; the base stays */
-        else if (!conforming && attr_dpl(g->attr) < cpl)
-            *g = null_segment(0, 0);
-    }
-}

@@ -114,7 +114,18 @@ Fault check_ss(CpuState *s, Tcg *t, uint16_t sel, unsigned cpl, uint8_t vector, 
 /* ES, DS, FS or GS in protected mode: vector is #GP, or #TS in a task switch. */
 Fault load_data(CpuState *s, Tcg *t, unsigned seg, uint16_t sel, uint8_t vector);
 /* ES, DS, FS, GS that the (outer) privilege may not hold become null. */
-void drop_inner_segments(CpuState *s, unsigned cpl);
+static inline void drop_inner_segments(CpuState *s, unsigned cpl)
+{
+    static const uint8_t which[4] = {ES, DS, FS, GS};
+    for (unsigned k = 0; k < 4; k++) {
+        Segment *g = &s->seg[which[k]];
+        bool conforming = (g->attr & (SEG_CODE | SEG_CONFORMING)) == (SEG_CODE | SEG_CONFORMING);
+        if (sel_null(g->selector))
+            g->selector = 0; /* loses its RPL; the base stays */
+        else if (!conforming && attr_dpl(g->attr) < cpl)
+            *g = null_segment(0, 0);
+    }
+}
 
 /* ---- SYSCALL, SYSRET, SYSENTER, SYSEXIT ---- */
 enum { FLAT_CODE = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_G };

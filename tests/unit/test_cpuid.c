@@ -238,8 +238,8 @@ END_TEST
 /* What AMD's processors say they are immune to, and nobody else's leaves mention. */
 START_TEST(immunities)
 {
-    static const enum CpuFeature f[] = {FEAT_BTC_NO, FEAT_AUTOIBRS, FEAT_SRSO_NO, FEAT_TSA_SQ_NO,
-                                        FEAT_TSA_L1_NO};
+    static const enum CpuFeature f[] = {FEAT_BTC_NO,    FEAT_AUTOIBRS,  FEAT_SRSO_NO,
+                                        FEAT_TSA_SQ_NO, FEAT_TSA_L1_NO, FEAT_NULL_SEL_CLR_BASE};
     uint32_t r[4];
     build("max", NULL, 1);
     for (unsigned k = 0; k < ARRAY_LEN(f); k++)

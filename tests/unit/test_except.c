@@ -185,6 +185,7 @@ START_TEST(segment_loads)
             ck_assert_uint_eq(S->seg[loads[k].seg].selector, loads[k].sel);
             bool null = sel_null(loads[k].sel);
             ck_assert_int_eq(!!(S->seg[loads[k].seg].attr & SEG_UNUSABLE), null);
+            ck_assert(!null || S->seg[loads[k].seg].base == 0); /* null-sel-clr-base */
         }
     }
 }

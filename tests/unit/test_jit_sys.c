@@ -98,6 +98,73 @@ START_TEST(to_and_fro)
 }
 END_TEST
 
+/* By IRET: mov r8, rsp; mov rsp, r9; cmp rax, -1; je 2f; a frame of where it is, SS by way of
+ * memory, and IRETQ to the next instruction; push 0x23; push r8; or r11, rbp; push r11; push 0x2b;
+ * push rcx; add rax, 5; iretq; 2: hlt */
+static const uint8_t kernel_iret[] = {
+    0x49, 0x89, 0xe0, 0x4c, 0x89, 0xcc, 0x48, 0x83, 0xf8, 0xff, 0x74, 0x3a, /* je */
+    0x8c, 0x54, 0x24, 0xf0, 0x0f, 0xb7, 0x54, 0x24, 0xf0, /* mov [rsp-16], ss; movzx edx, */
+    0x52, 0x54, 0x48, 0x83, 0x04, 0x24, 0x08,             /* push rdx; push rsp; add [rsp], 8 */
+    0x9c, 0x66, 0x8c, 0xca, 0x52,                         /* pushfq; mov dx, cs; push rdx */
+    0x66, 0x41, 0x8c, 0xcd, 0x66, 0x8c, 0xce,             /* mov r13w, cs; mov si, cs */
+    0x48, 0x8d, 0x15, 0x03, 0x00, 0x00, 0x00, 0x52, 0x48, 0xcf, /* lea rdx, [1f]; push; iretq; 1: */
+    0x6a, 0x23, 0x41, 0x50, 0x49, 0x09, 0xeb, 0x41, 0x53, 0x6a, 0x2b, 0x51,
+    0x48, 0x83, 0xc0, 0x05, 0x48, 0xcf, 0x90, 0x90, 0xf4,
+};
+
+static void begin_iret(int i, uint64_t or_flags, bool plain)
+{
+    CpuState *s = &guest.v.st;
+    begin(flags[i].rflags, flags[i].fmask);
+    memcpy(gp(G_KERNEL), kernel_iret, sizeof(kernel_iret));
+    put64(G_GDT + 0x08, 0x00af9b000000ffffull);
+    put64(G_GDT + 0x10, 0x00cf93000000ffffull);
+    put64(G_GDT + 0x20, plain ? 0x00cff3000000ffffull : 0x00dff3000000ffffull); /* AVL */
+    put64(G_GDT + 0x28, 0x00affb000000ffffull);
+    s->gdt.base = G_GDT;
+    s->gdt.limit = 0x2f;
+    s->gpr[R9] = G_STACK - 0x1000;
+    s->gpr[RBP] = or_flags;
+    s->gpr[R13] = s->gpr[RSI] = 0x123456789abcdefull;
+    engine_interp.enter(&guest.v);
+}
+
+START_TEST(back_by_iret)
+{
+    static const uint64_t or_flags[] = {0, FL_RF, FL_AC, 3 << FL_IOPL_SHIFT | FL_DF | FL_ID};
+    CpuState want;
+    unsigned n = (unsigned)_i / 2;
+    bool plain = _i & 1;
+    for (int f = 0; f < (int)ARRAY_LEN(flags); f++) {
+        begin_iret(f, or_flags[n], plain);
+        ck_assert_int_eq(engine_interp.run(&guest.v, NULL).kind, EXIT_HLT);
+        want = guest.v.st;
+        ck_assert_uint_eq(want.gpr[RBX], 0);
+        begin_iret(f, or_flags[n], plain);
+        ck_assert_int_eq(engine_jit.run(&guest.v, NULL).kind, EXIT_HLT);
+        for (unsigned r = 0; r < 16; r++)
+            ck_assert_msg(guest.v.st.gpr[r] == want.gpr[r], "register %u", r);
+        ck_assert_uint_eq(guest.v.st.rip, want.rip);
+        ck_assert_uint_eq(guest.v.st.rflags, want.rflags);
+        ck_assert_uint_eq(guest.v.st.cpl, 0);
+        ck_assert_mem_eq(guest.v.st.seg, want.seg, sizeof(want.seg));
+    }
+    const Tcg *t = guest.v.engine_data[ENGINE_INTERP];
+    uint32_t helped = 0, stored = 0;
+    for (unsigned k = 0; k < op_rows_n; k++) {
+        if (!strcmp(op_rows[k].name, "iret"))
+            helped += t->jit->row_helpers[k];
+        if (op_rows[k].map == MAP_1B && op_rows[k].opcode == 0x8c)
+            stored += t->jit->row_helpers[k];
+    }
+    ck_assert_uint_lt(stored, 30);
+    if (plain && or_flags[n] != FL_AC)
+        ck_assert_uint_lt(helped, 1700); /* of 3000, 1200 of which begin with AC */
+    if (!plain)
+        ck_assert_uint_gt(helped, 1400);
+}
+END_TEST
+
 /* RDTSC at both privileges is the clock's. */
 START_TEST(time_goes_on)
 {
@@ -178,6 +245,7 @@ int main(void)
     SRunner *r = srunner_create(s);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, to_and_fro, 0, (int)ARRAY_LEN(flags));
+    tcase_add_loop_test(c, back_by_iret, 0, 8);
     tcase_add_test(c, time_goes_on);
     tcase_add_loop_test(c, timers_come_before_the_tsc, 0, 2);
     suite_add_tcase(s, c);

@@ -122,5 +122,7 @@ const uint8_t *jit_gate_iret(Tcg *t, const JitCode *at G_GNUC_UNUSED, unsigned k
         drop_inner_segments(s, cpl);
     s->gpr[RSP] = rsp;
     s->ev.nmi.masked = false;
+    j->rf_dropped = flags & FL_RF; /* it goes when the next instruction begins */
+    j->rf_count = j->hot->count;
     return arrive(j, cpl, mode, rip, flags & kept, code);
 }

@@ -304,6 +304,7 @@ static void warm_soon(const Vcpu *v)
     Jit *j = jit_of(v);
     j->hot_after = CHAINED_HOT;
     j->warm_after = CHAINED_WARM;
+    j->trace_paths = 2;
     j->kernel_warm = 1;
 }
 

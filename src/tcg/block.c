@@ -703,17 +703,25 @@ static bool block_still_good(Tcg *t, Block *b, const uint8_t *host, const uint8_
         (host2 && memcmp(b->bytes + first, host2, b->size - first) != 0))
         return false;
     b->gen = t->blocks->gen;
-    /* What its code goes on with is in the same page, and not looked up by itself. */
-    for (unsigned k = 1; b->jit && k < b->jit->n_parts; k++) {
-        Block *part = b->jit->part[k].b;
-        if (part->gen == b->gen)
-            continue;
-        if (memcmp(part->bytes, host + (part->gpa & ~PAGE_MASK), part->size) == 0)
-            part->gen = b->gen;
-        else
-            kill_block(t, part); /* and b's code with it */
-    }
+    /* What its code goes on with is not looked up by itself. */
+    for (unsigned k = 1; b->jit && k < b->jit->n_parts; k++)
+        blocks_prove(t, b->jit->part[k].b);
     return true;
+}
+
+bool blocks_prove(Tcg *t, Block *b)
+{
+    gpa_t page = b->gpa & PAGE_MASK;
+    if (b->gen == t->blocks->gen || b->gen == 0)
+        return b->gen != 0;
+    const uint8_t *host = memmap_host(t->v->vm->mem, page, PAGE_SIZE, false);
+    if (host)
+        watch_page(t, page, host);
+    if (host && !b->soft && memcmp(b->bytes, host + (b->gpa & ~PAGE_MASK), b->size) == 0)
+        b->gen = t->blocks->gen;
+    else
+        kill_block(t, b); /* and all code with it */
+    return b->gen != 0;
 }
 
 Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode)

@@ -142,6 +142,9 @@ Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 /* The living, trusted block of this page and mode at gpa, or NULL. */
 Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode);
 
+/* Are b's bytes, all in one page, still what they were? If not, it is dead then. */
+bool blocks_prove(Tcg *t, Block *b);
+
 /* b has soft immediates and cannot be run translated: it is made anew without. */
 void blocks_harden(Tcg *t, Block *b);
 

@@ -63,7 +63,8 @@ void blocklog_out_asm(const Jit *j, const JitCode *code, const uint8_t *const ne
         const Insn *i = jit_insn(code, k, &b);
         const uint8_t *to = k + 1u < n ? next[k + 1] : tail;
         g_string_append_printf(out, "  -- guest addr 0x%016" PRIx64 "\n",
-                               rip + (b->gpa - code->block->gpa) + i->end - i->len);
+                               rip + jit_block_rip(j, code, k) - jit_block_rip(j, code, 0) +
+                                   i->end - i->len);
         append_code(out, 64, (uintptr_t)next[k], rw + (next[k] - code->start),
                     (size_t)(to - next[k]));
     }

@@ -83,6 +83,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot_after = JIT_HOT;
     j->loop_exits = JIT_LOOP_EXITS;
     j->twin_after = JIT_CROSSINGS;
+    j->trace_paths = JIT_PATHS;
     j->warm_after = JIT_WARM;
     j->kernel_warm = KERNEL_WARM;
     j->hot_bytes = sizeof(JitHot);
@@ -103,6 +104,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->hot->t = t;
     j->hot->vec_away[0] = j->hot->vec_away[1] = j->hot->vec_away[2] = 1;
     j->hot->x87_away = j->hot->x87_was = 1;
+    j->plans = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     jit_tlb_init(j);
     jit_slots_init(j);
     jit_jumps_init(j);
@@ -149,12 +151,30 @@ void jit_free(Jit *j)
     jit_windows_free(j);
     g_free(j->map);
     jit_jumps_free(j);
+    g_hash_table_destroy(j->plans);
     g_free(j->row_helpers);
     g_free(j);
 }
 
 /* ---- direct jumps ---- */
 static void unlink_out(Jit *j, JitLink *l);
+
+/* Where l leads if it is a guard that lets through. */
+static const uint8_t *straight_on(const Jit *j, const JitLink *l)
+{
+    return l->at + 4 + j->run;
+}
+
+void jit_link_patch(const Jit *j, JitLink *l, const uint8_t *to)
+{
+    if (l->guard && to == straight_on(j, l)) {
+        memcpy(l->at - 1, "\x0f\x1f\x44\0\0", 5); /* NOP */
+        return;
+    }
+    if (l->guard)
+        l->at[-1] = 0xe9; /* JMP */
+    patch_rel32(l->at, j->run, to);
+}
 
 void jit_link(Jit *j, JitLink *l, Block *b)
 {
@@ -174,14 +194,18 @@ void jit_link(Jit *j, JitLink *l, Block *b)
     j->links++;
     const JitCode *code = b->jit;
     bool again = code->head && l == &code->link[1]; /* round the loop */
-    patch_rel32(l->at, j->run, again ? code->head : l->backward ? code->entry_poll : code->entry);
+    jit_link_patch(j, l,
+                   l->inlined == b ? straight_on(j, l)
+                   : again         ? code->head
+                   : l->backward   ? code->entry_poll
+                                   : code->entry);
 }
 
 static void unlink_in(Jit *j, JitCode *code)
 {
     for (JitLink *l = code->in; l; l = l->next_in) {
         l->to = NULL;
-        patch_rel32(l->at, j->run, l->cold);
+        jit_link_patch(j, l, l->cold);
     }
     code->in = NULL;
 }
@@ -191,7 +215,7 @@ static void unlink_out(Jit *j, JitLink *l)
 {
     if (!l->to)
         return;
-    patch_rel32(l->at, j->run, l->cold);
+    jit_link_patch(j, l, l->cold);
     for (JitLink **k = &l->to->jit->in; *k; k = &(*k)->next_in) {
         if (*k == l) {
             *k = l->next_in;
@@ -217,8 +241,12 @@ static void code_dead(Jit *j, JitCode *code)
     if (b->jit == code)
         jit_jumps_to_dead(j, b);
     unlink_in(j, code);
-    for (unsigned k = 0; k < code->n_links; k++)
+    for (unsigned k = 0; k < code->n_links; k++) {
         unlink_out(j, &code->link[k]);
+        code->link[k].inlined = NULL;
+    }
+    if (j->recording == code)
+        j->recording = NULL;
     for (unsigned k = !code->is_twin; k < code->n_parts; k++)
         stop_using(&code->part[k]);
     /* The code may be running: it stays until the next flush. */
@@ -240,6 +268,7 @@ static void code_free(JitCode *code)
     g_free(code->sites);
     g_free(code->cross);
     g_free(code->loop);
+    g_free(code->path);
     g_free(code);
 }
 
@@ -282,6 +311,8 @@ void jit_flush(Jit *j)
     jit_slots_flush(j);
     j->slots = 0;
     j->pending = NULL;
+    j->recording = NULL;
+    g_hash_table_remove_all(j->plans);
     j->flushes++;
 }
 
@@ -320,6 +351,7 @@ struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
     *cold = (struct Cold){.from = from,
                           .kind = (uint8_t)kind,
                           .k = (uint16_t)x->k,
+                          .decode_mode = (uint8_t)x->mode,
                           .second = x->second,
                           .ea = {.base = H_AX, .index = H_NONE},
                           .slot = -1};
@@ -461,8 +493,11 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, tmp)));
         leave(x, JX_WARM, cold->rip_off);
         break;
-    case COLD_RETURN:
-        jit_return_elsewhere(x, cold->k);
+    case COLD_ELSEWHERE:
+        jit_go_elsewhere(x, cold->k);
+        break;
+    case COLD_OTHER:
+        patch_rel32(cold->from, c->run, x->other[cold->link].at);
         break;
     case COLD_LOOKUP:
         leave(x, JX_LOOKUP, cold->rip_off);
@@ -472,8 +507,11 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         l->at = cold->from;
         l->backward = cold->backward;
         l->cold = here(c);
-        l->far = cold->rip_off < 0 || cold->rip_off >= (int64_t)PAGE_SIZE;
+        l->guard = cold->link > (int)x->n_parts;
+        l->far = l->guard || !jit_same_page(jit_off_of(x, cold->k), cold->rip_off);
         l->left = 1;
+        if (l->guard)
+            l->inlined = x->part[cold->link - (int)x->n_parts].b;
         const uint8_t *out = l->cold;
         if (l->far) {
             l->rip = jit_fixed_rip(x, cold->rip_off);
@@ -528,7 +566,8 @@ static ptrdiff_t size_of(const Trans *x, const Insn *i)
     if (op_rows[i->row].emit == EMIT_BRANCH)
         return (op_rows[i->row].opcode & 0xf0) == 0x70 || (op_rows[i->row].opcode & 0xf0) == 0x80
                    ? 20
-                   : 100;
+               : op_rows[i->row].opcode == 0xff ? INDIRECT_BYTES
+                                                : 100;
     if (op_rows[i->row].emit == EMIT_OFTEN)
         return 150;
     if (op_rows[i->row].map == MAP_0F && (op_rows[i->row].opcode & 0xe7) == 0xa3 && access)
@@ -591,8 +630,10 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
                                  .k = (uint16_t)x->site_k[k]},
                   next);
     }
-    for (unsigned k = 0; k < x->n_cold; k++)
+    for (unsigned k = 0; k < x->n_cold; k++) {
+        x->mode = x->cold[k].decode_mode;
         cold_code(x, code, &x->cold[k], next);
+    }
     code->cold_size = (uint32_t)(here(c) - code->cold);
 }
 
@@ -666,7 +707,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         if (x->k == x->at->first + x->at->b->n) {
             x->at++;
             b = x->at->b;
-            x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+            x->off = x->at->off;
         }
         jit_count_part(x); /* not again where the twin is entered */
         next[x->k] = here(c);
@@ -680,6 +721,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         jit_emit_goto(x, 0, x->off + b->size);
     else
         next[x->n] = x->j->s_exit; /* nothing comes back behind a branch */
+    jit_other_ways(x);
     x->tail = here(c);
     island(x, false);
     if (!x->twin_of)
@@ -710,19 +752,21 @@ static JitCode *plan(Trans *x)
     jit_trace_plan(x);
     /* One piece of memory: programs that make code have many blocks that do not live long. */
     JitCode *code = g_malloc0(sizeof(JitCode) + x->n_parts * sizeof(JitPart) +
-                              (x->n_parts + 1) * sizeof(JitLink));
+                              2 * x->n_parts * sizeof(JitLink));
     code->fixed_at = b->fixed_at;
     code->first = x->part[0].b;
     code->first_off = (uint16_t)(b->gpa & ~PAGE_MASK);
     code->part = (JitPart *)(void *)(code + 1);
     code->link = (JitLink *)(void *)(code->part + x->n_parts);
     code->n_parts = (uint16_t)x->n_parts;
-    code->n_links = (uint16_t)(x->n_parts + 1);
+    code->n_links = (uint16_t)(2 * x->n_parts);
     for (unsigned k = 0; k < x->n_parts; k++)
         code->part[k] = (JitPart){.b = x->part[k].b,
                                   .code = code,
                                   .first = (uint16_t)x->part[k].first,
-                                  .jumps = x->part[k].jumps};
+                                  .off = (int32_t)x->part[k].off,
+                                  .jumps = x->part[k].jumps,
+                                  .cross = x->part[k].cross};
     code->heat = -1;
     bool rounds = jit_trace_rounds(b);
     code->is_twin = x->twin_of;
@@ -768,7 +812,9 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         x->out_of_reach = false;
         j->slots = slots;
         x->mode = b->mode;
-        x->off = (unsigned)(b->gpa & ~PAGE_MASK);
+        x->off = x->part[0].off;
+        x->back = false;
+        x->n_other = 0;
         x->n_cold = x->n_sites = x->n_near = 0;
         nothing_known(x);
         x->second = x->helped = false;
@@ -793,6 +839,7 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         code->part[k].b->users = &code->part[k];
     }
     j->traces += code->n_parts > 1;
+    jit_trace_made(j, code);
     /* So that the next one's entry_poll, which loops come back to, begins a cache line. */
     j->used = ((j->used + code->size + HEAD_BYTES + 63) & ~(size_t)63) - HEAD_BYTES;
     j->cold_used += code->cold_size;

@@ -66,6 +66,7 @@
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
 #define JIT_CROSSINGS  32u   /* Jit.twin_after, likewise */
+#define JIT_PATHS      8u    /* Jit.trace_paths, likewise; at most 32 */
 #define JIT_PARTS      24
 /* Of a trace, which may have a block several times. */
 #define TRACE_MAX_INSNS 128u
@@ -161,6 +162,8 @@ typedef struct JitLink {
     uint64_t rip;            /* far: the target */
     uint32_t left;           /* far: jumps by the jump cache before it is to be linked */
     bool backward, far, listed;
+    bool guard;            /* at a trace's way into another page: a NOP while */
+    struct Block *inlined; /* this block is what it leads to, and follows it */
 } JitLink;
 
 /* A host instruction that may fault (alignment, division), and what does it instead. */
@@ -177,9 +180,22 @@ typedef struct JitPart {
     struct Block *b;
     struct JitCode *code;
     struct JitPart *next_user; /* Block.users: not of the first */
+    int32_t off;               /* of its first byte, from the code's page on */
     uint16_t first;            /* number of its first instruction in the code */
     bool jumps;                /* the next part is where its branch goes to */
+    bool cross;                /* behind a guard */
 } JitPart;
+
+/* Blocks as they have run one behind the other. */
+typedef struct JitStep {
+    struct Block *b;
+    uint64_t rip;
+    unsigned again; /* a loop of its own: more rounds */
+} JitStep;
+typedef struct JitPath {
+    unsigned n;
+    JitStep step[JIT_PARTS];
+} JitPath;
 
 typedef struct JitCode {
     /* What C needs first, when translated code calls it, lies together: whatever led there is cold
@@ -195,7 +211,7 @@ typedef struct JitCode {
     const uint8_t *start, *entry_far, *entry_poll, *entry, *cold, *head;
     uint32_t size, cold_size; /* from start on, and from cold on */
     uint16_t n_sites, n_links;
-    JitLink *link; /* of the last part two, of each before it one */
+    JitLink *link; /* of the last part two; of each before it one, and then of each one's guard */
     JitLink *in;   /* links that lead here */
     JitSite *sites;
     JitPart *part;
@@ -211,6 +227,8 @@ typedef struct JitCode {
     bool is_twin, has_twin;
     uint16_t crossed;    /* times, before there was one */
     uint32_t warm_after; /* where that began */
+    JitPath *path;       /* what has run from here on, so many times: jit_trace.c */
+    unsigned n_paths;
     /* Of a second body, until it has been judged: the places that leave it, where they lead then.
      */
     struct JitLoop {
@@ -250,6 +268,8 @@ typedef struct Jit {
     const Insn *at;
     bool rf_dropped; /* RF was set when code was entered last, and JitHot.count */
     int64_t rf_count;
+    JitCode *recording; /* a path from there on is being noted */
+    GHashTable *plans;  /* hot blocks: what their traces are to be, JitPath */
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
@@ -288,6 +308,7 @@ typedef struct Jit {
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
+    uint32_t trace_paths;             /* noted before a trace is made */
     /* for info jit */
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
@@ -326,6 +347,14 @@ static inline const Insn *jit_insn(const JitCode *code, unsigned k, Block **b)
     *b = code->part[p].b;
     return &(*b)->insn[k - code->part[p].first];
 }
+/* RIP of the first byte of the block that instruction k of the code is in. */
+static inline uint64_t jit_block_rip(const Jit *j, const JitCode *code, unsigned k)
+{
+    unsigned p = code->n_parts - 1u;
+    while (code->part[p].first > k)
+        p--;
+    return jit_page(j, code) + (uint64_t)(int64_t)code->part[p].off;
+}
 /* `info jit`, of this vCPU; on its thread, or while it is stopped. Appends. */
 void jit_describe(const Vcpu *, GString *out);
 void jit_run_init(Jit *);
@@ -348,6 +377,8 @@ void jit_chaining(Jit *, bool on);
 void jit_counting(Jit *);
 /* A direct jump now leads to b's code: b has been found where it goes to, in this map_gen. */
 void jit_link(Jit *, JitLink *, Block *b);
+/* l leads to `to`, as it runs. */
+void jit_link_patch(const Jit *, JitLink *l, const uint8_t *to);
 
 /* ---- first-level TLB (jit_tlb.c): kept a subset of what the current bank allows ---- */
 /* Of memory that is all zero. */
@@ -440,10 +471,12 @@ struct Trans {
     struct Part {
         Block *b;
         unsigned first;
-        bool jumps; /* by the branch it ends with; else that is not taken */
+        int64_t off; /* of its first byte, from the first part's page on */
+        bool jumps;  /* by the branch it ends with; else that is not taken */
+        bool cross;  /* in a page that none of the parts before is in */
     } part[JIT_PARTS];
     const struct Part *at; /* of this instruction */
-    unsigned off;          /* of its block in its page */
+    int64_t off;           /* of its block, from the first part's page on */
     bool fixed;            /* its page is at b->fixed_at */
     unsigned mode;         /* decode mode at this instruction */
     unsigned k;            /* its number */
@@ -481,9 +514,16 @@ struct Trans {
     int32_t stream_disp[TRACE_MAX_INSNS];
     const uint8_t *jcc, *behind_jcc; /* the branch that ends the block */
     const uint8_t *side[JIT_PARTS];  /* those that end the parts before */
-    bool helped;                     /* an instruction is done by its exec function */
-    const uint8_t *tail;             /* after the last instruction: islands */
-    bool ended;                      /* the last emitter has left the block on all paths */
+    bool back;                       /* the trace has gone to a lower address */
+    struct Other {                   /* CALLs that do not go where the trace goes on */
+        const uint8_t *at;           /* the code for those */
+        unsigned k, mode;
+        uint64_t ready; /* runs, as bits */
+    } other[JIT_PARTS];
+    unsigned n_other;
+    bool helped;         /* an instruction is done by its exec function */
+    const uint8_t *tail; /* after the last instruction: islands */
+    bool ended;          /* the last emitter has left the block on all paths */
     /* cold code, written after the block */
     struct Near {
         uint8_t *rel8; /* as written */
@@ -502,8 +542,9 @@ struct Trans {
         HostMem ea;   /* ACCESS: the address, if not in rax */
         int32_t slot; /* ACCESS: or -1; LOOP: the counter */
         uint8_t mode; /* ACCESS: enum MmuMode */
+        uint8_t decode_mode;
         uint8_t kind; /* enum ColdKind */
-        int8_t link;
+        int8_t link;  /* LINK; OTHER: number in Trans.other[] */
         uint16_t k;
         int64_t rip_off;
     } cold[6 * TRACE_MAX_INSNS];
@@ -511,6 +552,7 @@ struct Trans {
     JitSite site[5 * TRACE_MAX_INSNS];
     unsigned site_k[5 * TRACE_MAX_INSNS], n_sites; /* JIT_SITE_SECOND beside it */
 };
+#define INDIRECT_BYTES  150 /* of code for an indirect CALL, at most */
 #define JIT_SITE_SECOND 0x10000u
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
@@ -524,7 +566,8 @@ enum ColdKind {
     COLD_HELPER,
     COLD_POLL,
     COLD_WARM,
-    COLD_RETURN,
+    COLD_ELSEWHERE,
+    COLD_OTHER,
     COLD_LINK,
     COLD_LOOKUP
 };
@@ -534,14 +577,19 @@ bool jit_emit_insn(Trans *, const Insn *i, unsigned ax);
 bool jit_emit_branch(Trans *, const Insn *i);
 /* jit_trace.c: what the code is to consist of. */
 void jit_trace_plan(Trans *);
-/* May a trace begin with b, whatever its branch goes to? */
+/* May a trace begin with b? */
 bool jit_trace_may(const Block *b);
-/* Does b jump to its own beginning, and could be in a trace some times in a row? */
+/* Is b a loop of its own, which may be in a trace several times in a row? */
 bool jit_trace_rounds(const Block *b);
-/* b's code has counted as many runs as it should: the next one may be a trace. */
-void jit_trace_hot(Jit *, Block *b);
+/* Code has run often enough, and is next at CpuState.rip: a path is to be noted, or its block is
+ * hot. */
+void jit_trace_warm(Jit *, JitCode *);
+/* The trace is there: what it goes through is as hot as if it had not run yet. */
+void jit_trace_made(Jit *, const JitCode *trace);
 /* Code that counts ways out of a loop of one block, where x->code does. */
 void jit_count_way_out(Trans *);
+/* b is next, while Jit.recording: is it to be run by the interpreter? */
+bool jit_trace_record(Jit *, Block *b);
 /* Leaves the block for the place `off` bytes into its page (or past its end). */
 void jit_emit_goto(Trans *, unsigned link, int64_t off);
 /* The same, and Vcpu.go is looked at on the way. */
@@ -556,10 +604,13 @@ struct Cold *jit_unless_zero(Trans *, enum ColdKind);
 /* jit_branch.c: cold code of a far JitLink: before what leaves for C, and behind it. */
 const uint8_t *jit_far_start(Trans *, uint64_t rip);
 void jit_far_end(Trans *, JitLink *, const uint8_t *out);
-/* The same of a RET (instruction k) inside a trace that does not go where it was expected to: to
- * rax.
- */
-void jit_return_elsewhere(Trans *, unsigned k);
+/* The same of a RET or JMP (instruction k) inside a trace that does not go where it was expected
+ * to: to rax. */
+void jit_go_elsewhere(Trans *, unsigned k);
+/* CALLs likewise: Trans.other[]. */
+void jit_other_ways(Trans *);
+/* Behind the last instruction of a part: the guard, if the next one is in another page. */
+void jit_guard_page(Trans *);
 
 void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */
@@ -630,13 +681,18 @@ uint32_t jit_written(const Insn *i);
 bool jit_memory_operand(const Insn *i, unsigned *size, bool *write);
 /* Constant that i adds to a register of the stack's or pointers' size; false: something else. */
 bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n);
-/* The place in the page of the block that instruction k is of. */
-static inline unsigned jit_off_of(const Trans *x, unsigned k)
+/* The place of the block that instruction k is of, from the first part's page on. */
+static inline int64_t jit_off_of(const Trans *x, unsigned k)
 {
     unsigned p = x->n_parts - 1u;
     while (x->part[p].first > k)
         p--;
-    return (unsigned)(x->part[p].b->gpa & ~PAGE_MASK);
+    return x->part[p].off;
+}
+/* Are two such places in one page? */
+static inline bool jit_same_page(int64_t a, int64_t b)
+{
+    return ((a ^ b) & (int64_t)PAGE_MASK) == 0;
 }
 /* jit_count.c, where code counts: rcx changes. So many instructions more; those of the part that
  * instruction x->k begins, if it begins one; none of its part behind instruction k. */

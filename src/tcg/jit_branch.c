@@ -93,15 +93,10 @@ void jit_far_end(Trans *x, JitLink *l, const uint8_t *out)
     jump_by_cache(x, &l->rip);
 }
 
-static bool same_page(int64_t off)
-{
-    return off >= 0 && off < (int64_t)PAGE_SIZE;
-}
-
 /* May a link lead there? To other pages where it is known which those are. */
 static bool linkable(const Trans *x, int64_t off)
 {
-    return same_page(off) || x->fixed;
+    return jit_same_page(x->off, off) || x->fixed;
 }
 
 /* A rel32 just written: leads to a block there, once there is one. */
@@ -109,7 +104,7 @@ static void link_from(Trans *x, uint8_t *from, unsigned link, int64_t off)
 {
     struct Cold *cold = jit_cold(x, from, COLD_LINK);
     cold->link = (int8_t)link;
-    cold->backward = off < x->off + x->insn[x->k < x->n ? x->k : x->n - 1u]->end;
+    cold->backward = x->back || off < x->off + x->insn[x->k < x->n ? x->k : x->n - 1u]->end;
     cold->rip_off = off;
 }
 
@@ -139,7 +134,7 @@ void jit_emit_goto_polled(Trans *x, unsigned link, int64_t off)
 
 static int64_t target_off(const Trans *x, const Insn *i)
 {
-    return (int64_t)x->off + i->disp;
+    return x->off + i->disp;
 }
 /* To i's target, a direct one. */
 static void go_direct(Trans *x, const Insn *i)
@@ -178,7 +173,7 @@ static bool emit_loop(Trans *x, const Insn *i)
     Code *c = &x->c;
     int64_t off = target_off(x, i);
     bool loop = op_rows[i->row].opcode == 0xe2;
-    if (!same_page(off) || i->asize == 2)
+    if (!jit_same_page(x->off, off) || i->asize == 2)
         return false;
     if (loop)
         emit_lea(c, i->asize == 8, jit_host[RCX],
@@ -269,7 +264,11 @@ static bool indirect_target(Trans *x, const Insn *i)
         return true;
     }
     HostMem m;
-    if (!jit_operand(x, i, i->opsize, false, &m))
+    int16_t run = x->run_of[x->k]; /* of what CALL pushes */
+    x->run_of[x->k] = -1;
+    bool found = jit_operand(x, i, i->opsize, false, &m);
+    x->run_of[x->k] = run;
+    if (!found)
         return false;
     jit_guard(x);
     emit_rm(&x->c, 0x8b, w, H_AX, m);
@@ -285,11 +284,10 @@ static bool emit_jmp_indirect(Trans *x, const Insn *i)
     return true;
 }
 
-static bool emit_call_indirect(Trans *x, const Insn *i)
+/* CALL to the RIP in rax, by the jump cache. */
+static void call_by_ax(Trans *x, const Insn *i)
 {
-    HostMem target = jit_hot(x->j, offsetof(JitHot, tmp));
-    if (!indirect_target(x, i))
-        return false;
+    HostMem target = jit_frame(0); /* no loop's second body has a CALL */
     lookup(x, COLD_HELPER);
     bool keeps = push_keeps_ax(x);
     if (!keeps)
@@ -299,6 +297,13 @@ static bool emit_call_indirect(Trans *x, const Insn *i)
         emit_load(&x->c, H_AX, target);
     index_of_ax(x);
     jump_by_cache(x, NULL);
+}
+
+static bool emit_call_indirect(Trans *x, const Insn *i)
+{
+    if (!indirect_target(x, i))
+        return false;
+    call_by_ax(x, i);
     return true;
 }
 
@@ -321,16 +326,13 @@ static bool reachable(const Trans *x, int64_t off)
     return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
 }
 
-/* RET, to the CALL of the same trace that it should go back to; if it does not, by the jump cache.
- */
-static void follow_return(Trans *x, const Insn *i)
+/* On, if the RIP in rax is where the trace goes on; else to cold code of this kind. */
+static struct Cold *expect_next(Trans *x, enum ColdKind kind)
 {
     Code *c = &x->c;
-    HostMem m, less = {.base = H_AX, .index = H_NONE};
-    uint64_t minus = 0 - jit_fixed_rip(x, (int64_t)(x->at[1].b->gpa & ~PAGE_MASK));
-    jit_operand_at(x, RSP, 0, i->opsize, false, &m);
-    jit_guard(x);
-    emit_rm(c, 0x8b, i->opsize == 8, H_AX, m);
+    HostMem less = {.base = H_AX, .index = H_NONE};
+    bool one = x->j->near_jumps;
+    uint64_t minus = (uint64_t)one - jit_fixed_rip(x, x->at[1].off);
     if ((int64_t)minus == (int32_t)minus) {
         less.disp = (int32_t)minus;
     } else {
@@ -338,11 +340,63 @@ static void follow_return(Trans *x, const Insn *i)
         less.index = H_CX;
     }
     emit_lea(c, true, H_CX, less);
-    jit_unless_zero(x, COLD_RETURN);
+    return one ? jit_unless_one(x, kind) : jit_unless_zero(x, kind);
+}
+
+/* RET that goes back to where the trace goes on; elsewhere by the jump cache. */
+static void follow_return(Trans *x, const Insn *i)
+{
+    HostMem m;
+    jit_operand_at(x, RSP, 0, i->opsize, false, &m);
+    jit_guard(x);
+    emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
+    expect_next(x, COLD_ELSEWHERE);
     jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
 }
 
-void jit_return_elsewhere(Trans *x, unsigned k)
+/* JMP and CALL of an operand, likewise. */
+static bool follow_indirect(Trans *x, const Insn *i)
+{
+    if (!indirect_target(x, i))
+        return false;
+    if ((op_rows[i->row].modrm & 7) != 2) {
+        expect_next(x, COLD_ELSEWHERE);
+        return true;
+    }
+    struct Other *o = &x->other[x->n_other];
+    *o = (struct Other){.k = x->k, .mode = x->mode};
+    for (unsigned r = 0; r < x->n_runs; r++)
+        o->ready |= (uint64_t)x->run[r].ready << r;
+    expect_next(x, COLD_OTHER)->link = (int8_t)x->n_other++;
+    push_return(x, i);
+    return true;
+}
+
+void jit_other_ways(Trans *x)
+{
+    unsigned mode = x->mode;
+    for (unsigned n = 0; n < x->n_other; n++) {
+        struct Other *o = &x->other[n];
+        x->k = o->k;
+        x->mode = o->mode;
+        x->off = jit_off_of(x, o->k);
+        for (x->at = x->part; x->at->first + x->at->b->n <= o->k;)
+            x->at++;
+        x->dx_run = -1;
+        x->ax = H_NONE;
+        for (unsigned r = 0; r < x->n_runs; r++)
+            x->run[r].ready = o->ready >> r & 1;
+        jit_island_before(x, INDIRECT_BYTES);
+        o->at = here(&x->c);
+        call_by_ax(x, x->insn[o->k]);
+    }
+    x->k = x->n;
+    x->mode = mode;
+    x->at = &x->part[x->n_parts - 1];
+    x->off = x->at->off;
+}
+
+void jit_go_elsewhere(Trans *x, unsigned k)
 {
     Code *c = &x->c;
     const Insn *i = x->insn[k];
@@ -358,12 +412,24 @@ void jit_return_elsewhere(Trans *x, unsigned k)
     emit_jmp(c, x->j->s_exit); /* nothing comes back here */
     if (!c->overflow)
         *rel8 = (uint8_t)(c->p - rel8 - 1);
-    jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
+    if ((op_rows[i->row].opcode & 0xfe) == 0xc2)
+        jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
     jump_by_cache(x, NULL);
 }
 
-/* The branch at the end of a part that is not the last: the code of the next part follows. */
-static void follow(Trans *x, const Insn *i)
+void jit_guard_page(Trans *x)
+{
+    const struct Part *next = &x->at[1];
+    if (!next->cross)
+        return;
+    link_from(x, emit_jmp(&x->c, here(&x->c)), x->n_parts + 1 + (unsigned)(x->at - x->part),
+              next->off);
+    x->cold[x->n_cold - 1].backward = true;
+}
+
+/* The branch at the end of a part that is not the last: the code of the next part follows. Whatever
+ * leaves a trace that has gone back looks at Vcpu.go, so what is in it need not. */
+static bool follow(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
     const OpRow *r = &op_rows[i->row];
@@ -373,18 +439,17 @@ static void follow(Trans *x, const Insn *i)
         bool jumps = x->at->jumps;
         x->side[x->at - x->part] = here(c);
         link_from(x, emit_jcc(c, condition ^ jumps, here(c)), link, jumps ? behind : off);
-        return;
-    }
-    if ((r->opcode & 0xfe) == 0xc2) {
+    } else if ((r->opcode & 0xfe) == 0xc2) {
         follow_return(x, i);
-        return;
-    }
-    if (r->opcode == 0xe8)
+    } else if (r->opcode == 0xff) {
+        if (!follow_indirect(x, i))
+            return false;
+    } else if (r->opcode == 0xe8) {
         push_return(x, i);
-    if (off >= behind)
-        return;
-    jit_poll(x);
-    jit_unless_one(x, COLD_POLL)->rip_off = off;
+    }
+    x->back |= x->at[1].off < behind;
+    jit_guard_page(x);
+    return true;
 }
 
 bool jit_emit_branch(Trans *x, const Insn *i)
@@ -396,8 +461,7 @@ bool jit_emit_branch(Trans *x, const Insn *i)
         (x->fixed ? !reachable(x, off) : off != (int32_t)off))
         return false;
     if (x->at < &x->part[x->n_parts - 1] && x->k + 1 == x->at[1].first) {
-        follow(x, i);
-        return true;
+        return follow(x, i);
     }
     if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70) {
         done = emit_jcc_insn(x, i);

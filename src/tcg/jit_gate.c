@@ -47,7 +47,7 @@ const uint8_t *jit_gate_syscall(Tcg *t, const JitCode *at, unsigned k)
         return NULL;
     t->cc = j->hot->cc;
     uint64_t flags = flags_get(s, t), cs = s->msr.star >> 32 & 0xffff;
-    s->gpr[RCX] = jit_page(j, at) + (b->gpa & ~PAGE_MASK) + i->end;
+    s->gpr[RCX] = jit_block_rip(j, at, k) + i->end;
     s->gpr[R11] = flags;
     flat_segments(s, cs, cs + 8, 0, true);
     return arrive(j, 0, mode, s->msr.lstar, flags & ~s->msr.fmask, code);

@@ -9,9 +9,10 @@
  */
 #include "tcg/jit.h"
 
-#define BUCKETS   2048u
-#define PAGES_MAX 8192u /* records; all are dropped when there are more */
-#define FAR_USES  4     /* of a jump by the jump cache, before it is linked again */
+#define BUCKETS    2048u
+#define PAGES_MAX  8192u /* records; all are dropped when there are more */
+#define FAR_USES   4     /* of a jump by the jump cache, before it is linked again */
+#define GUARD_USES 64    /* of a trace's way into another page, likewise */
 
 typedef struct JumpAt {
     const uint8_t *entry;
@@ -129,8 +130,8 @@ static void take_out(const Jit *j, JumpPage *p)
     }
     for (unsigned k = 0; k < p->n_far; k++) {
         p->far[k]->listed = false;
-        p->far[k]->left = FAR_USES;
-        patch_rel32(p->far[k]->at, j->run, p->far[k]->cold);
+        p->far[k]->left = p->far[k]->guard ? GUARD_USES : FAR_USES;
+        jit_link_patch(j, p->far[k], p->far[k]->cold);
     }
     p->n_far = 0;
 }

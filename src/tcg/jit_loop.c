@@ -705,6 +705,9 @@ void jit_loop(Trans *x, JitCode *code)
     code->head = NULL;
     if (code->heat >= 0) /* it counts its rounds yet */
         return;
+    for (unsigned p = 0; p < x->n_parts; p++)
+        if (x->part[p].cross) /* the second body would have to look at the page, too */
+            return;
     if (x->n < 2 || x->helped || x->b->soft || x->b->no_loop || !(x->mode & DM_CODE64) ||
         x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
         return;

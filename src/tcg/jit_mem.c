@@ -272,7 +272,7 @@ static bool at_known_place(const Trans *x, const Insn *i, int64_t *lin)
     if (i->base != GPR_IP || !x->fixed || i->seg != SEG_NONE || i->index != GPR_ZERO ||
         i->asize != 8 || !(x->mode & DM_CODE64))
         return false;
-    *lin = (int64_t)(x->b->fixed_at + x->off + (uint64_t)i->disp);
+    *lin = (int64_t)(x->b->fixed_at + (uint64_t)x->off + (uint64_t)i->disp);
     return small(*lin);
 }
 
@@ -281,7 +281,7 @@ static HostMem place(Trans *x, unsigned base, int32_t disp)
 {
     bool code64 = x->mode & DM_CODE64;
     if (base == GPR_IP) {
-        int64_t lin = (int64_t)(x->b->fixed_at + x->off + (uint64_t)disp);
+        int64_t lin = (int64_t)(x->b->fixed_at + (uint64_t)x->off + (uint64_t)disp);
         if (small(lin))
             return (HostMem){.base = H_NONE, .index = H_NONE, .disp = (int32_t)lin};
         emit_imm64(&x->c, H_AX, (uint64_t)lin);

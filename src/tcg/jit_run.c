@@ -50,13 +50,13 @@ static const Insn *enter_insn(Jit *j, const JitCode *code, unsigned k)
     CpuState *s = &t->v->st;
     Block *b = code->first;
     const Insn *i = &b->insn[k];
-    uint64_t off = code->first_off;
+    t->blk_rip = jit_page(j, code) + code->first_off;
     if (code->n_parts > 1) {
         i = jit_insn(code, k, &b);
-        off = b->gpa & ~PAGE_MASK;
+        t->blk_rip = jit_block_rip(j, code, k);
     }
     t->blk = b;
-    t->blk_rip = s->gpr[GPR_IP] = jit_page(j, code) + off;
+    s->gpr[GPR_IP] = t->blk_rip;
     t->at = i;
     t->cc = j->hot->cc;
     x87_collect(j);
@@ -513,8 +513,10 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
         if (unlikely(t->log_blocks))
             blocklog_enter(s, t, b);
         BlockLink *to = NULL; /* of b, which the interpreter has run */
+        bool record =
+            unlikely(j->recording != NULL) && (t->counted || !t->limited) && jit_trace_record(j, b);
         Fault f;
-        if (b->jit) {
+        if (b->jit && !record) {
             jit_jump_fill(j, t->decode_mode, s->rip, b);
             if (j->pending && j->pending_rip == s->rip && j->pending_gen == t->map_gen &&
                 !j->no_chain)
@@ -548,9 +550,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             } else if (e == JX_LOOP) {
                 jit_loop_judge(j, (JitCode *)(uintptr_t)j->hot->tmp);
             } else if (e == JX_WARM) {
-                JitCode *code = (JitCode *)(uintptr_t)j->hot->tmp;
-                if (code->block)
-                    jit_trace_hot(j, code->block);
+                jit_trace_warm(j, (JitCode *)(uintptr_t)j->hot->tmp);
             } else if (e == JX_LINK) {
                 j->pending = (JitLink *)(uintptr_t)j->hot->tmp;
                 j->pending_rip = s->rip;

@@ -30,6 +30,11 @@ extern const ExecSet exec_x87, exec_fnstsw;
 
 enum { ALL_REGISTERS = 0x1ffff };
 
+static bool is_call(const OpRow *r)
+{
+    return r->map == MAP_1B && (r->opcode == 0xe8 || (r->opcode == 0xff && (r->modrm & 7) == 2));
+}
+
 uint32_t jit_written(const Insn *i)
 {
     const OpRow *r = &op_rows[i->row];
@@ -63,9 +68,10 @@ uint32_t jit_written(const Insn *i)
     case EMIT_X87:
         return r->exec == &exec_fnstsw && !(i->flags & IF_MEM) ? 1u << RAX : 0;
     case EMIT_BRANCH: /* Jcc and JMP nothing */
-        if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70 || (r->opcode & 0xfd) == 0xe9)
+        if (r->map == MAP_0F || (r->opcode & 0xf0) == 0x70 || (r->opcode & 0xfd) == 0xe9 ||
+            (r->opcode == 0xff && !is_call(r)))
             return 0;
-        return 1u << RSP | (r->opcode == 0xe8 ? 0 : 1u << RCX);
+        return 1u << RSP | (is_call(r) ? 0 : 1u << RCX);
     case EMIT_OFTEN:
         return jit_often_written(i);
     default:
@@ -179,7 +185,7 @@ static bool access_of(const Trans *x, const Insn *i, struct Place *p, unsigned *
         if (i->opsize != word || r->map != MAP_1B)
             return false;
         *size = word;
-        *write = r->opcode == 0xe8;
+        *write = is_call(r);
         *p = (struct Place){RSP, GPR_ZERO, 0, *write ? -(int32_t)word : 0};
         return *write || r->opcode == 0xc2 || r->opcode == 0xc3;
     default:
@@ -310,7 +316,7 @@ static bool pair_root(Scan *s, unsigned base, unsigned index, unsigned scale, ui
 
 /* What p is, as a root and what is added; a number that is in a register becomes part of the
  * displacement. False: nothing for a run. */
-static bool resolve(Scan *s, const Block *b, struct Place *p, uint16_t *root, int64_t *off)
+static bool resolve(Scan *s, int64_t from, struct Place *p, uint16_t *root, int64_t *off)
 {
     const Value none = {ROOT_NUMBER, 0};
     const int64_t most = INT32_MAX - 2 * (int64_t)PAGE_SIZE; /* a check adds something */
@@ -318,7 +324,7 @@ static bool resolve(Scan *s, const Block *b, struct Place *p, uint16_t *root, in
         return false;
     if (p->base == GPR_IP) {
         *root = ROOT_PAGE;
-        *off = (int64_t)(b->gpa & ~PAGE_MASK) + p->disp;
+        *off = from + p->disp;
         return true;
     }
     if (p->index == GPR_ZERO) {
@@ -411,8 +417,8 @@ static bool moves_stack(const Insn *i, unsigned word, unsigned *from, int32_t *b
         *by = (int32_t)word;
         return true;
     case EMIT_BRANCH:
-        *by = r->opcode == 0xe8 ? -(int32_t)word : (int32_t)word + (int32_t)i->imm;
-        return r->map == MAP_1B && (r->opcode == 0xe8 || (r->opcode & 0xfe) == 0xc2);
+        *by = is_call(r) ? -(int32_t)word : (int32_t)word + (int32_t)i->imm;
+        return is_call(r) || (r->map == MAP_1B && (r->opcode & 0xfe) == 0xc2);
     default:
         return false;
     }
@@ -529,7 +535,7 @@ static void find_runs(Trans *x, Scan *s)
             if (in_table(x, s, &p, &root, &off))
                 add_access(x, &s->tables[root][write], k, off,
                            (unsigned)(s->most[p.index] << p.scale) + size, write, true);
-            else if (resolve(s, part->b, &p, &root, &off))
+            else if (resolve(s, part->off, &p, &root, &off))
                 add_access(x, &s->open[root], k, off, size, write, false);
             x->run_place[k] = p;
         }

@@ -495,6 +495,57 @@ static void jump_over(Code *c, unsigned opcode, unsigned n)
 
 #define TRACE_COUNT (FRAMES - 0x400) /* rounds and calls left: whatever RET finds, it ends */
 
+#define ELSEWHERE (DATA + 0x900) /* two functions in another page, 64 bytes each */
+
+/* The functions there: they count down, as those of the loop do. */
+static void make_elsewhere(uint8_t *to)
+{
+    HostMem count = {.base = H_NONE, .index = H_NONE, .disp = (int32_t)TRACE_COUNT};
+    for (unsigned f = 0; f < 2; f++) {
+        Code c = {.p = to + 64 * f, .end = to + 64 * (f + 1)};
+        emit_rm(&c, 0xff, false, 1, count); /* dec; jnz over hlt */
+        code_bytes(&c, "\x75\x01\xf4", 3);
+        code_bytes(&c, f ? "\x41\xff\xc3" : "\x48\x11\xe2", 3); /* inc r11d; adc rdx, rsp */
+        code_bytes(&c, "\x55\x5d\xc3", 3);                      /* push rbp; pop rbp; ret */
+    }
+}
+
+/* A call, mostly of the one and now and then of the other, by a register or by memory; a jump by a
+ * register; a call of another page. */
+static void indirect(Code *c)
+{
+    HostMem count = {.base = H_NONE, .index = H_NONE, .disp = (int32_t)TRACE_COUNT};
+    HostMem at = {.base = RSP, .index = H_NONE, .disp = -64};
+    emit_imm32(c, RSP, one_in(2) ? 0x2000 - 64 + below(128) : (uint32_t)DATA + 0x1400 + below(64));
+    switch (below(3)) {
+    case 0:
+        code8(c, 0xe8);
+        code32(c, (uint32_t)(ELSEWHERE + 64 * below(2) - (G_CODE + (uint64_t)(c->p - start) + 4)));
+        break;
+    case 1:
+        emit_imm32(c, RAX, (uint32_t)(G_CODE + (uint64_t)(c->p - start) + 8));
+        code_bytes(c, "\xff\xe0\xf4", 3); /* jmp rax, over hlt */
+        break;
+    default:
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0xf6,
+                         .modrm = true,
+                         .mem = &count,
+                         .imm = 1 + (int)below(3),
+                         .imm_size = 1}); /* test byte [count], imm */
+        /* sete al; movzx eax, al; shl eax, 6; lea eax, [rax + ELSEWHERE] */
+        code_bytes(c, "\x0f\x94\xc0\x0f\xb6\xc0\xc1\xe0\x06", 9);
+        emit_lea(c, false, RAX,
+                 (HostMem){.base = RAX, .index = H_NONE, .disp = (int32_t)ELSEWHERE});
+        if (one_in(2)) {
+            code_bytes(c, "\xff\xd0", 2); /* call rax */
+            break;
+        }
+        emit_store(c, RAX, at);
+        emit_rm(c, 0xff, false, 2, at); /* call [rsp - 64] */
+    }
+}
+
 /* A loop of several blocks: pieces with jumps between them, and calls of two functions behind it.
  */
 static unsigned make_loop(uint8_t *bytes, size_t room)
@@ -514,7 +565,10 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
     uint8_t *out = emit_jcc(&c, 4, c.p);
     for (unsigned k = 2 + below(5); k; k--) {
         any_insns(&c, below(4));
-        switch (below(4)) {
+        switch (below(5)) {
+        case 3:
+            indirect(&c);
+            break;
         case 0:
             jump_over(&c, conditions[below(ARRAY_LEN(conditions))], below(3));
             break;
@@ -564,14 +618,45 @@ static unsigned make_loop(uint8_t *bytes, size_t room)
     return (unsigned)(c.p - bytes);
 }
 
+enum { ACROSS, BY_ADDRESS, AGAIN, COUNTS };
+
+/* Has it parts in two pages, such that an indirect CALL or JMP leads to, one block twice? */
+static void look_at(const JitCode *made, unsigned *count)
+{
+    bool is[COUNTS] = {false};
+    for (unsigned p = 1; p < made->n_parts; p++) {
+        const Block *b = made->part[p].b, *before = made->part[p - 1].b;
+        is[ACROSS] |= made->part[p].cross;
+        is[BY_ADDRESS] |= op_rows[before->insn[before->n - 1].row].opcode == 0xff;
+        for (unsigned q = 0; q < p; q++)
+            is[AGAIN] |= made->part[q].b == b;
+    }
+    for (unsigned k = 0; k < COUNTS; k++)
+        count[k] += is[k];
+}
+
+/* Whatever a RET to anywhere runs, ports are empty. */
+static uint32_t port_read(Vcpu *v G_GNUC_UNUSED, uint16_t port G_GNUC_UNUSED,
+                          unsigned size G_GNUC_UNUSED)
+{
+    return 0xffffffff;
+}
+static void port_write(Vcpu *v G_GNUC_UNUSED, uint16_t port G_GNUC_UNUSED,
+                       unsigned size G_GNUC_UNUSED, uint32_t value G_GNUC_UNUSED)
+{
+}
+
 /* Loops that become traces after a round or two. */
 START_TEST(random_traces)
 {
+    unsigned count[COUNTS] = {0};
     GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS / 4;
     guest_setup();
+    guest.bus.pio_read = port_read;
+    guest.bus.pio_write = port_write;
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
@@ -582,6 +667,7 @@ START_TEST(random_traces)
         j->warm_after = 1 + k % 3;
         j->kernel_warm = 1;
         j->twin_after = 1 + k % 4;
+        j->trace_paths = 1 + k % 2;
         j->kernel_slots = k & 1;
         guest_long_mode();
         tables();
@@ -590,11 +676,16 @@ START_TEST(random_traces)
         unsigned n = make_loop(bytes, sizeof(bytes));
         for (unsigned q = 0; q < DATA_LEN / 8; q++)
             memcpy(memory + 8 * q, &(uint64_t){one_in(2) ? rnd() : below(1000)}, 8);
+        make_elsewhere(memory + (ELSEWHERE - DATA));
         n_cuts = 0;
         must_agree(k, &in, bytes, n);
+        for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++)
+            look_at(j->map[b], count);
     }
     ck_assert_uint_gt(j->traces, n_rounds / 2);
     ck_assert_uint_gt(j->twins, n_rounds / 20);
+    for (unsigned k = 0; k < COUNTS; k++)
+        ck_assert_msg(count[k] > n_rounds / 50, "of kind %u only %u", k, count[k]);
     guest_teardown();
 }
 END_TEST
@@ -712,6 +803,7 @@ START_TEST(mapped_anew)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
+    j->trace_paths = 1;
     j->kernel_warm = 1;
     j->kernel_slots = true;
     for (unsigned k = 0; k < ARRAY_LEN(forget) * ARRAY_LEN(access); k++) {
@@ -778,6 +870,7 @@ START_TEST(code_mapped_anew)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
+    j->trace_paths = 1;
     j->kernel_warm = 1;
     for (unsigned n = 0; n < 8 * ARRAY_LEN(forget); n++) {
         static CpuState in;
@@ -866,6 +959,7 @@ START_TEST(at_two_places)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
+    j->trace_paths = 1;
     j->kernel_warm = 1;
     for (unsigned k = 0; k < 4; k++) {
         static CpuState in;

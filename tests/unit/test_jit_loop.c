@@ -279,6 +279,7 @@ START_TEST(loops)
         j->slot_refills = (uint8_t)(1 + below(2));
         j->window_ticks = one_in(2) ? UINT64_MAX : 0;
         j->warm_after = 1 + below(8);
+        j->trace_paths = 1;
         j->kernel_warm = 1;
         guest_long_mode();
         tables();

@@ -66,7 +66,7 @@
 #define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
 #define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
 #define JIT_CROSSINGS  32u   /* Jit.twin_after, likewise */
-#define JIT_PATHS      8u    /* Jit.trace_paths, likewise; at most 32 */
+#define JIT_PATHS      3u    /* Jit.trace_paths, likewise; at most 32 */
 #define JIT_PARTS      24
 /* Of a trace, which may have a block several times. */
 #define TRACE_MAX_INSNS 128u

@@ -14,6 +14,7 @@
     (G_RAM + 0x180000) /* two pages; one that may be read; one that is not there; one more */
 #define DATA_LEN 0x5000u
 #define FRAMES   (G_RAM + 0x20800) /* stack of the handlers */
+#define TSS      (G_RAM + 0x6000)
 #define LOW_PD   (G_RAM + 0x8000)
 #define LOW_PT   (G_RAM + 0x9000)
 #define HANDLERS (G_RAM + 0x10000)
@@ -60,11 +61,17 @@ static void tables(void)
         *(uint8_t *)gp(h) = 0xf4;
     }
     /* IST 1: RSP may point anywhere. */
-    put64(G_RAM + 0x6000 + 36, FRAMES);
-    /* Of the first 2 MiB only what is needed is there. */
-    for (unsigned k = 0x11; k < 0x200; k++)
-        if (k != (G_CODE - G_RAM) >> 12 && k != (FRAMES - G_RAM) >> 12 && (k < 0x180 || k > 0x184))
-            put64(G_PT + 8 * k, 0);
+    put64(TSS + 36, FRAMES);
+    /* Of the first 2 MiB only what is needed is there, and what a block may write is put back
+     * between the two engines' runs (DATA), or cannot be written. */
+    for (unsigned k = 0; k < 0x200; k++) {
+        bool reads = k == (G_IDT - G_RAM) >> 12 || k == (G_GDT - G_RAM) >> 12 ||
+                     k == (TSS - G_RAM) >> 12 || k == (HANDLERS - G_RAM) >> 12;
+        bool writes = k == (G_CODE - G_RAM) >> 12 || k == (FRAMES - G_RAM) >> 12 ||
+                      (k >= 0x180 && k <= 0x184);
+        if (!writes)
+            put64(G_PT + 8 * k, reads ? (G_RAM + k * 0x1000) | 5 : 0);
+    }
     put64(G_PD + 8 * ((G_RAM >> 21 & 511) + 1), 0);
     put64(G_PT + 8 * 0x182, (DATA + 0x2000) | 5);
     put64(G_PT + 8 * 0x183, 0);

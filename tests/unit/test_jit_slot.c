@@ -30,6 +30,7 @@ START_TEST(rows_of_pages)
         j->window_ticks = window ? UINT64_MAX : 0;
         guest_long_mode();
         tables();
+        put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);
         registers(&guest.v.st);
         in = guest.v.st;
         in.gpr[RSI] = 0x2000 + below(0x1000 - 8);

@@ -90,9 +90,7 @@ bool kvm_send_msi(VmCommon *, uint64_t address, uint32_t data);
 /* IRQCHIP_ON: an eventfd that is written when an interrupt of this input has been ended, the VM's
  * own; -1: this KVM does not tell. */
 int kvm_eoi_fd(VmCommon *, unsigned gsi);
-/* IRQCHIP_SPLIT: of which vectors KVM is to report the EOI: level-triggered ones, and that of IRQ
- * 0.
- */
+/* IRQCHIP_SPLIT: KVM is to report the EOI of the level-triggered vectors, and of IRQ 0's. */
 bool kvm_route_levels(VmCommon *, const IoapicState *, GError **err);
 /*
  * State out and in, as KVM has it: chip_rules_apply() goes between. All vCPUs paused; of a local

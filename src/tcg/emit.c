@@ -113,6 +113,32 @@ static uint8_t *rel32(Code *c, const uint8_t *target)
     return at;
 }
 
+void emit_shift(Code *c, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf7,
+                     .pfx = (uint8_t)pfx,
+                     .w = w,
+                     .modrm = true,
+                     .vvvv = (uint8_t)count,
+                     .reg = (uint8_t)to,
+                     .rm = (uint8_t)from});
+}
+
+void emit_rorx(Code *c, unsigned to, unsigned from, const HostMem *m, unsigned n)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F3A,
+                     .opcode = 0xf0,
+                     .pfx = PFX_F2,
+                     .w = true,
+                     .modrm = true,
+                     .reg = (uint8_t)to,
+                     .rm = (uint8_t)from,
+                     .mem = m,
+                     .imm_size = 1,
+                     .imm = n});
+}
+
 uint8_t *emit_jmp(Code *c, const uint8_t *target)
 {
     code8(c, 0xe9);

@@ -137,6 +137,11 @@ static inline void emit_imm32(Code *c, unsigned reg, uint32_t v)
 }
 void emit_imm64(Code *, unsigned reg, uint64_t v); /* the shortest MOV */
 /* rel32 forms; the target is an address as code runs. Return where the rel32 was written. */
+/* BMI2, which leaves flags alone. SHLX (PFX_66), SARX (PFX_F3) or SHRX (PFX_F2): to = from by
+ * count. RORX: to = `from`, or what is in memory where m is not NULL, turned right by n. 64 bits.
+ */
+void emit_shift(Code *, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count);
+void emit_rorx(Code *, unsigned to, unsigned from, const HostMem *m, unsigned n);
 uint8_t *emit_jmp(Code *, const uint8_t *target);
 uint8_t *emit_jcc(Code *, unsigned condition, const uint8_t *target);
 uint8_t *emit_call(Code *, const uint8_t *target);

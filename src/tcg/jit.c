@@ -407,15 +407,8 @@ static void run_crosses(Trans *x, JitCode *code, const struct Cold *cold)
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = H_NONE, .disp = cold->run - (int32_t)PAGE_SIZE - 1});
     emit_imm32(c, H_DX, 63);
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf7,
-                     .pfx = PFX_F2,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_DX,
-                     .reg = H_CX,
-                     .rm = H_CX}); /* shrx rcx, rcx, rdx: 1 if all of it is in the page */
-    RAW(c, "\xe3\x02\xeb\x05");    /* jrcxz to the jump; jmp over it */
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX); /* 1 if all of it is in the page */
+    RAW(c, "\xe3\x02\xeb\x05");                    /* jrcxz to the jump; jmp over it */
     code->cross = g_renew(struct JitCross, code->cross, code->n_cross + 1u);
     struct JitCross *cross = &code->cross[code->n_cross++];
     cross->k = cold->k;

@@ -41,21 +41,6 @@ static void register_of(GprOp *g, unsigned field, bool byte)
                  .high = byte && (field & 7)};
 }
 
-/* RORX to, from, n: of a register, or of a memory operand. */
-static void rotate(Trans *x, unsigned to, unsigned from, const HostMem *m, unsigned n)
-{
-    encode(&x->c, &(Enc){.map = MAP_VEX0F3A,
-                         .opcode = 0xf0,
-                         .pfx = PFX_F2,
-                         .w = true,
-                         .modrm = true,
-                         .reg = (uint8_t)to,
-                         .rm = (uint8_t)from,
-                         .mem = m,
-                         .imm_size = 1,
-                         .imm = n});
-}
-
 /* Makes g available in a host register; `copy` for those that live in CpuState. */
 static void bring(Trans *x, GprOp *g, unsigned copy)
 {
@@ -67,7 +52,7 @@ static void bring(Trans *x, GprOp *g, unsigned copy)
     if (copy == H_DX)
         x->dx_run = -1;
     if (g->high)
-        rotate(x, copy, g->host, g->host == H_NONE ? &slot : NULL, 8);
+        emit_rorx(&x->c, copy, g->host, g->host == H_NONE ? &slot : NULL, 8);
     else
         emit_load(&x->c, copy, slot);
     g->host = (uint8_t)copy;
@@ -78,7 +63,7 @@ static void put_back(Trans *x, const GprOp *g)
     if (!g->used || !g->scratch)
         return;
     if (g->high)
-        rotate(x, g->host, g->host, NULL, 56);
+        emit_rorx(&x->c, g->host, g->host, NULL, 56);
     jit_put(x, g->guest, g->host);
 }
 

@@ -235,6 +235,28 @@ static void check_all(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
     keep(x, kept, true);
 }
 
+/* The slot does not have all elements: it gets the page of the first one, whose index is in the
+ * vector register `index`. rax is the base. */
+static void missed(Trans *x, unsigned index, unsigned scale, bool wide, int slot, bool write)
+{
+    Code *c = &x->c;
+    encode(c, &(Enc){.map = index < 16 ? MAP_VEX0F : MAP_EVEX0F, /* vmovq rcx or vmovd ecx */
+                     .opcode = 0x7e,
+                     .pfx = PFX_66,
+                     .w = wide,
+                     .modrm = true,
+                     .reg = (uint8_t)index,
+                     .rm = H_CX});
+    if (!wide)
+        code_bytes(c, "\x48\x63\xc9", 3); /* movsxd rcx, ecx */
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = (uint8_t)scale});
+    struct Cold *cold = jit_cold(x, emit_jmp(c, here(c)), COLD_ACCESS);
+    cold->slot = slot;
+    cold->write = write;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+    cold->retry = here(c);
+}
+
 /* The instruction itself, if the slot has all elements. If not the slot gets the page of the first
  * one, and what comes next does the work. Returns the jump behind that. */
 static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
@@ -259,20 +281,7 @@ static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide
                      .mem = &m});
     uint8_t *done = emit_jmp(c, here(c));
     patch_rel32(slow, c->run, here(c));
-    encode(c, &(Enc){.map = MAP_VEX0F, /* vmovq rcx, index; vmovd ecx, index */
-                     .opcode = 0x7e,
-                     .pfx = PFX_66,
-                     .w = wide,
-                     .modrm = true,
-                     .reg = i->index,
-                     .rm = H_CX});
-    if (!wide)
-        code_bytes(c, "\x48\x63\xc9", 3); /* movsxd rcx, ecx */
-    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = i->scale});
-    struct Cold *cold = jit_cold(x, emit_jmp(c, here(c)), COLD_ACCESS);
-    cold->slot = slot;
-    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
-    cold->retry = here(c);
+    missed(x, i->index, i->scale, wide, slot, false);
     return done;
 }
 
@@ -444,21 +453,7 @@ static bool emit_evex(Trans *x, const Insn *i)
                      .mem = &m});
     uint8_t *done = emit_jmp(c, here(c));
     patch_rel32(slow, c->run, here(c));
-    encode(c, &(Enc){.map = MAP_EVEX0F, /* vmovq rcx, index; vmovd ecx, index */
-                     .opcode = 0x7e,
-                     .pfx = PFX_66,
-                     .w = wide,
-                     .modrm = true,
-                     .reg = i->vvvv,
-                     .rm = H_CX});
-    if (!wide)
-        code_bytes(c, "\x48\x63\xc9", 3); /* movsxd rcx, ecx */
-    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = i->scale});
-    struct Cold *cold = jit_cold(x, emit_jmp(c, here(c)), COLD_ACCESS);
-    cold->slot = slot;
-    cold->write = !gather;
-    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
-    cold->retry = here(c);
+    missed(x, i->vvvv, i->scale, wide, slot, !gather);
     jit_cold(x, emit_jmp(c, here(c)), COLD_HELPER);
     patch_rel32(done, c->run, here(c));
     x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false; /* behind the exec function they are away */

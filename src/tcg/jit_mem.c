@@ -143,19 +143,6 @@ struct Cold *jit_unless_zero(Trans *x, enum ColdKind kind)
     return jit_cold(x, emit_jmp(c, here(c)), kind);
 }
 
-/* rcx = rcx >> rdx */
-static void shift_right(Code *c)
-{
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf7,
-                     .pfx = PFX_F2,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_DX,
-                     .reg = H_CX,
-                     .rm = H_CX}); /* shrx rcx, rcx, rdx */
-}
-
 void jit_tlb_entry(Trans *x, HostMem ea, bool write)
 {
     Code *c = &x->c;
@@ -169,15 +156,7 @@ void jit_tlb_entry(Trans *x, HostMem ea, bool write)
     } else {
         tag.index = add.index = H_DX;
         tag.scale = add.scale = 3;
-        encode(c, &(Enc){.map = MAP_VEX0F3A,
-                         .opcode = 0xf0,
-                         .pfx = PFX_F2,
-                         .w = true,
-                         .modrm = true,
-                         .reg = H_CX,
-                         .rm = ea.base,
-                         .imm_size = 1,
-                         .imm = PAGE_BITS}); /* rorx rcx, base, 12 */
+        emit_rorx(c, H_CX, ea.base, NULL, PAGE_BITS);
         encode(c, &(Enc){.map = MAP_0F,
                          .opcode = 0xb7,
                          .modrm = true,
@@ -199,7 +178,7 @@ static void tlb_check(Trans *x, HostMem ea, unsigned size, bool write)
                        .index = ea.base,
                        .scale = 0,
                        .disp = ea.disp + (int32_t)(PAGE_SIZE + size) - 1});
-    shift_right(c);
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
 }
 
 /*

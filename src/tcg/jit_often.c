@@ -47,19 +47,6 @@ static void unless_clear(Trans *x, size_t mask)
     jit_unless_zero(x, COLD_HELPER);
 }
 
-/* SHRX (PFX_F2) or SARX (PFX_F3): to = from >> count */
-static void shift_by(Code *c, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count)
-{
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf7,
-                     .pfx = (uint8_t)pfx,
-                     .w = w,
-                     .modrm = true,
-                     .vvvv = (uint8_t)count,
-                     .reg = (uint8_t)to,
-                     .rm = (uint8_t)from});
-}
-
 static bool emit_direction(Trans *x, bool down)
 {
     HostMem rflags = state(offsetof(CpuState, rflags));
@@ -133,7 +120,7 @@ static bool emit_write_base(Trans *x, const Insn *i, unsigned seg)
         emit_imm64(c, H_DX, 1ull << 47);
         emit_lea(c, true, H_CX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = 0});
         emit_imm32(c, H_DX, 48);
-        shift_by(c, PFX_F2, true, H_CX, H_CX, H_DX);
+        emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
         jit_unless_zero(x, COLD_HELPER);
     } else {
         emit_mov(c, false, H_AX, H_AX);
@@ -247,7 +234,7 @@ static void string_check(Trans *x, const Insn *i, unsigned reg, bool write)
                        .index = jit_host[RCX],
                        .scale = (uint8_t)__builtin_ctz(i->opsize),
                        .disp = (int32_t)PAGE_SIZE - 1});
-    shift_by(c, PFX_F2, true, H_CX, H_CX, H_DX);
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
     struct Cold *cold = jit_unless_zero(x, COLD_ACCESS);
     cold->retry = retry;
@@ -272,7 +259,7 @@ static bool emit_string(Trans *x, const Insn *i, bool copy)
     emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
     unless_clear(x, offsetof(JitHot, df));
     emit_imm32(c, H_DX, PAGE_BITS);
-    shift_by(c, PFX_F2, true, H_CX, count, H_DX);
+    emit_shift(c, PFX_F2, true, H_CX, count, H_DX);
     jit_unless_zero(x, COLD_HELPER);
     emit_mov(c, true, H_CX, count);
     code_bytes(c, "\xe3\x02\xeb\x05", 4); /* jrcxz, over: jmp, over the next one */
@@ -359,7 +346,7 @@ static bool word_of_bit(Trans *x, const Insn *i)
     jit_get(x, H_CX, i->reg);
     emit_imm32(c, H_DX, wide ? 6 : 5);
     x->dx_run = -1;
-    shift_by(c, PFX_F3, wide, H_CX, H_CX, H_DX);
+    emit_shift(c, PFX_F3, wide, H_CX, H_CX, H_DX);
     if (!wide) /* movsxd rcx, ecx */
         encode(
             c,

@@ -36,20 +36,6 @@ static bool emit_swapgs(Trans *x)
     return true;
 }
 
-/* rorx to, from, 32 */
-static void swap_halves(Code *c, unsigned reg)
-{
-    encode(c, &(Enc){.map = MAP_VEX0F3A,
-                     .opcode = 0xf0,
-                     .pfx = PFX_F2,
-                     .w = true,
-                     .modrm = true,
-                     .reg = (uint8_t)reg,
-                     .rm = (uint8_t)reg,
-                     .imm_size = 1,
-                     .imm = 32});
-}
-
 /* Timers that are late by this TSC, in rax, are for exec to see to. */
 static void unless_late(Trans *x)
 {
@@ -79,7 +65,7 @@ static bool emit_rdtsc(Trans *x, bool with_aux)
         return false;
     RAW(c, "\x0f\x31"); /* rdtsc */
     x->dx_run = -1;
-    swap_halves(c, H_DX);
+    emit_rorx(c, H_DX, H_DX, NULL, 32);
     emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = 0});
     if (vm->bus && vm->bus->tsc_is_late && x->j->hot->late_at)
         unless_late(x);
@@ -87,7 +73,7 @@ static bool emit_rdtsc(Trans *x, bool with_aux)
     emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_CX, .scale = 0, .disp = 0});
     emit_mov(c, false, H_CX, H_AX);
     jit_put(x, RAX, H_CX);
-    swap_halves(c, H_AX);
+    emit_rorx(c, H_AX, H_AX, NULL, 32);
     emit_mov(c, false, H_AX, H_AX);
     jit_put(x, RDX, H_AX);
     if (with_aux) {

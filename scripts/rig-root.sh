@@ -35,32 +35,30 @@ rig_initramfs() {
     (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/rig.gz"
 }
 
-# rig_wait PID LOG SECONDS: shows what the rig says as it comes, until the process ends or the time is up (124); else the
-# status that the rig's init left on its console, 1 where it left none. 125: the emulator sleeps and does not wake any more, as
-# QEMU's single thread has been seen to: two minutes without two seconds of work.
+# rig_wait PID LOG SECONDS [QUIET]: shows what the rig says as it comes, until the process ends or the time is up (124); else the
+# status that the rig's init left on its console, 1 where it left none. 125: nothing was said for QUIET seconds.
 rig_wait() {
-    local pid=$1 log=$2 end=$((SECONDS + $3)) shower status asleep= worked=0 since=$SECONDS now
+    local pid=$1 log=$2 end=$((SECONDS + $3)) quiet=${4:-$3} shower status hung= said=0 since=$SECONDS now
     tail -n +1 -s 0.2 -f --pid="$pid" "$log" 2>/dev/null | sed -un '/^rig/ { s/\r//g; p }' &
     shower=$!
     # Bochs does not end by itself when the guest powers off; the status line is the rig's last.
     while kill -0 "$pid" 2>/dev/null && [ $SECONDS -lt $end ] && ! grep -qa '^rig-status' "$log"; do
         sleep 0.3
-        [ $((SECONDS - since)) -ge 120 ] || continue
-        now=$(awk -v hz="$(getconf CLK_TCK)" '{ print int(($14 + $15) / hz) }' "/proc/$pid/stat" 2>/dev/null || echo 0)
-        [ $((now - worked)) -ge 2 ] || { asleep=1; break; }
-        worked=$now since=$SECONDS
+        now=$(stat -c %s "$log")
+        [ "$now" = "$said" ] || { said=$now since=$SECONDS; }
+        [ $((SECONDS - since)) -lt "$quiet" ] || { hung=1; break; }
     done
     sleep 1
     status=$(tr -d '\r' <"$log" | sed -n 's/^rig-status: \([0-9]*\)$/\1/p' | tail -1)
     if kill -0 "$pid" 2>/dev/null; then
-        kill ${asleep:+-KILL} "$pid"
+        kill ${hung:+-KILL} "$pid"
         wait "$pid" 2>/dev/null || true
     fi
     wait $shower 2>/dev/null || true
     [ -z "$status" ] || return "$status"
     say "the rig ended without a result (limit $3s); the last lines of its console:"
     tail -25 "$log" >&2
-    [ -z "$asleep" ] || { say "its emulator sleeps and does not wake"; return 125; }
     [ $SECONDS -lt $end ] || return 124
+    [ -z "$hung" ] || return 125
     return 1
 }

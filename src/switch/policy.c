@@ -290,9 +290,10 @@ static void counted(VcpuLoop *l, const Policies *all)
         PolicyCpu *c = of(p, v);
         if (!p->every.insns || !policy_applies(p, v) || !c->due || v->insns < c->due)
             continue;
-        c->due = v->insns + p->every.insns;
+        uint64_t next = policy_next_span(p, &c->random);
+        c->due = v->insns + next;
         fire(l, p);
-        c->due = c->due > v->insns ? c->due : v->insns + p->every.insns;
+        c->due = c->due > v->insns ? c->due : v->insns + next;
     }
 }
 
@@ -457,6 +458,16 @@ static void fire_by_timer(Vcpu *v, void *opaque)
     fire(v->loop, p);
 }
 
+/* One period: the next may be of another length. */
+static bool set_timer(Policy *p)
+{
+    uint64_t ns = policy_next_span(p, &p->random);
+    const struct timespec t = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+    const struct itimerspec its = {.it_value = t,
+                                   .it_interval = p->longest.ns ? (struct timespec){0} : t};
+    return timerfd_settime(p->timer_fd, 0, &its, NULL) == 0;
+}
+
 static gboolean every_timer(int fd, GIOCondition cond, gpointer opaque)
 {
     Policy *p = opaque;
@@ -464,6 +475,8 @@ static gboolean every_timer(int fd, GIOCondition cond, gpointer opaque)
     uint64_t ticks;
     if (read(fd, &ticks, sizeof(ticks)) != sizeof(ticks))
         return G_SOURCE_CONTINUE;
+    if (p->longest.ns)
+        set_timer(p);
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
         Vcpu *v = vm->vcpu[i];
         if ((p->cpu >= 0 && p->cpu != v->id) || vcpu_is_paused(v) ||
@@ -478,11 +491,8 @@ static bool start_timer(Policy *p, GError **err)
 {
     if (!p->every.ns)
         return true;
-    const struct timespec t = {.tv_sec = (time_t)(p->every.ns / NS_PER_S),
-                               .tv_nsec = (long)(p->every.ns % NS_PER_S)};
-    const struct itimerspec its = {.it_interval = t, .it_value = t};
     p->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (p->timer_fd < 0 || timerfd_settime(p->timer_fd, 0, &its, NULL) < 0)
+    if (p->timer_fd < 0 || !set_timer(p))
         return policy_error(err, "no timer: %s", g_strerror(errno));
     p->timer_source = g_unix_fd_add(p->timer_fd, G_IO_IN, every_timer, p);
     return true;
@@ -522,6 +532,10 @@ bool policies_add(Policies *all, const char *text, unsigned *number, GString *wa
     p->all = all;
     p->n_cpus = all->env.vm->n_vcpus;
     p->per = g_new0(PolicyCpu, p->n_cpus);
+    /* Moments differ from run to run; counts of instructions are the same ones each time. */
+    p->random = (uint64_t)g_random_int() << 32 | 1;
+    for (unsigned i = 0; i < p->n_cpus; i++)
+        p->per[i].random = 0x9e3779b97f4a7c15 * (i + 1) + all->next;
     p->text = g_strdup(text);
     if (!policy_parse(p, text, warning, err) || !room(all, p, err) || !start_timer(p, err)) {
         policy_free(p);

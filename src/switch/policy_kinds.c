@@ -125,10 +125,34 @@ static void arm_at(Policy *p, PolicyLoop *l, const Vcpu *v)
 
 /* ---- every ---- */
 
+static uint64_t span_of(Span s)
+{
+    return s.ns ? s.ns : s.insns;
+}
+
+uint64_t policy_next_span(const Policy *p, uint64_t *random)
+{
+    uint64_t least = span_of(p->every), most = span_of(p->longest);
+    if (most <= least)
+        return least;
+    *random ^= *random << 13; /* xorshift64: never 0 */
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    return least + *random % (most - least + 1);
+}
+
 static bool parse_every(Policy *p, const char *value, GError **err)
 {
-    if (!parse_span("every", value, &p->every, err))
+    const char *dots = strstr(value, "..");
+    g_autofree char *least = dots ? g_strndup(value, (gsize)(dots - value)) : g_strdup(value);
+    if (!parse_span("every", least, &p->every, err) ||
+        (dots && !parse_span("every", dots + 2, &p->longest, err)))
         return false;
+    if (dots && !p->every.ns != !p->longest.ns)
+        return policy_error(err, "every=%s: from a time to a time, or from a count to a count",
+                            value);
+    if (dots && span_of(p->longest) < span_of(p->every))
+        return policy_error(err, "every=%s: the shorter one comes first", value);
     if (p->every.ns && p->every.ns < 50000)
         return policy_error(err, "every=%s: a switch alone can take longer; 50us is the least",
                             value);
@@ -141,7 +165,7 @@ static void arm_every(Policy *p, PolicyLoop *l, const Vcpu *v)
     if (!p->every.insns || !software(v->engine) || v->engine == policy_target(p, v))
         c->due = 0;
     else if (!c->due)
-        c->due = v->insns + p->every.insns;
+        c->due = v->insns + policy_next_span(p, &c->random);
 }
 
 /* ---- on ---- */

@@ -22,6 +22,7 @@ typedef struct PolicyCpu {
     uint64_t fired, refused;
     uint64_t ns[ENGINE_N]; /* spent there from a switch of this policy to the next switch */
     uint64_t due;          /* every=Ninsn: Vcpu.insns of the next one */
+    uint64_t random;       /* stream for every=A..B */
     gva_t resume;          /* region: where what it was left by will return to; 0: not known */
     bool suspended;        /* refused where it would be tried again without end */
     _Atomic bool queued;   /* a timer's work is on its way */
@@ -35,14 +36,16 @@ typedef struct Policy {
     char *text;
     Policies *all;
     enum PolicyKind kind;
-    const Engine *to; /* NULL: the other one */
-    int cpu;          /* -1: every */
-    gva_t addr, end;  /* at; region: [addr, end) */
-    Span every, stay;
-    uint8_t cpl;    /* when: a bit */
-    uint64_t exits; /* on=exit: bits of KVM's reasons */
-    bool errors;    /* on=internal-error */
-    int timer_fd;   /* every=TIME; -1: none */
+    const Engine *to;    /* NULL: the other one */
+    int cpu;             /* -1: every */
+    gva_t addr, end;     /* at; region: [addr, end) */
+    Span every, longest; /* longest: every=A..B; else 0 */
+    Span stay;
+    uint8_t cpl;     /* when: a bit */
+    uint64_t exits;  /* on=exit: bits of KVM's reasons */
+    bool errors;     /* on=internal-error */
+    int timer_fd;    /* every=TIME; -1: none */
+    uint64_t random; /* the timer's stream for every=A..B */
     guint timer_source;
     unsigned n_cpus;
     PolicyCpu *per;
@@ -86,6 +89,8 @@ static inline bool policy_applies(const Policy *p, const Vcpu *v)
 }
 /* The engine it would move v to now; NULL: none. */
 const Engine *policy_target(const Policy *, const Vcpu *);
+/* How long until every= is next due on v (ns or instructions): drawn anew each time for A..B. */
+uint64_t policy_next_span(const Policy *, uint64_t *random);
 /* Parses all of text into p (zeroed); p->all is set. */
 bool policy_parse(Policy *p, const char *text, GString *warning, GError **err);
 /* "FROM..TO" or "SYMBOL". */

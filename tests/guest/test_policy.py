@@ -266,7 +266,7 @@ def kernel(tmp):
     # jit leaves KVM out: "other" is the interpreter then. A KVM without hardware would have programs killed.
     args = ["-accel", "jit", "-m", "256", "-nographic", "-no-reboot", "-kernel", f"{GUESTS}/cloud-vmlinuz", "-initrd",
             f"{GUESTS}/busybox.gz", "-append", "console=ttyS0 quiet tandem.run=work:5",
-            "-switch", "every=20ms,to=interp,for=20000insn", "-switch", "every=2s,to=other,for=1ms"]
+            "-switch", "every=10ms..30ms,to=interp,for=20000insn", "-switch", "every=2s,to=other,for=1ms"]
     with Tandem(BINARY, args, 150) as t:
         t.expect(r"guest: up ")
         t.send("\x01c")

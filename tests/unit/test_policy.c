@@ -77,6 +77,9 @@ static const struct {
     {"every=10ms", false, NULL},
     {"every=100000insn,to=interp", false, NULL},
     {"every=1s,to=tcg,for=500insn", true, NULL},
+    {"every=5ms..20ms", false, NULL},
+    {"every=500us..1s,for=1ms", false, NULL},
+    {"every=10insn..10insn", false, NULL},
     {"on=exit:io", true, NULL},
     {"on=internal-error", true, NULL},
     {"when=cpl3,to=interp", false, NULL},
@@ -109,6 +112,15 @@ static const struct {
     {"every=4000s", false, "too long"},
     {"every=99999999999999999999999s", false, "too long"},
     {"every=1us", false, "50us is the least"},
+    {"every=1us..1ms", false, "50us is the least"},
+    {"every=20ms..5ms", false, "the shorter one comes first"},
+    {"every=5ms..20insn", false, "from a time to a time"},
+    {"every=5insn..20ms", false, "from a count to a count"},
+    {"every=5..20ms", false, "'' is no unit"},
+    {"every=5ms..", false, "not a number with a unit"},
+    {"every=..5ms", false, "not a number with a unit"},
+    {"every=5ms..10ms..20ms", false, "'ms..20ms' is no unit"},
+    {"every=5ms,for=1ms..2ms", false, "'ms..2ms' is no unit"},
     {"on=exit:iop", true, "did you mean 'io'?"},
     {"on=exit:sunshine", true, "there are io, mmio"},
     {"on=exit:io", false, "this machine has no KVM"},
@@ -308,6 +320,34 @@ START_TEST(counts)
 }
 END_TEST
 
+/* every=A..B: never sooner than A, never later than B, all lengths between, and others on another
+ * vCPU's stream. */
+START_TEST(at_random)
+{
+    Visit visit[128];
+    if (!two_engines())
+        return;
+    Policy *p = add("every=3insn..6insn");
+    unsigned n = run(visit, ARRAY_LEN(visit));
+    ck_assert_uint_ge(n, 102 / 6);
+    ck_assert_uint_le(n, 102 / 3);
+    policy_end(&loop_of_test);
+
+    uint64_t a = 1, b = 0x9e3779b97f4a7c15, times[7] = {0}, differ = 0;
+    for (unsigned i = 0; i < 4000; i++) {
+        uint64_t x = policy_next_span(p, &a);
+        ck_assert(x >= 3 && x <= 6);
+        times[x]++;
+        differ += x != policy_next_span(p, &b);
+    }
+    for (unsigned x = 3; x <= 6; x++)
+        ck_assert_uint_gt(times[x], 800);
+    ck_assert_uint_gt(differ, 2000);
+    p = add("every=100ms..100ms");
+    ck_assert_uint_eq(policy_next_span(p, &a), 100000000);
+}
+END_TEST
+
 /* Somebody else's switch ends what a policy began; one policy's end does not undo another's. */
 START_TEST(taken_over)
 {
@@ -346,6 +386,7 @@ int main(void)
     tcase_add_test(tc, one_address_both_ways);
     tcase_add_test(tc, in_and_out_of_a_region);
     tcase_add_test(tc, counts);
+    tcase_add_test(tc, at_random);
     tcase_add_test(tc, taken_over);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);

@@ -253,8 +253,10 @@ static bool goes_on(Draft *d, const JitStep *next, unsigned paths, unsigned of)
     case ENDS:
         return false;
     case FORKS:
-        /* A loop's end: what is behind it is not what comes next. */
-        if (to <= 0 && next->rip == rip_behind(last->b, last->rip, to))
+        /* A loop's end: what is behind it is not what comes next. One of few rounds that is entered
+         * in its middle has a block of its own for all but the first. */
+        if (to <= 0 && next->rip == rip_behind(last->b, last->rip, to) &&
+            !(jit_trace_rounds(next->b) && rounds_of(d->j, next)))
             return false;
         /* fall through */
     case JUMPS:

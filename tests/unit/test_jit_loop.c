@@ -181,11 +181,19 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
                           .reg = (uint8_t)r,
                           .rm = (uint8_t)r});
     }
+    uint8_t *into = NULL; /* the first round begins in the middle */
+    if (one_in(5)) {
+        code8(&c, 0xeb);
+        into = c.p;
+        code8(&c, 0);
+    }
     uint8_t *top = c.p, *outs[20];
-    unsigned n_outs = 0;
+    unsigned n_outs = 0, middle = 1 + below(3);
     bool parts = one_in(2);
     for (unsigned k = 0; k < n + steps; k++) {
         uint8_t *over = NULL, *out = NULL;
+        if (into && k == middle)
+            *into = (uint8_t)(c.p - (into + 1));
         if (parts &&
             one_in(4)) { /* Jcc over one instruction, or out of the loop; JMP to the next */
             unsigned what = below(5);

@@ -147,8 +147,8 @@ void jit_free(Jit *j)
     jit_flush(j);
     munmap(j->code_rw, j->code_bytes);
     munmap(j->code_rw + j->run, j->code_bytes);
-    munmap(j->hot, j->hot_bytes);
     jit_windows_free(j);
+    munmap(j->hot, j->hot_bytes);
     g_free(j->map);
     jit_jumps_free(j);
     g_hash_table_destroy(j->plans);
@@ -457,6 +457,10 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, code, cold);
+        go_on_behind(x, cold, next);
+        break;
+    case COLD_STRING:
+        jit_string_cold(x, code, cold);
         go_on_behind(x, cold, next);
         break;
     case COLD_VEC:

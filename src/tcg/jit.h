@@ -388,6 +388,8 @@ void jit_tlb_flush(Jit *, bool all);
 void jit_tlb_flush_page(Jit *, gva_t lin);
 void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
 void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
+/* Entries of this page whose `add` is `from` have `to` from now on; 0: they go. */
+void jit_tlb_move(Jit *, gva_t page, uint64_t from, uint64_t to);
 /* All goes, and memory back to the host. */
 void jit_tlb_give_back(Jit *);
 
@@ -405,17 +407,16 @@ void jit_slots_flush(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
 
 /* ---- windows (jit_window.c) ---- */
-/* The window that shows `page`, for which the first-level TLB has `add`; NULL: none does. At
- * *w_add what `add` is in it. */
-struct JitWindow *jit_window_of(Jit *, gva_t page, uint64_t add, uint64_t *w_add);
-/* Is `page` shown there at `add`? */
-bool jit_window_shows(const struct JitWindow *, gva_t page, uint64_t add);
-/* The same, and shows it if it does not. */
-struct JitWindow *jit_window_show(Jit *, gva_t page, uint64_t add, uint64_t *w_add);
+/* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or
+ * its window's; and the reverse. */
+uint64_t jit_window_add(const Jit *, gva_t page, uint64_t add);
+uint64_t jit_window_direct(const Jit *, gva_t page, uint64_t add);
+/* Shows a page that the first-level TLB has at `add`, which is not its window's: it leads there
+ * then, and the page's slots are empty. False: it cannot be shown. */
+bool jit_window_show(Jit *, gva_t page, uint64_t add);
 /* Is there a window for this place? */
 bool jit_window_at(const Jit *, gva_t page);
-/* Nothing of translated code leads into windows any more: if there are many pages in them, all go.
- */
+/* No slot leads into windows any more: if there are many pages in them, all go. */
 void jit_windows_trim(Jit *);
 void jit_windows_free(Jit *);
 
@@ -562,6 +563,7 @@ enum ColdKind {
     COLD_LOOP,
     COLD_STREAM,
     COLD_ACCESS,
+    COLD_STRING,
     COLD_VEC,
     COLD_HELPER,
     COLD_POLL,
@@ -622,6 +624,9 @@ bool jit_emit_sys(Trans *, const Insn *);
 /* jit_often.c: EMIT_OFTEN; and the registers it writes, as bits */
 bool jit_emit_often(Trans *, const Insn *);
 uint32_t jit_often_written(const Insn *);
+/* jit_string.c: REP MOVS (copy) or STOS; COLD_STRING, up to the jump behind the instruction */
+bool jit_emit_string(Trans *, const Insn *, bool copy);
+void jit_string_cold(Trans *, const JitCode *, const struct Cold *);
 /* BT, BTS, BTR, BTC of memory with a register */
 bool jit_emit_bit_string(Trans *, const Insn *);
 /* jit_soft.c: where in its block i has an immediate that can be soft, and its bytes */

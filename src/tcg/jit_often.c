@@ -1,7 +1,7 @@
 /*
  * Emitters of what kernels run often and what cannot be written again as it is: CLD and STD,
  * segment selectors and bases, bits at an offset in memory, CMPXCHG16B, and the two instructions
- * that clear the x87 unit at a context switch.
+ * that clear the x87 unit at a context switch. Strings: jit_string.c.
  */
 #include "tcg/jit.h"
 #include "tcg/vec.h"
@@ -219,89 +219,6 @@ static bool emit_cmpxchg16b(Trans *x, const Insn *i)
     return true;
 }
 
-/* [reg] of a string, of jit_host[RCX] elements: rdx leads there if the first-level TLB has the page
- * and all of it lies in there, else jit_access() is asked, which comes back to `retry` or has done
- * the instruction. */
-static void string_check(Trans *x, const Insn *i, unsigned reg, bool write)
-{
-    Code *c = &x->c;
-    const uint8_t *retry = here(c);
-    HostMem ea = {.base = (uint8_t)reg, .index = H_NONE};
-    jit_tlb_entry(x, ea, write);
-    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = (uint8_t)reg, .scale = 0, .disp = 0});
-    emit_lea(c, true, H_CX,
-             (HostMem){.base = H_CX,
-                       .index = jit_host[RCX],
-                       .scale = (uint8_t)__builtin_ctz(i->opsize),
-                       .disp = (int32_t)PAGE_SIZE - 1});
-    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
-    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
-    struct Cold *cold = jit_unless_zero(x, COLD_ACCESS);
-    cold->retry = retry;
-    cold->ea = ea;
-    cold->write = write;
-    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
-}
-
-/*
- * REP MOVS and STOS upwards, in 64-bit code, as themselves on the host's addresses: those of fewer
- * than 4096 elements that lie in a page. RDI and RSI are what they were plus what rdx had added.
- */
-static bool emit_string(Trans *x, const Insn *i, bool copy)
-{
-    Code *c = &x->c;
-    const unsigned di = jit_host[RDI], si = jit_host[RSI], count = jit_host[RCX];
-    if (x->second || !(x->mode & DM_CODE64) || i->asize != 8 || i->seg != SEG_NONE ||
-        !(i->flags & (IF_REP | IF_REPNE)))
-        return false;
-    HostMem from = jit_hot(x->j, offsetof(JitHot, tmp));
-    x->dx_run = -1;
-    emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
-    unless_clear(x, offsetof(JitHot, df));
-    emit_imm32(c, H_DX, PAGE_BITS);
-    emit_shift(c, PFX_F2, true, H_CX, count, H_DX);
-    jit_unless_zero(x, COLD_HELPER);
-    emit_mov(c, true, H_CX, count);
-    code_bytes(c, "\xe3\x02\xeb\x05", 4); /* jrcxz, over: jmp, over the next one */
-    uint8_t *none = emit_jmp(c, here(c));
-    if (copy) {
-        string_check(x, i, si, false);
-        emit_lea(c, true, H_CX,
-                 (HostMem){.base = (uint8_t)si, .index = H_DX, .scale = 0, .disp = -PAGE_BITS});
-        emit_store(c, H_CX, from);
-    }
-    string_check(x, i, di, true);
-    emit_lea(c, true, di,
-             (HostMem){.base = (uint8_t)di, .index = H_DX, .scale = 0, .disp = -PAGE_BITS});
-    emit_mov(c, true, H_AX, copy ? si : jit_host[RAX]);
-    if (copy)
-        emit_load(c, si, from);
-    emit_mov(c, true, H_CX, count);
-    code8(c, 0xf3);
-    if (i->opsize == 2)
-        code8(c, 0x66);
-    if (i->opsize == 8)
-        code8(c, 0x48);
-    code8(c, (copy ? 0xa4u : 0xaau) | (i->opsize > 1));
-    if (copy)
-        emit_lea(c, true, si,
-                 (HostMem){.base = H_AX,
-                           .index = (uint8_t)count,
-                           .scale = (uint8_t)__builtin_ctz(i->opsize),
-                           .disp = 0});
-    encode(c, &(Enc){.map = MAP_1B,
-                     .opcode = 0xf7,
-                     .w = true,
-                     .modrm = true,
-                     .reg = 2,
-                     .rm = H_DX}); /* not rdx: minus it, minus 1 */
-    emit_lea(c, true, di,
-             (HostMem){.base = (uint8_t)di, .index = H_DX, .scale = 0, .disp = PAGE_BITS + 1});
-    emit_mov(c, true, count, H_CX);
-    patch_rel32(none, c->run, here(c));
-    return true;
-}
-
 bool jit_emit_often(Trans *x, const Insn *i)
 {
     const ExecSet *exec = op_rows[i->row].exec;
@@ -318,7 +235,7 @@ bool jit_emit_often(Trans *x, const Insn *i)
     if (exec == &exec_emms)
         return emit_emms(x);
     if (exec == &exec_movs || exec == &exec_stos)
-        return emit_string(x, i, exec == &exec_movs);
+        return jit_emit_string(x, i, exec == &exec_movs);
     return exec == &exec_cmpxchg8b && emit_cmpxchg16b(x, i);
 }
 

@@ -118,27 +118,6 @@ static struct JitRange range_of(Jit *j, unsigned mode, bool write, gva_t page, u
     return *r;
 }
 
-/* The pages around one that is in a window. */
-static struct JitRange range_in(Jit *j, const struct JitWindow *w, unsigned mode, bool write,
-                                gva_t page)
-{
-    const JTlb *l = &j->hot->tlb[mode];
-    struct JitRange r = {page, page + PAGE_SIZE};
-    for (gva_t next = r.hi;; next += PAGE_SIZE) {
-        uint64_t add = l->add[(next >> PAGE_BITS) & (JTLB_SIZE - 1)];
-        if (!jit_window_shows(w, next, add) || !has(l, write, next, add))
-            break;
-        r.hi = next + PAGE_SIZE;
-    }
-    for (gva_t next = r.lo - PAGE_SIZE;; next -= PAGE_SIZE) {
-        uint64_t add = l->add[(next >> PAGE_BITS) & (JTLB_SIZE - 1)];
-        if (!jit_window_shows(w, next, add) || !has(l, write, next, add))
-            break;
-        r.lo = next;
-    }
-    return r;
-}
-
 /* u misses more often than each `ticks`, on average, since it was last here. */
 static bool misses(const Jit *j, const JitSlot *u, uint64_t now, uint64_t ticks)
 {
@@ -146,15 +125,24 @@ static bool misses(const Jit *j, const JitSlot *u, uint64_t now, uint64_t ticks)
     return !u->left && now - j->slot_since[u - j->hot->slot] < n * ticks;
 }
 
+static uint64_t add_of(const JTlb *l, gva_t page)
+{
+    return l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)];
+}
+
+static bool in_window(const Jit *j, gva_t page, uint64_t add)
+{
+    return jit_window_direct(j, page, add) != add;
+}
+
 /* Shows all pages from lin to `end`. */
 static bool show_all(Jit *j, unsigned mode, bool write, gva_t lin, gva_t end)
 {
     const JTlb *l = &j->hot->tlb[mode];
-    uint64_t w_add;
     for (gva_t page = lin & PAGE_MASK; page <= end; page += PAGE_SIZE) {
-        uint64_t add = l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)];
+        uint64_t add = add_of(l, page);
         if (!add || !has(l, write, page, add) ||
-            (!jit_window_of(j, page, add, &w_add) && !jit_window_show(j, page, add, &w_add)))
+            (!in_window(j, page, add) && !jit_window_show(j, page, add)))
             return false;
     }
     return true;
@@ -165,40 +153,35 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     JitSlot *u = (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at);
     const JTlb *l = &j->hot->tlb[mode];
     gva_t page = lin & PAGE_MASK;
-    uint64_t add = l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)], w_add = 0;
+    uint64_t add = add_of(l, page);
     if (mode != u->mode || !add || !has(l, u->write, page, add))
         return false;
     uint32_t n = (uint32_t)(u - j->hot->slot);
     uint64_t now = __rdtsc();
     const unsigned asks = j->slot_asks, asks_window = asks + SLOT_ASKS_WINDOW;
-    bool counted = u->asked == asks || u->asked == asks_window; /* so many misses in between */
+    const unsigned asked = u->asked;
+    bool counted = asked == asks || asked == asks_window; /* so many misses in between */
     struct JitRange r = range_of(j, mode, u->write, page, add);
     /* Streams of small strides go on page by page: windows are of small pages for the host. */
-    bool windows = b || k;
-    struct JitWindow *w = windows ? jit_window_of(j, page, add, &w_add) : NULL;
-    bool shown = false, over = r.hi - lin <= u->last;
-    if (over && !windows)
-        return false;
-    if (over && (lin & ~PAGE_MASK) + u->last >= PAGE_SIZE) { /* over a page's end */
-        if (!w && u->asked < asks) {
+    bool windows = b || k, shown = false;
+    if (r.hi - lin <= u->last) {
+        if (!windows || (lin & ~PAGE_MASK) + u->last < PAGE_SIZE)
+            return false;
+        if (!in_window(j, page, add) && asked < asks) {
             u->asked++;
             return false;
         }
         if (!show_all(j, mode, u->write, lin, lin + u->last))
             return false;
-        w = jit_window_of(j, page, add, &w_add);
-    } else if (windows && !w && r.hi - r.lo < RANGE_SMALL && u->asked >= asks &&
+        add = add_of(l, page);
+        r = range_of(j, mode, u->write, page, add);
+    } else if (windows && r.hi - r.lo < RANGE_SMALL && asked >= asks && !in_window(j, page, add) &&
                (jit_window_at(j, page) || misses(j, u, now, j->window_ticks))) {
-        w = jit_window_show(j, page, add, &w_add);
-        shown = w != NULL;
+        shown = jit_window_show(j, page, add);
+        add = add_of(l, page);
+        r = range_of(j, mode, u->write, page, add);
     }
-    if (w) {
-        struct JitRange in = range_in(j, w, mode, u->write, page);
-        if (over || in.hi - in.lo > r.hi - r.lo) {
-            r = in;
-            add = w_add;
-        }
-    }
+    u->asked = asked & 15; /* showing has emptied this one too, perhaps */
     if (r.hi - lin <= u->last || r.hi - r.lo - u->last < 2)
         return false;
     if (b && counted && !shown && misses(j, u, now, SLOT_TICKS) && (b->jit || b->users)) {
@@ -214,7 +197,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     u->span = span_of(u->places);
     u->neg = u->places - r.lo;
     u->add = add;
-    const unsigned most = w ? asks_window : asks;
+    const unsigned most = in_window(j, page, add) ? asks_window : asks;
     if (!shown && u->asked < most)
         u->asked++;
     u->left = u->asked < most || u->last >= JIT_RUN_SPAN ? 0 : j->slot_refills;

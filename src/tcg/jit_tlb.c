@@ -136,10 +136,29 @@ void jit_tlb_flush_page(Jit *j, gva_t lin)
                 drop(j, m, k);
 }
 
+void jit_tlb_move(Jit *j, gva_t page, uint64_t from, uint64_t to)
+{
+    unsigned x = index_of(page);
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        JTlb *l = &j->hot->tlb[m];
+        if (l->add[x] != from || entry_page(l, x) != page)
+            continue;
+        if (to) {
+            jit_slots_flush_page(j, m, page);
+            l->add[x] = to;
+        } else {
+            drop(j, m, x);
+        }
+    }
+}
+
 static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8_t *host)
 {
     JTlb *l = &j->hot->tlb[mode];
-    if (l->write[x] != none_tag(x) && l->add[x] - PAGE_BITS - l->write[x] == (uintptr_t)host)
+    if (l->write[x] == none_tag(x))
+        return;
+    uint64_t add = jit_window_direct(j, 0 - l->write[x], l->add[x]);
+    if (add - PAGE_BITS - l->write[x] == (uintptr_t)host)
         entry_clear(l, x);
 }
 
@@ -171,7 +190,7 @@ static void fill_around(Jit *j, unsigned mode, gva_t page, const TlbEntry *e, bo
             continue;
         l->read[x] = r ? 0 - p : none;
         l->write[x] = writes ? 0 - p : none;
-        l->add[x] = e->addend + PAGE_BITS;
+        l->add[x] = jit_window_add(j, p, e->addend + PAGE_BITS);
         if (writes)
             may_write(t, p + e->addend);
         set_add(set, mode, x);
@@ -190,6 +209,7 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
     /* A page that may only be read, or only written, leaves the other tag matching nothing: the
      * page with another index. */
     uint64_t none = 0 - ((uint64_t)(x ^ JTLB_SIZE / 2) << PAGE_BITS);
+    uint64_t add = jit_window_add(j, page, e->addend + PAGE_BITS);
     const TlbBank *bank = j->t->bank;
     if (bank->big[mode][idx / 64] >> (idx % 64) & 1)
         large_note(&j->tlb_large, lin, large_shift(&bank->big_at, lin) == HUGE_SHIFT);
@@ -197,13 +217,13 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
         bool same = l->read[x] == 0 - page || l->write[x] == 0 - page;
         if (!same)
             jit_slots_flush_page(j, mode, entry_page(l, x));
-        else if (l->add[x] != e->addend + PAGE_BITS || (l->read[x] == 0 - page && !r) ||
+        else if (l->add[x] != add || (l->read[x] == 0 - page && !r) ||
                  (l->write[x] == 0 - page && !w))
             jit_slots_flush_page(j, mode, page);
     }
     l->read[x] = r ? 0 - page : none;
     l->write[x] = w ? 0 - page : none;
-    l->add[x] = e->addend + PAGE_BITS;
+    l->add[x] = add;
     struct JTlbSet *set = &j->tlb_set[!(bank->local[mode][idx / 64] >> (idx % 64) & 1)];
     set_add(set, mode, x);
     if (j->t->around.page == page) {

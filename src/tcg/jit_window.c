@@ -6,9 +6,11 @@
  * pages from wherever it has some. RAM is a memfd: a page of it can be seen at a second address. A
  * window is a place in the host's address space for WINDOW_PAGES of the guest's, aligned likewise;
  * a page that a slot misses often is mapped there, at the cost of a system call, and stays until
- * the guest has another page at that linear address and misses that one too. The first-level TLB
- * knows nothing of windows: slots may lead into one as long as it has the page where the window
- * shows it.
+ * the guest has another page at that linear address and misses that one too.
+ *
+ * A page that is shown is accessed by its window alone: processors find lines of their first cache
+ * by linear address, and two of the host's for one line push each other out (30 cycles and more for
+ * each access). So the first-level TLB leads there, and with it all that is made from it.
  */
 #include "tcg/jit.h"
 
@@ -52,18 +54,17 @@ bool jit_window_at(const Jit *j, gva_t page)
     return window_at(j, page) != NULL;
 }
 
-bool jit_window_shows(const JitWindow *w, gva_t page, uint64_t add)
+uint64_t jit_window_add(const Jit *j, gva_t page, uint64_t add)
 {
-    return add && page - w->lo < WINDOW_BYTES && w->add[(page - w->lo) >> PAGE_BITS] == add;
+    const JitWindow *w = window_at(j, page);
+    return w && w->add[(page - w->lo) >> PAGE_BITS] == add ? add_of(w) : add;
 }
 
-JitWindow *jit_window_of(Jit *j, gva_t page, uint64_t add, uint64_t *w_add)
+uint64_t jit_window_direct(const Jit *j, gva_t page, uint64_t add)
 {
-    JitWindow *w = window_at(j, page);
-    if (!w || !jit_window_shows(w, page, add))
-        return NULL;
-    *w_add = add_of(w);
-    return w;
+    const JitWindow *w = window_at(j, page);
+    uint64_t direct = w ? w->add[(page - w->lo) >> PAGE_BITS] : 0;
+    return direct && add == add_of(w) ? direct : add;
 }
 
 static JitWindow *window_new(Jit *j, gva_t page)
@@ -87,7 +88,7 @@ static JitWindow *window_new(Jit *j, gva_t page)
     return w;
 }
 
-JitWindow *jit_window_show(Jit *j, gva_t page, uint64_t add, uint64_t *w_add)
+bool jit_window_show(Jit *j, gva_t page, uint64_t add)
 {
     const MemMap *mem = j->t->v->vm->mem;
     const uint8_t *from = (const uint8_t *)(uintptr_t)(add - PAGE_BITS + page);
@@ -96,29 +97,37 @@ JitWindow *jit_window_show(Jit *j, gva_t page, uint64_t add, uint64_t *w_add)
         if (from >= mem->slot[k].host && from < mem->slot[k].host + mem->slot[k].size)
             ram = &mem->slot[k];
     if (!ram || ram->fd < 0 || ram->readonly)
-        return NULL;
+        return false;
     JitWindow *w = window_at(j, page);
     if (!w)
         w = window_new(j, page);
     if (!w || j->windows->failed || j->windows->shown == SHOWN_MAX)
-        return NULL;
+        return false;
     unsigned n = (unsigned)((page - w->lo) >> PAGE_BITS);
     void *to = w->host + (size_t)n * PAGE_SIZE;
+    if (w->add[n]) /* another page was here, which another mode's entry may still have */
+        jit_tlb_move(j, page, add_of(w), 0);
     w->add[n] = 0;
     off_t at = (off_t)(ram->fd_offset + (uint64_t)(from - ram->host));
     if (mmap(to, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, ram->fd,
              at) != to) {
         j->windows->failed = true; /* what is shown stays */
-        return NULL;
+        return false;
     }
     j->windows->shown++; /* a second time too: so that they are seen to change often */
     w->add[n] = add;
-    *w_add = add_of(w);
-    return w;
+    jit_tlb_move(j, page, add, add_of(w));
+    return true;
 }
 
 void jit_windows_free(Jit *j)
 {
+    for (unsigned k = 0; j->windows && k < j->windows->n; k++) {
+        const JitWindow *w = &j->windows->at[k];
+        for (unsigned n = 0; n < WINDOW_PAGES; n++)
+            if (w->add[n])
+                jit_tlb_move(j, w->lo + n * PAGE_SIZE, add_of(w), w->add[n]);
+    }
     if (j->windows && j->windows->host)
         munmap(j->windows->host, (size_t)JIT_WINDOWS * WINDOW_BYTES);
     g_free(j->windows);

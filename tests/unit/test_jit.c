@@ -754,22 +754,39 @@ START_TEST(strings)
     GError *err = NULL;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    jit_of(&guest.v)->hot_after = 0;
-    for (unsigned k = 0; k < 1500; k++) {
+    Jit *j = jit_of(&guest.v);
+    unsigned shown = 0;
+    j->hot_after = 0;
+    for (unsigned k = 0; k < 2000; k++) {
         static CpuState in;
         static uint8_t bytes[64];
         unsigned size = below(4);
         seed = k + 1;
+        j->kernel_slots = one_in(2);
+        j->slot_asks = (uint8_t)below(2);
         guest_long_mode();
         tables();
         registers(&guest.v.st);
         in = guest.v.st;
         in.gpr[RDI] = 0x1000 * (1 + below(12)) + below(0x1000);
         in.gpr[RSI] = one_in(2) ? in.gpr[RDI] - 64 + below(128) : 0x1000 + below(0xd000);
-        in.gpr[R8] = one_in(10) ? 0 : below((one_in(2) ? 0x100 : 0x1000) >> size);
-        in.gpr[RBX] = 3;
+        in.gpr[R8] = one_in(10) ? 0
+                                : below((one_in(2)   ? 0x100
+                                         : one_in(4) ? 0x3000
+                                                     : 0x1000) >>
+                                        size);
+        if (one_in(4)) /* up to a page's end, nearly */
+            in.gpr[R8] = (0x2000 - (in.gpr[RDI] & 0xfff) - below(32)) >> size;
+        in.gpr[R9] = in.gpr[RDI];
+        in.gpr[R10] = in.gpr[RSI];
+        in.gpr[RBX] = 3 + below(4);
         Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
         code_bytes(&c, "\x44\x89\xc1", 3); /* mov ecx, r8d */
+        if (one_in(2))
+            code_bytes(&c, "\x4c\x89\xcf\x4c\x89\xd6", 6); /* mov rdi, r9; mov rsi, r10 */
+        if (one_in(3))
+            emit_lea(&c, true, R8,
+                     (HostMem){.base = R8, .index = H_NONE, .disp = (int32_t)below(40)});
         code8(&c, one_in(8) ? 0xfd : 0xfc);
         if (size == 1)
             code8(&c, 0x66);
@@ -783,7 +800,9 @@ START_TEST(strings)
         n_cuts = 0;
         random_memory();
         must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        shown += jit_window_at(j, 0x3000);
     }
+    ck_assert_uint_gt(shown, 0);
     guest_teardown();
 }
 END_TEST

@@ -1,0 +1,216 @@
+/*
+ * REP MOVS and STOS upwards, in 64-bit code, as themselves on the host's addresses: of fewer than
+ * 8192 elements.
+ *
+ * A string that lies in one page goes by the first-level TLB. For those that do not, in user code,
+ * each operand has a slot (jit_slot.c) with the pages that one of them met, where these follow each
+ * other in the host's memory too or in a window; `last` is that of the string it was filled for.
+ * All else is the exec function's: it goes page by page.
+ */
+#include "tcg/jit.h"
+
+extern const ExecSet exec_movs;
+
+#define STRING_MAX_SHIFT 13 /* elements, as a power of 2 */
+
+static HostMem state(size_t offset)
+{
+    return gs_mem((int32_t)offset);
+}
+
+static unsigned scale_of(const Insn *i)
+{
+    return (unsigned)__builtin_ctz(i->opsize);
+}
+
+/* PEXT rcx, rcx, mask; to exec unless the bits are 0. */
+static void unless_clear(Trans *x, size_t mask)
+{
+    HostMem m = jit_hot(x->j, mask);
+    encode(&x->c, &(Enc){.map = MAP_VEX0F38,
+                         .opcode = 0xf5,
+                         .pfx = PFX_F3,
+                         .w = true,
+                         .modrm = true,
+                         .vvvv = H_CX,
+                         .reg = H_CX,
+                         .mem = &m});
+    jit_unless_zero(x, COLD_HELPER);
+}
+
+/* [reg] of a string, of jit_host[RCX] elements: rdx leads there if the first-level TLB has the page
+ * and all of it lies in there. If not, cold code looks further. */
+static void string_check(Trans *x, const Insn *i, unsigned reg, bool write)
+{
+    Code *c = &x->c;
+    const uint8_t *retry = here(c);
+    HostMem ea = {.base = (uint8_t)reg, .index = H_NONE};
+    jit_tlb_entry(x, ea, write);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = (uint8_t)reg, .scale = 0, .disp = 0});
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX,
+                       .index = jit_host[RCX],
+                       .scale = (uint8_t)scale_of(i),
+                       .disp = (int32_t)PAGE_SIZE - 1});
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    int slot = jit_slot_new(x, 1, write);
+    struct Cold *cold = jit_unless_zero(x, slot < 0 ? COLD_ACCESS : COLD_STRING);
+    cold->retry = retry;
+    cold->next = here(c);
+    cold->ea = ea;
+    cold->slot = slot;
+    cold->write = write;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+}
+
+/* ---- over pages' ends: code that may change flags, which are in JitHot.cc meanwhile ---- */
+enum { ADD = 0x03, SUB = 0x2b, CMP = 0x3b, BELOW = 2, EQUAL = 4 };
+
+static void alu(Code *c, unsigned opcode, unsigned to, unsigned from)
+{
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = (uint8_t)opcode,
+                     .w = true,
+                     .modrm = true,
+                     .reg = (uint8_t)to,
+                     .rm = (uint8_t)from});
+}
+
+/* to = bytes of the string, plus `more`. */
+static void bytes_of(Trans *x, const Insn *i, unsigned to, int32_t more)
+{
+    emit_lea(
+        &x->c, true, to,
+        (HostMem){
+            .base = H_NONE, .index = jit_host[RCX], .scale = (uint8_t)scale_of(i), .disp = more});
+}
+
+/* What the exec function or jit_access() is told, with flags as they were. */
+static void call_c(Trans *x, const JitCode *code, const uint8_t *stub, uint32_t k, HostMem ea)
+{
+    Code *c = &x->c;
+    jit_flags_in(c, x->j);
+    emit_lea(c, true, H_AX, ea);
+    emit_imm64(c, H_DX, (uintptr_t)code);
+    emit_imm32(c, H_CX, k);
+    emit_call(c, stub);
+}
+
+void jit_string_cold(Trans *x, const JitCode *code, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    const Insn *i = x->insn[cold->k];
+    const unsigned di = jit_host[RDI], si = jit_host[RSI];
+    HostMem neg = jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, neg));
+    HostMem last = jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, last));
+    uint8_t *slow = NULL, *miss[3];
+    jit_flags_out(c, x->j);
+    if (op_rows[i->row].exec == &exec_movs) {
+        /* What it copies it may copy again. The host is to see that, by the addresses: but its page
+         * may have got into a window since the other operand was looked at. */
+        emit_mov(c, true, H_CX, di);
+        alu(c, SUB, H_CX, si);
+        bytes_of(x, i, H_DX, 0);
+        alu(c, CMP, H_CX, H_DX);
+        slow = emit_jcc(c, BELOW, here(c));
+    }
+    emit_load(c, H_CX, neg);
+    emit_imm64(c, H_AX, JIT_SLOT_NONE);
+    alu(c, CMP, H_CX, H_AX);
+    miss[0] = emit_jcc(c, EQUAL, here(c));
+    /* rcx = from the first of the slot's bytes to the string; rdx = from there to their end */
+    emit_load32(c, H_DX, jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, places)));
+    alu(c, ADD, H_CX, cold->ea.base);
+    alu(c, SUB, H_CX, H_DX);
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_AX, .mem = &last});
+    alu(c, ADD, H_DX, H_AX);
+    alu(c, SUB, H_DX, H_CX);
+    miss[1] = emit_jcc(c, BELOW, here(c));
+    bytes_of(x, i, H_CX, 0);
+    alu(c, CMP, H_DX, H_CX);
+    miss[2] = emit_jcc(c, BELOW, here(c));
+    jit_flags_in(c, x->j);
+    emit_load(c, H_DX, jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, add)));
+    emit_jmp(c, cold->next);
+
+    if (slow) {
+        patch_rel32(slow, c->run, here(c));
+        call_c(x, code, x->j->s_helper, cold->k, cold->ea);
+        uint8_t *over = emit_jmp(c, here(c));
+        slow = over;
+    }
+    for (unsigned n = 0; n < ARRAY_LEN(miss); n++)
+        patch_rel32(miss[n], c->run, here(c));
+    /* Emptied, it can be told how long the string is. */
+    emit_imm64(c, H_CX, JIT_SLOT_NONE);
+    emit_store(c, H_CX, neg);
+    bytes_of(x, i, H_CX, -1);
+    encode(
+        c,
+        &(Enc){
+            .map = MAP_1B, .opcode = 0x89, .p66 = true, .modrm = true, .reg = H_CX, .mem = &last});
+    emit_imm32(c, H_CX, (uint32_t)cold->slot * sizeof(JitSlot));
+    emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, slot_at)));
+    call_c(x, code, x->j->s_access, cold->k | JIT_SLOT_FLAG, cold->ea);
+    emit_jmp(c, cold->retry);
+    if (slow)
+        patch_rel32(slow, c->run, here(c));
+}
+
+/* ---- the instruction ---- */
+
+/* RDI and RSI are what they were plus what rdx had added. */
+bool jit_emit_string(Trans *x, const Insn *i, bool copy)
+{
+    Code *c = &x->c;
+    const unsigned di = jit_host[RDI], si = jit_host[RSI], count = jit_host[RCX];
+    if (x->second || !(x->mode & DM_CODE64) || i->asize != 8 || i->seg != SEG_NONE ||
+        !(i->flags & (IF_REP | IF_REPNE)))
+        return false;
+    HostMem from = jit_hot(x->j, offsetof(JitHot, tmp));
+    x->dx_run = -1;
+    emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
+    unless_clear(x, offsetof(JitHot, df));
+    emit_imm32(c, H_DX, STRING_MAX_SHIFT);
+    emit_shift(c, PFX_F2, true, H_CX, count, H_DX);
+    jit_unless_zero(x, COLD_HELPER);
+    emit_mov(c, true, H_CX, count);
+    code_bytes(c, "\xe3\x02\xeb\x05", 4); /* jrcxz, over: jmp, over the next one */
+    uint8_t *none = emit_jmp(c, here(c));
+    if (copy) {
+        string_check(x, i, si, false);
+        emit_lea(c, true, H_CX,
+                 (HostMem){.base = (uint8_t)si, .index = H_DX, .scale = 0, .disp = -PAGE_BITS});
+        emit_store(c, H_CX, from);
+    }
+    string_check(x, i, di, true);
+    emit_lea(c, true, di,
+             (HostMem){.base = (uint8_t)di, .index = H_DX, .scale = 0, .disp = -PAGE_BITS});
+    emit_mov(c, true, H_AX, copy ? si : jit_host[RAX]);
+    if (copy)
+        emit_load(c, si, from);
+    emit_mov(c, true, H_CX, count);
+    code8(c, 0xf3);
+    if (i->opsize == 2)
+        code8(c, 0x66);
+    if (i->opsize == 8)
+        code8(c, 0x48);
+    code8(c, (copy ? 0xa4u : 0xaau) | (i->opsize > 1));
+    if (copy)
+        emit_lea(
+            c, true, si,
+            (HostMem){
+                .base = H_AX, .index = (uint8_t)count, .scale = (uint8_t)scale_of(i), .disp = 0});
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = 0xf7,
+                     .w = true,
+                     .modrm = true,
+                     .reg = 2,
+                     .rm = H_DX}); /* not rdx: minus it, minus 1 */
+    emit_lea(c, true, di,
+             (HostMem){.base = (uint8_t)di, .index = H_DX, .scale = 0, .disp = PAGE_BITS + 1});
+    emit_mov(c, true, count, H_CX);
+    patch_rel32(none, c->run, here(c));
+    return true;
+}

@@ -417,6 +417,25 @@ static void run_crosses(Trans *x, JitCode *code, const struct Cold *cold)
     patch_rel32(cross->at, c->run, here(c));
 }
 
+/* C, which wants registers where most code has them: it comes back to try again, or behind the
+ * jump. */
+static void call_and_retry(Trans *x, const struct Cold *cold, const uint8_t *stub, unsigned k)
+{
+    Code *c = &x->c;
+    const uint8_t *retry = cold->retry;
+    if (cold->second && x->n_swaps) {
+        uint8_t *over = emit_jmp(c, here(c));
+        retry = here(c);
+        jit_homes_swap(x, true);
+        emit_jmp(c, cold->retry);
+        patch_rel32(over, c->run, here(c));
+        jit_homes_swap(x, true);
+    }
+    name_insn(x, k);
+    emit_call(c, stub);
+    emit_jmp(c, retry);
+}
+
 /* Up to the jump behind the instruction, which C may have done. */
 static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
 {
@@ -432,16 +451,14 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
         emit_call(c, x->j->s_fill[cold->mode][cold->write]);
         emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
     }
-    name_insn(x, cold->k | flags);
-    emit_call(c, x->j->s_access);
-    emit_jmp(c, cold->retry);
+    call_and_retry(x, cold, x->j->s_access, cold->k | flags);
 }
 
 /* C has done the instruction. The second body of a loop, whose accesses are not checked one by one,
  * does not go on then. */
 static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const next[])
 {
-    if (cold->second) {
+    if (cold->second) { /* registers are where most code has them */
         jit_count_off(x, cold->k);
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
     } else {
@@ -454,6 +471,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     Code *c = &x->c;
     if (cold->from)
         patch_rel32(cold->from, c->run, here(c));
+    jit_homes(x, cold->second && cold->kind != COLD_STREAM);
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, code, cold);
@@ -464,12 +482,12 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         go_on_behind(x, cold, next);
         break;
     case COLD_VEC:
-        name_insn(x, cold->k);
-        emit_call(c, x->j->s_vec);
-        emit_jmp(c, cold->retry);
+        call_and_retry(x, cold, x->j->s_vec, cold->k);
         go_on_behind(x, cold, next);
         break;
     case COLD_HELPER:
+        if (cold->second)
+            jit_homes_swap(x, true);
         name_insn(x, cold->k);
         emit_call(c, x->j->s_helper);
         go_on_behind(x, cold, next);
@@ -477,6 +495,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     case COLD_LOOP:
         jit_loop_count(x, code, cold);
         emit_jmp(c, cold->retry);
+        jit_homes_swap(x, false);
         leave(x, JX_LOOP, cold->rip_off);
         break;
     case COLD_STREAM:
@@ -631,6 +650,7 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
         x->mode = x->cold[k].decode_mode;
         cold_code(x, code, &x->cold[k], next);
     }
+    jit_homes(x, false);
     code->cold_size = (uint32_t)(here(c) - code->cold);
 }
 
@@ -815,6 +835,8 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         x->n_cold = x->n_sites = x->n_near = 0;
         nothing_known(x);
         x->second = x->helped = false;
+        x->n_swaps = 0;
+        jit_homes(x, false);
         code->n_cross = 0;
         jit_scan(x);
         x->c = (Code){

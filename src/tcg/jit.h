@@ -486,6 +486,12 @@ struct Trans {
     int dx_run;            /* the run whose host address, or slot's `add`, is in rdx, or -1 */
     uint8_t ax;   /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
     bool guarded; /* the access about to be written may meet an empty slot */
+    /* Where each guest register is, at this place in the code: jit_home.c. */
+    uint8_t host[16], away[16]; /* host register, or H_NONE: then so many places up the frame */
+    struct Swap {
+        uint8_t in, out; /* guest registers: in a host register instead of on the frame */
+    } swap[4];           /* of the second body */
+    unsigned n_swaps;
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {
         int32_t lo, hi, slot;
@@ -650,11 +656,22 @@ static inline Jit *jit_of(const Vcpu *v)
 }
 
 /* Where a guest register is that has no host register: on the stack, where processors forward what
- * was stored sooner than from anywhere else. */
+ * was stored sooner than from anywhere else. In most code; and at this place. */
 static inline HostMem jit_gpr(unsigned r)
 {
     return (HostMem){.base = H_SP, .index = H_NONE, .disp = 8 * ((int32_t)r - R12)};
 }
+static inline HostMem jit_home(const Trans *x, unsigned r)
+{
+    return (HostMem){.base = H_SP, .index = H_NONE, .disp = 8 * x->away[r]};
+}
+/* jit_home.c: registers are where most code has them; or where the second body has them. */
+void jit_homes(Trans *, bool second);
+/* What the second body is to have where, once its streams are known. */
+void jit_homes_choose(Trans *);
+/* Code that goes from one to the other: uses rax and rcx; or nothing, where time does not matter.
+ */
+void jit_homes_swap(Trans *, bool slowly);
 #define JIT_FRAME 104 /* bytes of the stack: R12 to R15, what a loop needs; aligned */
 /* A loop's: one for each stream, and two more. */
 static inline HostMem jit_frame(unsigned n)
@@ -693,6 +710,11 @@ static inline int64_t jit_off_of(const Trans *x, unsigned k)
     while (x->part[p].first > k)
         p--;
     return x->part[p].off;
+}
+/* Does a register keep what it held at the top of the loop? Of other roots nothing is written. */
+static inline bool jit_stays(const Trans *x, unsigned root)
+{
+    return root >= GPR_N || !(x->changes >> root & 1);
 }
 /* Are two such places in one page? */
 static inline bool jit_same_page(int64_t a, int64_t b)

@@ -176,9 +176,9 @@ static bool emit_loop(Trans *x, const Insn *i)
     if (!jit_same_page(x->off, off) || i->asize == 2)
         return false;
     if (loop)
-        emit_lea(c, i->asize == 8, jit_host[RCX],
-                 (HostMem){.base = jit_host[RCX], .index = H_NONE, .disp = -1});
-    emit_mov(c, i->asize == 8, H_CX, jit_host[RCX]);
+        emit_lea(c, i->asize == 8, x->host[RCX],
+                 (HostMem){.base = x->host[RCX], .index = H_NONE, .disp = -1});
+    emit_mov(c, i->asize == 8, H_CX, x->host[RCX]);
     code8(c, 0xe3); /* jrcxz, over the jump */
     code8(c, 5);
     if (loop) {
@@ -196,8 +196,8 @@ static bool emit_loop(Trans *x, const Insn *i)
 
 void jit_move_rsp(Trans *x, int32_t n)
 {
-    emit_lea(&x->c, x->mode & DM_CODE64, jit_host[RSP],
-             (HostMem){.base = jit_host[RSP], .index = H_NONE, .disp = n});
+    emit_lea(&x->c, x->mode & DM_CODE64, x->host[RSP],
+             (HostMem){.base = x->host[RSP], .index = H_NONE, .disp = n});
 }
 
 /* Pushes the return address: RSP is changed last. */

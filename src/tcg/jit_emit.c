@@ -44,10 +44,10 @@ static void register_of(GprOp *g, unsigned field, bool byte)
 /* Makes g available in a host register; `copy` for those that live in CpuState. */
 static void bring(Trans *x, GprOp *g, unsigned copy)
 {
-    g->host = jit_host[g->guest];
+    g->host = x->host[g->guest];
     if (g->host != H_NONE && !g->high)
         return;
-    HostMem slot = jit_gpr(g->guest);
+    HostMem slot = jit_home(x, g->guest);
     g->scratch = true;
     if (copy == H_DX)
         x->dx_run = -1;
@@ -156,14 +156,14 @@ static void in_copy(GprOp *g, unsigned copy)
 static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_written,
                        bool rm_copy, bool reg_written, unsigned ax, HostMem *slot)
 {
-    bool reg_away = reg->used && jit_host[reg->guest] == H_NONE, taken = false, in_slot = false;
-    bool rm_away = rm->used && jit_host[rm->guest] == H_NONE;
+    bool reg_away = reg->used && x->host[reg->guest] == H_NONE, taken = false, in_slot = false;
+    bool rm_away = rm->used && x->host[rm->guest] == H_NONE;
     rm_copy = rm_away && (rm_copy || rm_written);
     x->ax = (uint8_t)ax;
     if (reg->used)
-        reg->host = jit_host[reg->guest];
+        reg->host = x->host[reg->guest];
     if (rm->used)
-        rm->host = jit_host[rm->guest];
+        rm->host = x->host[rm->guest];
     if (reg_away && rm_copy) { /* rm has rax */
         if (rm->guest == reg->guest) {
             in_copy(reg, H_AX);
@@ -190,7 +190,7 @@ static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_w
     } else if (rm_away && rm->guest == ax && !taken) {
         in_copy(rm, H_AX);
     } else if (rm_away) {
-        *slot = jit_gpr(rm->guest);
+        *slot = jit_home(x, rm->guest);
         in_slot = true;
     }
     return in_slot;
@@ -301,9 +301,9 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     if (both && (reg.high || rm.high))
         return false; /* two halves of one register would be put back one over the other */
     if (is_mem) {
-        if (cl && reg.used && jit_host[reg.guest] == H_NONE)
+        if (cl && reg.used && x->host[reg.guest] == H_NONE)
             return false; /* rcx is the count */
-        if (vvvv.used && jit_host[vvvv.guest] == H_NONE)
+        if (vvvv.used && x->host[vvvv.guest] == H_NONE)
             return false;
         if (!jit_operand(x, i, mem_size, plain_write || both, &mem))
             return false;
@@ -324,7 +324,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         e.rm = rm.host;
     } else {
         if (reg.used && is_mem && !reg.high && writes && !rm_first && overwrites(i) &&
-            jit_host[reg.guest] == H_NONE)
+            x->host[reg.guest] == H_NONE)
             in_copy(&reg, H_CX);
         else if (reg.used)
             bring(x, &reg, cl ? H_DX : H_CX);
@@ -336,8 +336,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     } else if (rm.used) {
         /* EVEX.b means something else with memory, and KMOV takes registers only. */
         bool in_place = !bit_test && !rm.high && !(r->attr & A_AVX512);
-        if (jit_host[rm.guest] == H_NONE && !rm_written && in_place) {
-            mem = jit_gpr(rm.guest);
+        if (x->host[rm.guest] == H_NONE && !rm_written && in_place) {
+            mem = jit_home(x, rm.guest);
             e.mem = &mem;
         } else {
             bring(x, &rm, H_AX);
@@ -369,10 +369,12 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         if (r->opcode == 0x90) {
             if (rm.guest == RAX)
                 return true;
+            if (x->host[RAX] == H_NONE)
+                return false;
             e.opcode = 0x87;
             e.modrm = true;
             e.rm = rm.host;
-            e.reg = jit_host[RAX];
+            e.reg = x->host[RAX];
         } else { /* INC, DEC of 16- and 32-bit code */
             e.reg = r->opcode == 0x40 ? 0 : 1;
             e.opcode = 0xff;
@@ -409,10 +411,10 @@ static bool emit_imm(Trans *x, const Insn *i)
     GprOp g;
     register_of(&g, i->reg, i->opsize == 1);
     if (i->opsize >= 4) {
-        unsigned to = jit_host[g.guest] == H_NONE ? H_AX : jit_host[g.guest];
+        unsigned to = x->host[g.guest] == H_NONE ? H_AX : x->host[g.guest];
         emit_imm64(&x->c, to, i->opsize == 4 ? (uint32_t)i->imm : (uint64_t)i->imm);
         if (to == H_AX) {
-            emit_store(&x->c, H_AX, jit_gpr(g.guest));
+            emit_store(&x->c, H_AX, jit_home(x, g.guest));
             x->ax = g.guest;
         }
         return true;
@@ -435,10 +437,10 @@ static bool emit_lea_insn(Trans *x, const Insn *i)
     Insn flat = *i; /* the segment plays no part */
     flat.flags |= IF_FLAT;
     flat.seg = SEG_NONE;
-    bool whole = i->opsize != 2 && jit_host[i->reg] != H_NONE;
+    bool whole = i->opsize != 2 && x->host[i->reg] != H_NONE;
     if (i->opsize == 4 && i->asize == 8)
         flat.asize = 4; /* the low half is all that counts */
-    if (!jit_ea_to(x, &flat, whole ? jit_host[i->reg] : H_AX))
+    if (!jit_ea_to(x, &flat, whole ? x->host[i->reg] : H_AX))
         return false;
     if (i->opsize == 2) {
         GprOp g;
@@ -452,7 +454,7 @@ static bool emit_lea_insn(Trans *x, const Insn *i)
                              .rm = H_AX});
         put_back(x, &g);
     } else if (!whole) {
-        emit_store(&x->c, H_AX, jit_gpr(i->reg));
+        emit_store(&x->c, H_AX, jit_home(x, i->reg));
         x->ax = i->reg;
     }
     return true;
@@ -484,11 +486,11 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
         if (rm.high) {
             bring(x, &rm, H_CX);
             e.rm = rm.host;
-        } else if (jit_host[rm.guest] == H_NONE) {
-            slot = jit_gpr(rm.guest);
+        } else if (x->host[rm.guest] == H_NONE) {
+            slot = jit_home(x, rm.guest);
             e.mem = &slot;
         } else {
-            e.rm = jit_host[rm.guest];
+            e.rm = x->host[rm.guest];
         }
     }
     jit_get(x, H_AX, RAX);
@@ -607,11 +609,11 @@ static bool emit_push(Trans *x, const Insn *i)
                          .mem = &m,
                          .imm = i->imm,
                          .imm_size = 4});
-    } else if (from != H_NONE && jit_host[from] != H_NONE) {
+    } else if (from != H_NONE && x->host[from] != H_NONE) {
         jit_guard(x);
-        emit_rm(c, 0x89, w, jit_host[from], m);
+        emit_rm(c, 0x89, w, x->host[from], m);
     } else {
-        emit_load(c, H_CX, from == H_NONE ? tmp : jit_gpr(from));
+        emit_load(c, H_CX, from == H_NONE ? tmp : jit_home(x, from));
         jit_guard(x);
         emit_rm(c, 0x89, w, H_CX, m);
     }
@@ -625,7 +627,7 @@ static bool emit_pop(Trans *x, const Insn *i)
     if (!stack_size_ok(x, i))
         return false;
     bool w = i->opsize == 8;
-    unsigned to = jit_host[i->reg] == H_NONE || i->reg == RSP ? H_CX : jit_host[i->reg];
+    unsigned to = x->host[i->reg] == H_NONE || i->reg == RSP ? H_CX : x->host[i->reg];
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
     jit_guard(x);
     emit_rm(&x->c, 0x8b, w, to, m);
@@ -644,9 +646,9 @@ static bool emit_leave(Trans *x, const Insn *i)
     jit_operand_at(x, RBP, 0, i->opsize, false, &m);
     jit_guard(x);
     emit_rm(&x->c, 0x8b, w, H_CX, m);
-    emit_lea(&x->c, w, jit_host[RSP],
-             (HostMem){.base = jit_host[RBP], .index = H_NONE, .disp = i->opsize});
-    emit_mov(&x->c, w, jit_host[RBP], H_CX);
+    emit_lea(&x->c, w, x->host[RSP],
+             (HostMem){.base = x->host[RBP], .index = H_NONE, .disp = i->opsize});
+    emit_mov(&x->c, w, x->host[RBP], H_CX);
     return true;
 }
 

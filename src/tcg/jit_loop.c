@@ -43,6 +43,10 @@ typedef struct Value {
 
 typedef struct Loop {
     Value at_end[GPR_N];
+    struct {
+        const uint8_t *to, *by;
+    } out[JIT_PARTS]; /* by_swaps() */
+    unsigned n_outs;
     unsigned counter; /* a register that moves by a constant, or GPR_ZERO */
     bool moves;       /* a stream does */
 } Loop;
@@ -138,11 +142,6 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
     return (int)x->n_streams++;
 }
 
-static bool stays(const Trans *x, unsigned root)
-{
-    return root >= GPR_N || !(x->changes >> root & 1);
-}
-
 /* Follows registers through the loop, and finds the streams. */
 static bool find_streams(Trans *x, Loop *l)
 {
@@ -186,8 +185,8 @@ static bool find_streams(Trans *x, Loop *l)
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
         int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)jit_off_of(x, k) : 0);
         int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
-        int64_t disp = i->disp + (stays(x, base.root) ? base_disp : 0) +
-                       (stays(x, index.root) ? index_disp : 0);
+        int64_t disp = i->disp + (jit_stays(x, base.root) ? base_disp : 0) +
+                       (jit_stays(x, index.root) ? index_disp : 0);
         if (disp != (int32_t)disp)
             continue;
         x->stream_of[k] = (int8_t)stream_for(x, l, base.root, index.root, scale,
@@ -205,7 +204,7 @@ static void find_counter(const Trans *x, Loop *l)
     for (unsigned r = 0; r < GPR_N; r++) {
         int64_t step;
         if (step_of(x, l, r, &step) && step != 0 && step == (int32_t)step &&
-            (l->counter == GPR_ZERO || jit_host[l->counter] == H_NONE))
+            (l->counter == GPR_ZERO || x->host[l->counter] == H_NONE))
             l->counter = r;
     }
 }
@@ -286,9 +285,9 @@ static void divide(Code *c, unsigned n)
 /* A guest register, or a copy of it in `copy`. */
 static unsigned bring(Trans *x, unsigned r, unsigned copy)
 {
-    if (jit_host[r] != H_NONE)
-        return jit_host[r];
-    emit_load(&x->c, copy, jit_gpr(r));
+    if (x->host[r] != H_NONE)
+        return x->host[r];
+    emit_load(&x->c, copy, jit_home(x, r));
     return copy;
 }
 
@@ -316,11 +315,11 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
     if (s->base == GPR_IP) {
         jit_rip(x, H_AX, 0);
         m.index = H_AX;
-    } else if (s->base != GPR_ZERO && stays(x, s->base)) {
+    } else if (s->base != GPR_ZERO && jit_stays(x, s->base)) {
         m.index = (uint8_t)bring(x, s->base, H_AX);
     }
     emit_lea(c, true, H_AX, m);
-    if (s->index != GPR_ZERO && stays(x, s->index)) {
+    if (s->index != GPR_ZERO && jit_stays(x, s->index)) {
         m = (HostMem){.base = H_AX, .scale = s->scale};
         m.index = (uint8_t)bring(x, s->index, H_DX);
         emit_lea(c, true, H_AX, m);
@@ -540,6 +539,7 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
         emit_store(c, H_AX, jit_frame(FRAME_BOUND));
     }
     jit_flags_in(c, x->j);
+    jit_homes_swap(x, false);
     align(c);
 }
 
@@ -551,7 +551,7 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
     if (n < 0 || size != x->stream_size[x->k] || (write && !x->stream[n].write))
         return false;
     const struct Stream *s = &x->stream[n];
-    bool by_base = !stays(x, s->base), by_index = !stays(x, s->index);
+    bool by_base = !jit_stays(x, s->base), by_index = !jit_stays(x, s->index);
     *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = x->stream_disp[x->k]};
     if (by_base && by_index) {
         m->base = (uint8_t)bring(x, i->base, H_AX);
@@ -572,11 +572,35 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
     return true;
 }
 
+/* Code that puts registers back to where the first body has them, and jumps there. */
+static const uint8_t *by_swaps(const Loop *l, const uint8_t *to)
+{
+    for (unsigned n = 0; n < l->n_outs; n++)
+        if (l->out[n].to == to)
+            return l->out[n].by;
+    return to;
+}
+
+static void write_swaps(Trans *x, Loop *l)
+{
+    for (unsigned p = 0; p < x->n_parts; p++) {
+        bool last = p + 1 == x->n_parts;
+        const uint8_t *to = last ? x->behind_jcc : x->side[p];
+        if (!last && !is_jcc(x->insn[x->part[p + 1].first - 1u]))
+            continue;
+        l->out[l->n_outs].by = here(&x->c);
+        l->out[l->n_outs++].to = to;
+        jit_homes_swap(x, false);
+        emit_jmp(&x->c, to);
+    }
+}
+
 /* Out of the second body where the condition holds: to the jcc of the first body that goes the same
  * way, or behind it. off: where that is. */
 static void way_out(Trans *x, const Loop *l, unsigned condition, const uint8_t *to, int64_t off)
 {
     jit_island_before(x, 8);
+    to = by_swaps(l, to);
     uint8_t *out = emit_jcc(&x->c, condition, to);
     if (l->counter == GPR_ZERO)
         return;
@@ -673,11 +697,15 @@ void jit_loop_judge(Jit *j, JitCode *code)
         patch_rel32(l->way[n].at, j->run, l->way[n].to);
 }
 
-static bool write_second(Trans *x, JitCode *code, const Loop *l)
+static bool write_second(Trans *x, JitCode *code, Loop *l)
 {
     Code *c = &x->c;
     unsigned copies = x->n <= 7 ? 4 : x->n <= 16 ? 2 : 1;
+    l->n_outs = 0;
+    if (x->n_swaps)
+        write_swaps(x, l);
     enter_second(x, code, l, copies);
+    jit_homes(x, true);
     const uint8_t *again = here(c);
     x->dx_run = -1;
     x->ax = H_NONE;
@@ -695,8 +723,37 @@ static bool write_second(Trans *x, JitCode *code, const Loop *l)
     code8(c, 0xe3); /* jrcxz, over the jump */
     code8(c, 5);
     emit_jmp(c, again);
+    jit_homes_swap(x, false);
     emit_jmp(c, x->jcc);
     return true;
+}
+
+/* False: nothing is written. */
+static bool try_second(Trans *x, JitCode *code, Loop *l)
+{
+    Code before = x->c;
+    unsigned cold = x->n_cold, sites = x->n_sites;
+    uint32_t slots = x->j->slots;
+    const bool vec[3] = {x->vec[0], x->vec[1], x->vec[2]}, x87 = x->x87;
+    x->second = true;
+    x->at = &x->part[x->n_parts - 1];
+    x->k = x->n - 1u;
+    bool done = write_second(x, code, l) && !x->c.overflow;
+    x->second = false;
+    jit_homes(x, false);
+    x->at = &x->part[x->n_parts - 1];
+    x->off = jit_off_of(x, x->n - 1u);
+    if (done)
+        return true;
+    x->c = before;
+    x->n_cold = cold;
+    x->n_sites = sites;
+    x->j->slots = slots;
+    x->n_near = 0;
+    memcpy(x->vec, vec, sizeof(vec));
+    x->x87 = x87;
+    code->head = NULL;
+    return false;
 }
 
 void jit_loop(Trans *x, JitCode *code)
@@ -714,36 +771,25 @@ void jit_loop(Trans *x, JitCode *code)
     find_counter(x, &loop);
     if (loop.moves && loop.counter == GPR_ZERO)
         return;
-    Code before = x->c;
-    unsigned cold = x->n_cold, sites = x->n_sites;
-    uint32_t slots = x->j->slots;
     int16_t run_of[TRACE_MAX_INSNS];
     memcpy(run_of, x->run_of, sizeof(run_of));
     for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
-    x->second = true;
-    x->at = &x->part[x->n_parts - 1];
-    x->k = x->n - 1u;
-    bool done = write_second(x, code, &loop);
-    x->second = false;
-    x->at = &x->part[x->n_parts - 1];
-    x->off = jit_off_of(x, x->n - 1u);
+    jit_homes_choose(x);
+    bool done = try_second(x, code, &loop);
+    if (!done && x->n_swaps) { /* an emitter wants its register where it always is */
+        x->n_swaps = 0;
+        done = try_second(x, code, &loop);
+    }
     unsigned few = few_rounds(x);
     memcpy(x->run_of, run_of, sizeof(run_of));
-    if (done && !x->c.overflow) {
+    if (done) {
         if (!code->loop)
             code->loop = g_new(struct JitLoop, 1);
         *code->loop =
             (struct JitLoop){.exits = x->j->loop_exits,
                              .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
                              .few = few};
-        return;
     }
-    x->c = before;
-    x->n_cold = cold;
-    x->n_sites = sites;
-    x->j->slots = slots;
-    x->n_near = 0;
-    code->head = NULL;
 }

@@ -15,18 +15,18 @@ unsigned jit_mmu_mode(unsigned decode_mode)
 /* ---- code ---- */
 void jit_get(Trans *x, unsigned to, unsigned r)
 {
-    if (jit_host[r] == H_NONE)
-        emit_load(&x->c, to, jit_gpr(r));
+    if (x->host[r] == H_NONE)
+        emit_load(&x->c, to, jit_home(x, r));
     else
-        emit_mov(&x->c, true, to, jit_host[r]);
+        emit_mov(&x->c, true, to, x->host[r]);
 }
 
 void jit_put(Trans *x, unsigned r, unsigned from)
 {
-    if (jit_host[r] == H_NONE)
-        emit_store(&x->c, from, jit_gpr(r));
+    if (x->host[r] == H_NONE)
+        emit_store(&x->c, from, jit_home(x, r));
     else
-        emit_mov(&x->c, true, jit_host[r], from);
+        emit_mov(&x->c, true, x->host[r], from);
 }
 
 void jit_rip(Trans *x, unsigned to, int64_t off)
@@ -44,9 +44,9 @@ void jit_rip(Trans *x, unsigned to, int64_t off)
 /* A guest register as part of an address: its own host register, or a copy in `copy`. */
 static unsigned address_register(Trans *x, unsigned r, unsigned copy)
 {
-    if (jit_host[r] != H_NONE)
-        return jit_host[r];
-    emit_load(&x->c, copy, jit_gpr(r));
+    if (x->host[r] != H_NONE)
+        return x->host[r];
+    emit_load(&x->c, copy, jit_home(x, r));
     return copy;
 }
 
@@ -241,7 +241,7 @@ static bool small(int64_t disp)
 /* May [base + disp] be checked and accessed as it stands? */
 static bool in_place(const Trans *x, unsigned base, int64_t disp, unsigned asize)
 {
-    return base < GPR_N && jit_host[base] != H_NONE && asize == 8 && (x->mode & DM_CODE64) &&
+    return base < GPR_N && x->host[base] != H_NONE && asize == 8 && (x->mode & DM_CODE64) &&
            small(disp);
 }
 
@@ -267,7 +267,7 @@ static HostMem place(Trans *x, unsigned base, int32_t disp)
         return (HostMem){.base = H_AX, .index = H_NONE};
     }
     if (in_place(x, base, disp, code64 ? 8 : 4))
-        return (HostMem){.base = jit_host[base], .index = H_NONE, .disp = disp};
+        return (HostMem){.base = x->host[base], .index = H_NONE, .disp = disp};
     unsigned from = address_register(x, base, H_AX);
     if (from != H_AX || disp || !code64)
         emit_lea(&x->c, code64, H_AX,

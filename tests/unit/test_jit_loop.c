@@ -60,8 +60,10 @@ static void loop_insn(Code *c, unsigned near)
         e.opcode = (uint8_t)(one_in(2) ? 0xb6 : 0x40 + below(16));
         e.p66 = e.rex = false;
         break;
-    case 8: /* ALU of registers */
-        e.opcode = (uint8_t)(below(8) << 3 | 1);
+    case 8: /* ALU of registers; shifts by CL */
+        e.opcode = (uint8_t)(one_in(4) ? 0xd3 : below(8) << 3 | 1);
+        if (e.opcode == 0xd3)
+            e.reg = (uint8_t[]){0, 1, 4, 5, 7}[below(5)];
         e.mem = NULL;
         e.rm = (uint8_t)loop_result();
         e.p66 = e.rex = false;

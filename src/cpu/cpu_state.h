@@ -239,7 +239,8 @@ typedef struct Events {
     uint8_t soft_len; /* length of the instruction that raised a software event */
 } Events;
 
-enum RunState { RUN_RUNNING, RUN_HALTED, RUN_WAIT_SIPI, RUN_INIT_RECEIVED, RUN_STOPPED };
+/* RUN_MWAIT: in a software engine alone (cpu/mwait.h). */
+enum RunState { RUN_RUNNING, RUN_HALTED, RUN_WAIT_SIPI, RUN_INIT_RECEIVED, RUN_STOPPED, RUN_MWAIT };
 
 #define MTRR_FIXED_N 11
 #define MTRR_VAR_N   8

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "cpu/cpu_state.h"
 
-enum Soft { NO, HOST, SOFT, AMD, PV, VMM };
+enum Soft { NO, HOST, SOFT, AMD, PV, ASK, VMM };
 
 typedef struct FeatureRow {
     const char *name;
@@ -193,6 +193,7 @@ static const char *lacking(unsigned f, const CpuidTable *kvm)
             return "a processor of the host's vendor";
         break;
     case PV:
+    case ASK:
     case SOFT:
         break;
     }
@@ -296,7 +297,7 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
         if (!parse_item(item[i], on, forced, wanted, err))
             return false;
     for (unsigned i = 0; i < FEAT_N; i++) {
-        if (rows[i].soft == PV && !kvm && !wanted[i])
+        if (((rows[i].soft == PV && !kvm) || rows[i].soft == ASK) && !wanted[i])
             on[i] = false;
     }
     /* A guest that has been told of it can never again do without KVM's local APICs. */
@@ -306,9 +307,11 @@ static bool choose_features(const char *arg, const CpuidTable *kvm, char *model,
         bool rescued = kvm && kvm->rescued && forced[i] && only_instructions(i);
         const char *who = on[i] ? lacking(i, rescued ? NULL : kvm) : NULL;
         if (who && forced[i]) {
-            g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
-                        "-cpu: feature '%s' cannot be offered: %s does not have it", rows[i].name,
-                        who);
+            g_set_error(
+                err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                "-cpu: feature '%s' cannot be offered: %s does not have it%s", rows[i].name, who,
+                rows[i].soft == ASK ? "; -accel tcg with -overcommit cpu-pm=on leaves KVM out of it"
+                                    : "");
             return false;
         }
         on[i] = on[i] && !who;
@@ -468,7 +471,9 @@ static void add_basic(CpuidTable *t, const bool on[FEAT_N], bool amd, uint32_t s
         t->e[t->n - 1].ebx = 0xff; /* "caches: see leaf 4" */
         add_caches(t, MIN_OF(core_bits, 6u));
     }
-    add(t, 5); /* no MONITOR */
+    e = add(t, 5);
+    if (on[FEAT_MONITOR]) /* lines of 64 bytes, ECX of MWAIT, one kind of C1 */
+        *e = (CpuidEntry){.leaf = 5, .eax = MWAIT_LINE, .ebx = MWAIT_LINE, .ecx = 3, .edx = 0x10};
     put_features(add(t, 6), on);
     e = add_sub(t, 7, 0);
     put_features(e, on);

@@ -13,6 +13,8 @@ typedef struct CpuidEntry {
 
 #define CPUID_MAX 100
 
+#define MWAIT_LINE 64u /* bytes that MONITOR watches: leaf 5 */
+
 typedef struct CpuidTable {
     CpuidEntry e[CPUID_MAX];
     unsigned n;

@@ -40,7 +40,7 @@ enum VcpuRequest {
 typedef enum ExitKind {
     EXIT_KICK,           /* a bit of VREQ_EXIT_MASK is set; at an instruction boundary */
     EXIT_LIMIT,          /* RunLimit reached */
-    EXIT_HLT,            /* HLT executed; run_state is RUN_HALTED, RIP past it */
+    EXIT_HLT,            /* HLT or MWAIT executed; run_state says which, RIP past it */
     EXIT_SHUTDOWN,       /* triple fault */
     EXIT_DEBUG,          /* single step or breakpoint asked for by the host */
     EXIT_INTERNAL_ERROR, /* the engine cannot execute the instruction at RIP: text in Exit.msg */
@@ -171,6 +171,7 @@ typedef struct VmCommon {
     unsigned n_vcpus;
     /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
     bool tsc_offset_fixed;
+    bool cpu_pm;            /* KVM lets the guest's HLT, MWAIT and PAUSE through to the processor */
     size_t jit_code_bytes;  /* of translated code, a vCPU; 0: as the translator likes */
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
     /* Set before the engines' vm_init(). Not IRQCHIP_OFF: all vCPUs are in KVM or none is, but
@@ -228,6 +229,11 @@ struct Vcpu {
     struct {
         uint64_t run_delay, at_ns, added; /* as of at_ns; added since software has the vCPU */
     } steal;                              /* cpu/pv.c */
+    struct {
+        gpa_t line;
+        uint8_t was[MWAIT_LINE];
+        bool armed, any_interrupt; /* MWAIT: an interrupt ends it also while IF is clear */
+    } monitor;                     /* cpu/mwait.h */
     CpuState st;
 };
 

@@ -47,6 +47,10 @@ typedef struct KvmSpeed {
 /* False: there is no usable KVM. */
 bool kvm_speed(KvmSpeed *out);
 
+/* Whether it leaves anything of HLT, MWAIT and PAUSE to guests. MONITOR is in kvm_supported_cpuid()
+ * if that is so of MWAIT. */
+bool kvm_can_disable_exits(void);
+
 /* What was found: one line a capability, and what the TSC can do. For info accel. */
 void kvm_describe(GString *out);
 

@@ -58,6 +58,7 @@
     X(SIGNAL_MSI, false)                 \
     X(ADJUST_CLOCK, false)               \
     X(DISABLE_QUIRKS2, false)            \
+    X(X86_DISABLE_EXITS, false)          \
     X(MAX_VCPUS, false)
 
 enum KvmCap {

@@ -137,9 +137,10 @@ bool kvm_supported_cpuid_apic(CpuidTable *out, GError **err)
             .ecx = k->ecx,
             .edx = k->edx,
         };
-        if (k->function == 1)
-            out->e[out->n].ecx = (k->ecx & ~(1u << 24)) | (uint32_t)h->tsc_deadline
-                                                              << 24; /* TSC_DEADLINE */
+        if (k->function == 1) /* TSC_DEADLINE, MONITOR */
+            out->e[out->n].ecx =
+                (k->ecx & ~(1u << 24 | 1u << 3)) | (uint32_t)h->tsc_deadline << 24 |
+                (h->cap[CAP_X86_DISABLE_EXITS] & KVM_X86_DISABLE_EXITS_MWAIT ? 1u << 3 : 0);
         if (k->function == 0)
             out->max_basic = k->eax;
         if (k->function == 0x80000000)
@@ -237,7 +238,23 @@ bool kvm_enable_cap(int vm_fd, enum KvmCap cap, uint64_t arg, GError **err)
     return false;
 }
 
-static bool set_up(KvmVm *kvm, enum Irqchip irqchip, GError **err)
+/* What -overcommit cpu-pm=on leaves to the guest. MWAIT that is not offered must not be there. */
+static uint64_t power_exits(const VmCommon *vm, const KvmHost *h)
+{
+    uint64_t mwait = cpuid_has(vm->cpuid, FEAT_MONITOR) ? KVM_X86_DISABLE_EXITS_MWAIT : 0;
+    return (uint64_t)h->cap[CAP_X86_DISABLE_EXITS] &
+           (mwait | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE |
+            KVM_X86_DISABLE_EXITS_CSTATE);
+}
+
+bool kvm_can_disable_exits(void)
+{
+    const KvmHost *h = kvm_host(NULL);
+    return h && h->cap[CAP_X86_DISABLE_EXITS];
+}
+
+/* pm: KVM_X86_DISABLE_EXITS_*. */
+static bool set_up(KvmVm *kvm, enum Irqchip irqchip, uint64_t pm, GError **err)
 {
     /* Three pages and one that old Intel processors need for real mode: below the I/O APIC, where
      * a PC has neither RAM nor devices. */
@@ -265,7 +282,9 @@ static bool set_up(KvmVm *kvm, enum Irqchip irqchip, GError **err)
     if (h->cap[CAP_EXIT_ON_EMULATION_FAILURE] &&
         !kvm_enable_cap(kvm->fd, CAP_EXIT_ON_EMULATION_FAILURE, 1, err))
         return false;
-    /* MONITOR and MWAIT are not offered: #UD, as in the software engine, not a NOP. */
+    if (pm && !kvm_enable_cap(kvm->fd, CAP_X86_DISABLE_EXITS, pm, err))
+        return false;
+    /* MONITOR and MWAIT that are not offered: #UD, as in the software engine, not a NOP. */
     if (h->cap[CAP_DISABLE_QUIRKS2] & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS &&
         !kvm_enable_cap(kvm->fd, CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, err))
         return false;
@@ -299,7 +318,8 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     kvm_guard_init(vm);
     if (kvm->fd < 0)
         kvm_error(err, "KVM_CREATE_VM");
-    else if (set_up(kvm, vm->irqchip, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
+    else if (set_up(kvm, vm->irqchip, vm->cpu_pm ? power_exits(vm, h) : 0, err) &&
+             (!vm->mem || kvm_slots_sync(vm, err))) {
         vm->tsc_offset_fixed = h->tsc == TSC_FIXED;
         return true;
     }

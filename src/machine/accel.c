@@ -108,6 +108,57 @@ bool accel_wants_kvm(const Machine *m)
     return strcmp(accel, "interp") != 0 && strcmp(accel, "jit") != 0;
 }
 
+/*
+ * -overcommit cpu-pm=on: MONITOR and MWAIT are offered, unless a KVM takes part that keeps MWAIT to
+ * itself. Who asks for a software engine by name gets them, and leaves such a KVM out. Returns the
+ * -cpu argument.
+ */
+static char *offer_mwait(Machine *m, bool *kvm, const CpuidTable *supported, GError **err)
+{
+    const char *cpu = m->cfg.cpu ? m->cfg.cpu : "max", *rest = strchr(cpu, ',');
+    m->vm.cpu_pm = m->cfg.cpu_pm;
+    if (!m->cfg.cpu_pm)
+        return g_strdup(cpu);
+    if (*kvm && !cpuid_has(supported, FEAT_MONITOR)) {
+        if (m->cfg.accel && g_str_has_prefix(m->cfg.accel, "tcg")) {
+            *kvm = false;
+            m->engine_error[ENGINE_KVM] =
+                g_error_new(TANDEM_ERROR, ERR_UNSUPPORTED,
+                            "-overcommit cpu-pm=on offers MONITOR and MWAIT, and this host's KVM "
+                            "cannot let a guest have them (KVM_CAP_X86_DISABLE_EXITS)");
+        } else if (!kvm_can_disable_exits()) {
+            g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                        "-overcommit cpu-pm=on: this host's KVM leaves neither HLT nor MWAIT to a "
+                        "guest (no KVM_CAP_X86_DISABLE_EXITS); leave it out, or use -accel tcg");
+            return NULL;
+        } else {
+            warn_user("-overcommit cpu-pm=on: HLT and PAUSE are left to the guest, but MONITOR and "
+                      "MWAIT cannot be offered: this host's KVM has no MWAIT for guests "
+                      "(KVM_CAP_X86_DISABLE_EXITS); -accel tcg has it");
+            return g_strdup(cpu);
+        }
+    }
+    /* First, so that -cpu ...,-monitor takes it back. */
+    return g_strdup_printf("%.*s,+monitor%s", (int)strcspn(cpu, ","), cpu, rest ? rest : "");
+}
+
+static bool choose_cpu(Machine *m, bool *kvm, const CpuidTable *supported, GError **err)
+{
+    g_autofree char *cpu = offer_mwait(m, kvm, supported, err);
+    if (!cpu || !cpuid_build(&m->cpuid, cpu, *kvm ? supported : NULL, m->vm.n_vcpus,
+                             clock_tsc_khz(m->vm.clock), err))
+        return false;
+    if (cpuid_has(&m->cpuid, FEAT_MONITOR) && !m->cfg.cpu_pm) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE,
+                    "-cpu %s: 'monitor' comes with -overcommit cpu-pm=on alone: else a guest that "
+                    "idles in MWAIT would keep a host processor busy",
+                    cpu);
+        return false;
+    }
+    m->vm.cpuid = &m->cpuid;
+    return true;
+}
+
 bool accel_init(Machine *m, GError **err)
 {
     CpuidTable kvm_cpuid;
@@ -136,10 +187,8 @@ bool accel_init(Machine *m, GError **err)
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_IPI);
         cpuid_drop(&kvm_cpuid, FEAT_KVM_PV_EOI);
     }
-    if (!cpuid_build(&m->cpuid, m->cfg.cpu ? m->cfg.cpu : "max", kvm ? &kvm_cpuid : NULL,
-                     m->vm.n_vcpus, clock_tsc_khz(m->vm.clock), err))
+    if (!choose_cpu(m, &kvm, &kvm_cpuid, err))
         return false;
-    m->vm.cpuid = &m->cpuid;
     if (m->vm.irqchip != IRQCHIP_OFF)
         cpuid_drop_crystal(&m->cpuid);
     for (unsigned e = 0; e < ENGINE_N; e++) {

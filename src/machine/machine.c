@@ -10,6 +10,7 @@
 #include <glib-unix.h>
 
 #include "base/log.h"
+#include "cpu/mwait.h"
 #include "machine/loader.h"
 #include "machine/machine_priv.h"
 #include "switch/policy.h"
@@ -176,6 +177,7 @@ static void vcpu_reset_work(Vcpu *v, void *opaque)
         g_clear_error(&err);
     }
     vcpu_request_clear(v, VREQ_INTR | VREQ_NMI | VREQ_SMI | VREQ_INIT | VREQ_SIPI);
+    mwait_disarm(v);
     cpu_state_reset(&v->st, cpuid_signature(&m->cpuid), v->id == 0);
     v->st.msr.apic_base = 0xfee00000 | BIT(11) | (v->id == 0 ? BIT(8) : 0);
     if (m->direct_boot)

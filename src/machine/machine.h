@@ -29,6 +29,7 @@ typedef struct MachineConfig {
     enum { ADAPTIVE_AUTO, ADAPTIVE_ON, ADAPTIVE_OFF } adaptive; /* AUTO: with accel auto */
     const char *kernel_irqchip; /* on | split | off; NULL: what suits the machine */
     const char *cpu;            /* -cpu argument; NULL: "max" */
+    bool cpu_pm;                /* -overcommit cpu-pm=on */
     uint64_t ram_bytes;
     bool ram_file; /* RAM in a memfd, where SEEK_DATA tells what was touched */
     unsigned smp;

@@ -101,6 +101,7 @@ void info_cpus(MonCall *c)
         [RUN_WAIT_SIPI] = " (waits for SIPI)",
         [RUN_INIT_RECEIVED] = " (INIT received)",
         [RUN_STOPPED] = " (stopped)",
+        [RUN_MWAIT] = " (mwait)",
     };
     VmCommon *vm = machine_vm(c->m);
     for (unsigned i = 0; i < vm->n_vcpus; i++) {

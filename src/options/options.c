@@ -180,6 +180,31 @@ static bool smp_prop(const Prop *p, bool first, uint64_t *cpus, uint64_t *socket
     return bad(err, "-smp %s: no property '%s'; there are cpus, sockets, cores, threads", arg, key);
 }
 
+static bool overcommit_prop(Options *o, const Prop *p, const char *arg, GError **err)
+{
+    bool on = p->value && !strcmp(p->value, "on");
+    bool pm = !strcmp(p->key, "cpu-pm");
+    if (!pm && strcmp(p->key, "mem-lock") != 0)
+        return bad(err, "-overcommit %s: no property '%s'; there is cpu-pm", arg, p->key);
+    if (!on && (!p->value || strcmp(p->value, "off") != 0))
+        return bad(err, "-overcommit %s: %s is on or off", arg, p->key);
+    if (on && !pm)
+        return bad(err, "-overcommit %s: memory is not locked; leave mem-lock out", arg);
+    if (pm)
+        o->cfg.cpu_pm = on;
+    return true;
+}
+
+static bool opt_overcommit(Options *o, const OptionRow *row, const char *arg, GError **err)
+{
+    Prop *props = props_split(arg);
+    bool ok = true;
+    for (Prop *p = props; ok && p->key; p++)
+        ok = overcommit_prop(o, p, arg, err);
+    props_free(props);
+    return ok;
+}
+
 static bool opt_smp(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     const uint64_t unset = UINT64_MAX;

@@ -54,6 +54,7 @@ typedef struct VcpuLoop {
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */
+    uint64_t mwait_since;      /* asleep in MWAIT, the same; 0: not */
     struct PolicyLoop *policy; /* policy.c's; NULL while there was no policy */
 } VcpuLoop;
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/log.h"
+#include "cpu/mwait.h"
 #include "cpu/pv.h"
 #include "switch/loop_priv.h"
 #include "switch/trace.h"
@@ -348,6 +349,8 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     if (ok) {
         if (from->is_software && !to->is_software)
             pv_leave_software(v);
+        if (!to->is_software) /* what it watches by then nobody tells us */
+            mwait_disarm(v);
         v->engine = to;
         v->where = ST_IN_ENGINE;
         if (to->enter)

@@ -13,6 +13,7 @@
 #include "switch/vcpu_loop.h"
 
 #include "base/log.h"
+#include "cpu/mwait.h"
 #include "cpu/pv.h"
 #include "kvm/kvm.h"
 #include "switch/loop_priv.h"
@@ -116,6 +117,7 @@ static void take_init(VcpuLoop *l)
         return;
     }
     bool bsp = v->id == 0;
+    mwait_disarm(v);
     cpu_state_init(&v->st, v->vm->cpuid ? cpuid_signature(v->vm->cpuid) : 0, bsp);
     if (log_on(LOG_CPU_RESET))
         log_line("cpu %d: INIT, %s", v->id, bsp ? "restarts" : "waits for SIPI");
@@ -170,13 +172,33 @@ void vcpu_take_events(Vcpu *v)
 static bool wakes(const Vcpu *v, uint32_t req)
 {
     const Events *e = &v->st.ev;
-    if (v->st.run_state != RUN_HALTED)
+    if (v->st.run_state != RUN_HALTED && v->st.run_state != RUN_MWAIT)
         return false;
     if (e->exception.pending || e->exception.injected || e->interrupt.injected || e->nmi.injected)
         return true;
     if ((req & VREQ_NMI || e->nmi.pending) && !e->nmi.masked)
         return true;
-    return req & VREQ_INTR && v->st.rflags & FL_IF;
+    bool masked = !(v->st.rflags & FL_IF);
+    if (v->st.run_state == RUN_MWAIT && v->monitor.any_interrupt)
+        masked = false;
+    return req & VREQ_INTR && !masked;
+}
+
+/*
+ * In MWAIT: how long until the line is looked at again, in ns; 0: it has lasted long enough, or is
+ * over. A store is noticed late by half of how long the vCPU has waited for it, and by 8 ms at
+ * the most: a guest that waits for long wakes the host some 160 times a second.
+ */
+static uint64_t mwait_nap(VcpuLoop *l)
+{
+    enum { LEAST = 20000, MOST = 8000000 };
+    uint64_t now = switch_now_ns();
+    if (!l->mwait_since)
+        l->mwait_since = now;
+    uint64_t waited = now - l->mwait_since;
+    if (waited >= MWAIT_MOST_NS || mwait_over(l->v))
+        return 0;
+    return MIN_OF(MAX_OF(waited / 2, LEAST), MOST);
 }
 
 static void halted(VcpuLoop *l)
@@ -286,11 +308,37 @@ static void run_item(VcpuLoop *l, WorkItem *w)
     }
 }
 
-static void sleep_locked(VcpuLoop *l)
+static void sleep_locked(VcpuLoop *l, uint64_t until_ns)
 {
     l->asleep = true;
-    pthread_cond_wait(&l->wake, &l->lock);
+    if (until_ns) {
+        const struct timespec t = {.tv_sec = (time_t)(until_ns / NS_PER_S),
+                                   .tv_nsec = (long)(until_ns % NS_PER_S)};
+        pthread_cond_timedwait(&l->wake, &l->lock, &t);
+    } else {
+        pthread_cond_wait(&l->wake, &l->lock);
+    }
     l->asleep = false;
+}
+
+/* Lock held: the vCPU waits in HLT, MWAIT or for SIPI. Whether it has slept on. */
+static bool waits_on(VcpuLoop *l, uint32_t req)
+{
+    Vcpu *v = l->v;
+    uint64_t nap = 0;
+    bool wait = !wakes(v, req);
+    if (wait && v->st.run_state == RUN_MWAIT) {
+        nap = mwait_nap(l);
+        wait = nap > 0;
+    }
+    if (wait) {
+        sleep_locked(l, nap ? switch_now_ns() + nap : 0);
+        return true;
+    }
+    if (v->st.run_state == RUN_MWAIT)
+        mwait_disarm(v);
+    v->st.run_state = RUN_RUNNING;
+    return false;
 }
 
 /* Lock held on entry and return; true when the thread should end. One thing a call. */
@@ -322,7 +370,7 @@ static bool step(VcpuLoop *l)
     if (l->quit)
         return true;
     if (stopping) {
-        sleep_locked(l);
+        sleep_locked(l, 0);
         return false;
     }
     l->parked = false;
@@ -336,11 +384,8 @@ static bool step(VcpuLoop *l)
     }
     if (v->st.run_state == RUN_STOPPED ||
         (v->st.run_state != RUN_RUNNING && !vcpu_waits_in_engine(v))) {
-        if (!wakes(v, req)) {
-            sleep_locked(l);
+        if (waits_on(l, req))
             return false;
-        }
-        v->st.run_state = RUN_RUNNING;
     }
     if (rescue_has_work(l)) {
         pthread_mutex_unlock(&l->lock);
@@ -348,6 +393,7 @@ static bool step(VcpuLoop *l)
         pthread_mutex_lock(&l->lock);
         return false;
     }
+    l->mwait_since = 0;
     l->in_engine = true;
     pthread_mutex_unlock(&l->lock);
     run_engine(l);
@@ -377,7 +423,11 @@ bool vcpu_loop_start(Vcpu *v, const LoopHooks *hooks, GError **err)
     l->pause_count = 1;
     l->drained = true;
     pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->wake, NULL);
+    pthread_condattr_t monotonic; /* as switch_now_ns() */
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&l->done, NULL);
     v->loop = l;
 

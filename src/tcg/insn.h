@@ -19,7 +19,7 @@ typedef enum Fault {
     FAULT_EXC,   /* exception in t->exc; nothing was committed; RIP is the instruction's own */
     FAULT_STATE, /* done, RIP must be advanced, and the mode, requests or mapping may have changed
                   */
-    FAULT_HLT,   /* as FAULT_STATE, and the vCPU is now halted */
+    FAULT_HLT,   /* as FAULT_STATE, and the vCPU waits now: run_state says how */
     FAULT_AGAIN, /* one iteration of a REP done (state committed), RIP stays */
     FAULT_UNSUPPORTED, /* the engine does not do this: EXIT_INTERNAL_ERROR */
     FAULT_STOP,        /* nothing was done: RunLimit.stops may want the instruction (stops.c) */

@@ -104,7 +104,6 @@ __attribute__((noinline, cold)) Next leave_block(CpuState *s, Tcg *t, const Insn
         break;
     case FAULT_HLT:
         s->rip = insn_next_rip(s, t, i);
-        s->run_state = RUN_HALTED;
         *x = (Exit){.kind = EXIT_HLT};
         count++;
         next = NEXT_EXIT;

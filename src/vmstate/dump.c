@@ -31,7 +31,8 @@ static void dump_flags(const CpuState *s, GString *out)
     /* A20 is always open: no engine has a gate. */
     g_string_append_printf(out, "] CPL=%u II=%u A20=1 SMM=%u HLT=%u\n", s->cpl,
                            (unsigned)s->ev.shadow_sti | (unsigned)s->ev.shadow_mov_ss << 1,
-                           s->ev.smi.active, s->run_state == RUN_HALTED);
+                           s->ev.smi.active,
+                           s->run_state == RUN_HALTED || s->run_state == RUN_MWAIT);
 }
 
 static const char *system_type(unsigned type, bool lma)

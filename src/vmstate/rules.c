@@ -354,10 +354,17 @@ static bool rule_halt_state(Ctx *c)
         return true;
     CANON(c, "shadow_sti", e->shadow_sti, false);
     CANON(c, "shadow_mov_ss", e->shadow_mov_ss, false);
-    if (s->run_state == RUN_HALTED &&
+    if ((s->run_state == RUN_HALTED || s->run_state == RUN_MWAIT) &&
         (e->exception.pending || e->exception.injected || e->interrupt.injected ||
          e->nmi.injected || (e->nmi.pending && !e->nmi.masked)))
         CANON(c, "run_state", s->run_state, RUN_RUNNING);
+    return true;
+}
+
+static bool rule_mwait(Ctx *c)
+{
+    if (c->s->run_state == RUN_MWAIT)
+        CANON(c, "run_state", c->s->run_state, RUN_RUNNING);
     return true;
 }
 

@@ -80,7 +80,7 @@ static bool unpack(CpuState *s, const VmstateField *f, const uint8_t *in, size_t
     }
     if (f->offset == offsetof(CpuState, run_state)) {
         memcpy(&run_state, in, sizeof(run_state));
-        if (run_state > RUN_STOPPED)
+        if (run_state > RUN_MWAIT)
             return false;
     }
     if (f->offset == offsetof(CpuState, cpl) && in[0] > 3)

@@ -1,5 +1,5 @@
 /*
- * Guest of test_irqchip.c and test_pv.c: 64 KiB at the reset vector, real mode, local APICs in x2APIC mode. It asks for commands
+ * Guest of test_irqchip.c, test_pv.c and test_mwait.c: 64 KiB at the reset vector, real mode, local APICs in x2APIC mode. It asks for commands
  * at port 0x500 and says what happens at port 0x501, a letter at a time. 0x502 and 0x503 hold it where it is while
  * they read as zero; 0x504 gives 32-bit arguments, and takes results, the lower half first.
  */
@@ -37,6 +37,16 @@
 1:  incw 0x3304
 2:
 .endm
+.macro MONITOR line
+    movl $\line, %eax
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    .byte 0x0f, 0x01, 0xc8
+.endm
+.macro MWAIT
+    xorl %eax, %eax
+    .byte 0x0f, 0x01, 0xc9
+.endm
 .macro APIC_ON
     movl $0x1b, %ecx
     rdmsr
@@ -65,10 +75,25 @@ irqchip_image:                  /* the second vCPU starts at F000:0 */
     movw $0x6000, %sp
     APIC_ON
     SAY 'P'
+    movl $1, %eax
+    cpuid
+    testl $8, %ecx              /* MONITOR */
+    jnz answers
 ap_sleeps:
     sti
     hlt
     jmp ap_sleeps
+answers:
+    sti
+    MONITOR 0x3480
+    movl 0x3480, %eax
+    cmpl 0x34c0, %eax
+    je 1f
+    movl %eax, 0x34c0
+    jmp answers
+1:  xorl %ecx, %ecx
+    MWAIT
+    jmp answers
 
 bsp:
     cli
@@ -95,7 +120,7 @@ next:
     inb %dx, %al
     testb %al, %al
     jz next
-    cmpb $19, %al
+    cmpb $21, %al
     ja next
     xorw %bx, %bx
     movb %al, %bl
@@ -108,7 +133,7 @@ next:
 table:
     .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
     .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87), OFF(pv_eoi), OFF(quiet)
-    .word OFF(mwait)
+    .word OFF(no_mwait), OFF(mwait), OFF(lines)
 
 argument:
     movw $0x504, %dx
@@ -252,12 +277,43 @@ x87:                            /* what a KVM without hardware cannot emulate */
     loop 1b
     ret
 
-mwait:                          /* monitor; mwait */
-    movl $0x3400, %eax
+no_mwait:
+    MONITOR 0x3400
+    MWAIT
+    ret
+
+mwait:                          /* with interrupts off, until one waits */
+    cli
+    SAY '('
+1:  MONITOR 0x3400
+    movl $0x824, %ecx           /* IRR of vectors 0x80 to 0x9f: is 0x91 there? */
+    rdmsr
+    testl $0x20000, %eax
+    jnz 2f
+    movl $1, %ecx
+    MWAIT
+    jmp 1b
+2:  SAY ')'
+    sti
+    nop
+    ret
+
+    /* The first vCPU writes a number to 0x3480, the second sees it and answers at 0x34c0. */
+lines:
+    call argument
+    movl %eax, %edi
+    addl 0x34c0, %edi
+1:  incl 0x3480
+2:  MONITOR 0x34c0
+    movl 0x34c0, %eax
+    cmpl 0x3480, %eax
+    je 3f
     xorl %ecx, %ecx
-    xorl %edx, %edx
-    .byte 0x0f, 0x01, 0xc8
-    .byte 0x0f, 0x01, 0xc9
+    MWAIT
+    jmp 2b
+3:  cmpl %edi, 0x34c0
+    jne 1b
+    SAY 'L'
     ret
 
 undefined:                      /* of an instruction of three bytes */

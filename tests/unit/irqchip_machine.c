@@ -8,6 +8,7 @@ extern const uint8_t irqchip_image[], irqchip_image_end[];
 const char *const irqchip_kinds[3] = {"off", "split", "on"};
 
 Machine *m;
+bool machine_cpu_pm;
 const Engine *kvm, *soft;
 _Atomic uint32_t command, held[2], argument;
 char said[4096];
@@ -64,6 +65,7 @@ void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsi
                          .accel = accel,
                          .cpu = cpu,
                          .kernel_irqchip = irqchip,
+                         .cpu_pm = machine_cpu_pm,
                          .ram_bytes = 2 << 20,
                          .smp = cpus,
                          .bios_image = irqchip_image,

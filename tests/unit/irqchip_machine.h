@@ -31,7 +31,9 @@ enum Command {
     X87,
     PV_EOI,
     QUIET,
-    MWAIT
+    NO_MWAIT,
+    MWAIT,
+    LINES
 };
 
 extern Machine *m;
@@ -44,6 +46,8 @@ extern uint64_t result, result_at_ns;
 /* Called on the vCPU's thread, inside its IN that asks for a command; the machine is locked. */
 extern void (*_Atomic on_poll)(void);
 
+/* Of the next machine_begin(): -overcommit cpu-pm=on. */
+extern bool machine_cpu_pm;
 /* Makes and starts it: what is NULL in `with` is as a user gets it. */
 void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsigned cpus);
 /* With KVM, and its controllers of this kind. */

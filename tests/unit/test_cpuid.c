@@ -71,6 +71,27 @@ START_TEST(features_and_leaves)
 }
 END_TEST
 
+/* No model has it: who asks for it gets leaf 5 too. */
+START_TEST(monitor)
+{
+    uint32_t r[4];
+    static const enum CpuFeature has[] = {FEAT_MONITOR};
+    CpuidTable kvm = kvm_with(has, 1);
+    build("max", NULL, 1);
+    query(5, 0, r);
+    ck_assert(!r[0] && !r[1] && !r[2] && !r[3]);
+    build("host", &kvm, 1);
+    ck_assert(!cpuid_has(&t, FEAT_MONITOR));
+    build("qemu64,+monitor,-monitor", NULL, 1);
+    ck_assert(!cpuid_has(&t, FEAT_MONITOR));
+    build("qemu64,+monitor", &kvm, 1);
+    ck_assert(cpuid_has(&t, FEAT_MONITOR));
+    query(5, 0, r);
+    ck_assert(r[0] == 64 && r[1] == 64 && r[2] == 3);
+    ck_assert(r[3] & 0xf0); /* Linux idles in MWAIT where there is a C1 */
+}
+END_TEST
+
 /* Without a feature, what needs it goes too. */
 START_TEST(dependencies)
 {
@@ -117,7 +138,8 @@ START_TEST(refusals_say_who_and_what)
         {"", {"model", "max"}},
         {"max,+sse5", {"sse5", "unknown"}},
         {"max,sse2=maybe", {"sse2=maybe", "on or off"}},
-        {"max,+monitor", {"monitor", "software engine"}},
+        {"max,+monitor", {"monitor", "cpu-pm=on"}},
+        {"max,+rdrand", {"rdrand", "software engine"}},
         {"max,+cx16", {"cx16", "KVM"}},
         {"max,-apic,+x2apic", {"x2apic", "apic"}},
     };
@@ -263,7 +285,7 @@ START_TEST(names)
     uint32_t r[4];
     cpuid_help(s);
     ck_assert(strstr(s->str, "max") && strstr(s->str, "sse4.2"));
-    ck_assert(!strstr(s->str, "monitor"));
+    ck_assert(strstr(s->str, "monitor") && !strstr(s->str, "rdrand"));
     g_string_free(s, TRUE);
     build("max", NULL, 1);
     query(0x40000000, 0, r);
@@ -281,6 +303,7 @@ int main(void)
     SRunner *r = srunner_create(s);
 
     tcase_add_test(c, features_and_leaves);
+    tcase_add_test(c, monitor);
     tcase_add_test(c, dependencies);
     tcase_add_test(c, intersection_with_kvm);
     tcase_add_test(c, refusals_say_who_and_what);

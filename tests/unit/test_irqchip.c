@@ -291,7 +291,7 @@ START_TEST(no_mwait)
     irqchip_start(irqchip_kinds[_i], 1);
     for (unsigned i = 0; i < 6; i++) {
         go_to(i & 1 ? soft : kvm);
-        run_command(MWAIT);
+        run_command(NO_MWAIT);
         check_count('u', 2 * i + 2);
     }
     cpuid_execute(&m->cpuid, 0, 0, 1, 0, 1, 0, r);

@@ -140,6 +140,8 @@ FOREIGN(halt_event, s->run_state = RUN_HALTED; s->ev.exception.injected = true; 
 FOREIGN(halt_pending, s->run_state = RUN_HALTED; s->ev.interrupt.injected = true; s->ev.interrupt.nr = 32,
         s->run_state == RUN_RUNNING)
 FOREIGN(halt_nmi, s->run_state = RUN_HALTED; s->ev.nmi.pending = true, s->run_state == RUN_RUNNING)
+FOREIGN(halt_mwait, s->run_state = RUN_MWAIT; s->ev.nmi.pending = true, s->run_state == RUN_RUNNING)
+FOREIGN(mwait, s->run_state = RUN_MWAIT, s->run_state == RUN_RUNNING)
 FOREIGN(init_received, s->run_state = RUN_INIT_RECEIVED, s->run_state == RUN_WAIT_SIPI)
 
 #define R(rule, dir, lng, id, check) {rule, dir, lng, set_##id, good_##id, check}
@@ -185,6 +187,8 @@ static const Row rows[] = {
     R("halt-state", RULE_BOTH, false, halt_pending, NULL),
     R("halt-state", RULE_BOTH, false, halt_nmi, NULL),
     R("halt-state", RULE_BOTH, false, init_received, "activity"),
+    R("halt-state", RULE_TO_SOFT, false, halt_mwait, NULL),
+    R("mwait", RULE_TO_KVM, false, mwait, "activity"),
 };
 /* clang-format on */
 

@@ -23,23 +23,35 @@ static unsigned scale_of(const Insn *i)
     return (unsigned)__builtin_ctz(i->opsize);
 }
 
-/* PEXT rcx, rcx, mask; to exec unless the bits are 0. */
-static void unless_clear(Trans *x, size_t mask)
+/* To exec unless DF is 0 and there are not too many elements. far: an island behind all of the
+ * instruction is too far. */
+static void string_case(Trans *x, bool far)
 {
-    HostMem m = jit_hot(x->j, mask);
-    encode(&x->c, &(Enc){.map = MAP_VEX0F38,
-                         .opcode = 0xf5,
-                         .pfx = PFX_F3,
-                         .w = true,
-                         .modrm = true,
-                         .vvvv = H_CX,
-                         .reg = H_CX,
-                         .mem = &m});
-    jit_unless_zero(x, COLD_HELPER);
+    Code *c = &x->c;
+    HostMem df = jit_hot(x->j, offsetof(JitHot, df));
+    emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
+    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext rcx, rcx, [df] */
+                     .opcode = 0xf5,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_CX,
+                     .reg = H_CX,
+                     .mem = &df});
+    emit_imm32(c, H_DX, STRING_MAX_SHIFT);
+    emit_shift(c, PFX_F2, true, H_DX, jit_host[RCX], H_DX);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0, .disp = !far});
+    if (far)
+        jit_unless_zero(x, COLD_HELPER);
+    else
+        jit_unless_one(x, COLD_HELPER);
 }
 
-/* [reg] of a string, of jit_host[RCX] elements: rdx leads there if the first-level TLB has the page
- * and all of it lies in there. If not, cold code looks further. */
+/*
+ * [reg] of a string, of jit_host[RCX] elements: rdx leads there if the first-level TLB has the page
+ * and all of it lies in there. If not, cold code looks further. Nothing is accessed where there are
+ * no elements; whatever the check says then is right.
+ */
 static void string_check(Trans *x, const Insn *i, unsigned reg, bool write)
 {
     Code *c = &x->c;
@@ -53,19 +65,24 @@ static void string_check(Trans *x, const Insn *i, unsigned reg, bool write)
                        .scale = (uint8_t)scale_of(i),
                        .disp = (int32_t)PAGE_SIZE - 1});
     emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
-    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
-    int slot = jit_slot_new(x, 1, write);
-    struct Cold *cold = jit_unless_zero(x, slot < 0 ? COLD_ACCESS : COLD_STRING);
+    struct Cold *cold;
+    if (write) {
+        cold = jit_unless_one(x, COLD_STRING);
+    } else { /* an island behind all of it is too far */
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+        cold = jit_unless_zero(x, COLD_STRING);
+    }
+    cold->slot = jit_slot_new(x, 1, write);
     cold->retry = retry;
     cold->next = here(c);
     cold->ea = ea;
-    cold->slot = slot;
     cold->write = write;
     cold->mode = (uint8_t)jit_mmu_mode(x->mode);
 }
 
 /* ---- over pages' ends: code that may change flags, which are in JitHot.cc meanwhile ---- */
-enum { ADD = 0x03, SUB = 0x2b, CMP = 0x3b, BELOW = 2, EQUAL = 4 };
+enum { ADD = 0x03, SUB = 0x2b, CMP = 0x3b };
+enum { BELOW = 2, NOT_BELOW, EQUAL, NOT_ABOVE = 6 };
 
 static void alu(Code *c, unsigned opcode, unsigned to, unsigned from)
 {
@@ -97,24 +114,14 @@ static void call_c(Trans *x, const JitCode *code, const uint8_t *stub, uint32_t 
     emit_call(c, stub);
 }
 
-void jit_string_cold(Trans *x, const JitCode *code, const struct Cold *cold)
+/* With flags out: rdx = the slot's `add` if all of the string is in its pages, and back to where
+ * the check ends. Else the slot is empty, and has the length. */
+static void by_slot(Trans *x, const Insn *i, const struct Cold *cold)
 {
     Code *c = &x->c;
-    const Insn *i = x->insn[cold->k];
-    const unsigned di = jit_host[RDI], si = jit_host[RSI];
     HostMem neg = jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, neg));
     HostMem last = jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, last));
-    uint8_t *slow = NULL, *miss[3];
-    jit_flags_out(c, x->j);
-    if (op_rows[i->row].exec == &exec_movs) {
-        /* What it copies it may copy again. The host is to see that, by the addresses: but its page
-         * may have got into a window since the other operand was looked at. */
-        emit_mov(c, true, H_CX, di);
-        alu(c, SUB, H_CX, si);
-        bytes_of(x, i, H_DX, 0);
-        alu(c, CMP, H_CX, H_DX);
-        slow = emit_jcc(c, BELOW, here(c));
-    }
+    uint8_t *miss[3];
     emit_load(c, H_CX, neg);
     emit_imm64(c, H_AX, JIT_SLOT_NONE);
     alu(c, CMP, H_CX, H_AX);
@@ -133,16 +140,8 @@ void jit_string_cold(Trans *x, const JitCode *code, const struct Cold *cold)
     jit_flags_in(c, x->j);
     emit_load(c, H_DX, jit_slot_mem(x->j, cold->slot, offsetof(JitSlot, add)));
     emit_jmp(c, cold->next);
-
-    if (slow) {
-        patch_rel32(slow, c->run, here(c));
-        call_c(x, code, x->j->s_helper, cold->k, cold->ea);
-        uint8_t *over = emit_jmp(c, here(c));
-        slow = over;
-    }
     for (unsigned n = 0; n < ARRAY_LEN(miss); n++)
         patch_rel32(miss[n], c->run, here(c));
-    /* Emptied, it can be told how long the string is. */
     emit_imm64(c, H_CX, JIT_SLOT_NONE);
     emit_store(c, H_CX, neg);
     bytes_of(x, i, H_CX, -1);
@@ -152,10 +151,68 @@ void jit_string_cold(Trans *x, const JitCode *code, const struct Cold *cold)
             .map = MAP_1B, .opcode = 0x89, .p66 = true, .modrm = true, .reg = H_CX, .mem = &last});
     emit_imm32(c, H_CX, (uint32_t)cold->slot * sizeof(JitSlot));
     emit_store(c, H_CX, jit_hot(x->j, offsetof(JitHot, slot_at)));
-    call_c(x, code, x->j->s_access, cold->k | JIT_SLOT_FLAG, cold->ea);
+}
+
+void jit_string_cold(Trans *x, const JitCode *code, const struct Cold *cold)
+{
+    Code *c = &x->c;
+    const Insn *i = x->insn[cold->k];
+    const unsigned di = jit_host[RDI], si = jit_host[RSI];
+    uint8_t *slow[2], *plain = NULL, *done[2];
+    unsigned n = 0;
+    jit_flags_out(c, x->j);
+    encode(c, &(Enc){.map = MAP_1B, /* test count, count: there is no length then */
+                     .opcode = 0x85,
+                     .w = true,
+                     .modrm = true,
+                     .reg = jit_host[RCX],
+                     .rm = jit_host[RCX]});
+    slow[n++] = emit_jcc(c, EQUAL, here(c));
+    if (op_rows[i->row].exec == &exec_movs) {
+        /* What it copies it may copy again. The host is to see that, by the addresses: but its page
+         * may have got into a window since the other operand was looked at. */
+        emit_mov(c, true, H_CX, di);
+        alu(c, SUB, H_CX, si);
+        bytes_of(x, i, H_DX, 0);
+        alu(c, CMP, H_CX, H_DX);
+        uint8_t *apart = emit_jcc(c, NOT_BELOW, here(c));
+        /* In one page it is a plain miss. */
+        emit_mov(c, true, H_CX, cold->ea.base);
+        encode(c, &(Enc){.map = MAP_1B, /* and ecx, 4095 */
+                         .opcode = 0x81,
+                         .modrm = true,
+                         .reg = 4,
+                         .rm = H_CX,
+                         .imm = (int64_t)~PAGE_MASK,
+                         .imm_size = 4});
+        alu(c, ADD, H_CX, H_DX);
+        encode(c, &(Enc){.map = MAP_1B, /* cmp ecx, 4096 */
+                         .opcode = 0x81,
+                         .modrm = true,
+                         .reg = 7,
+                         .rm = H_CX,
+                         .imm = (int64_t)PAGE_SIZE,
+                         .imm_size = 4});
+        plain = emit_jcc(c, NOT_ABOVE, here(c));
+        slow[n++] = emit_jmp(c, here(c));
+        patch_rel32(apart, c->run, here(c));
+    }
+    if (cold->slot >= 0) {
+        by_slot(x, i, cold);
+        call_c(x, code, x->j->s_access, cold->k | JIT_SLOT_FLAG, cold->ea);
+        emit_jmp(c, cold->retry);
+        done[0] = emit_jmp(c, here(c));
+    }
+    if (plain)
+        patch_rel32(plain, c->run, here(c));
+    call_c(x, code, x->j->s_access, cold->k, cold->ea);
     emit_jmp(c, cold->retry);
-    if (slow)
-        patch_rel32(slow, c->run, here(c));
+    done[1] = emit_jmp(c, here(c));
+    while (n)
+        patch_rel32(slow[--n], c->run, here(c));
+    call_c(x, code, x->j->s_helper, cold->k, cold->ea);
+    for (unsigned k = cold->slot < 0; k < 2; k++)
+        patch_rel32(done[k], c->run, here(c));
 }
 
 /* ---- the instruction ---- */
@@ -170,14 +227,7 @@ bool jit_emit_string(Trans *x, const Insn *i, bool copy)
         return false;
     HostMem from = jit_hot(x->j, offsetof(JitHot, tmp));
     x->dx_run = -1;
-    emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
-    unless_clear(x, offsetof(JitHot, df));
-    emit_imm32(c, H_DX, STRING_MAX_SHIFT);
-    emit_shift(c, PFX_F2, true, H_CX, count, H_DX);
-    jit_unless_zero(x, COLD_HELPER);
-    emit_mov(c, true, H_CX, count);
-    code_bytes(c, "\xe3\x02\xeb\x05", 4); /* jrcxz, over: jmp, over the next one */
-    uint8_t *none = emit_jmp(c, here(c));
+    string_case(x, copy);
     if (copy) {
         string_check(x, i, si, false);
         emit_lea(c, true, H_CX,
@@ -211,6 +261,5 @@ bool jit_emit_string(Trans *x, const Insn *i, bool copy)
     emit_lea(c, true, di,
              (HostMem){.base = (uint8_t)di, .index = H_DX, .scale = 0, .disp = PAGE_BITS + 1});
     emit_mov(c, true, count, H_CX);
-    patch_rel32(none, c->run, here(c));
     return true;
 }

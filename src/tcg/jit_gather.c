@@ -235,6 +235,104 @@ static void check_all(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
     keep(x, kept, true);
 }
 
+/* ---- the same by mask registers ---- */
+
+/* KMOVQ of k1 from or to where the first vector register would be kept. */
+static void keep_k1(Trans *x, bool load)
+{
+    HostMem m = jit_hot(x->j, offsetof(JitHot, lanes_kept));
+    encode(&x->c, &(Enc){.map = MAP_VEX0F,
+                         .opcode = load ? 0x90 : 0x91,
+                         .pfx = PFX_NP,
+                         .w = true,
+                         .modrm = true,
+                         .reg = 1,
+                         .mem = &m});
+}
+
+/* rcx += a number with a bit for each index that is (LE) or is not (NLE) up to the one at `bound`.
+ * rdx changes. */
+static void add_those(Trans *x, const Insn *i, unsigned how, bool l, bool wide, size_t bound)
+{
+    Code *c = &x->c;
+    HostMem m = jit_hot(x->j, bound);
+    encode(c, &(Enc){.map = MAP_EVEX0F3A, /* vpcmpd or vpcmpq k1, index, bound{1toN}, how */
+                     .opcode = 0x1f,
+                     .pfx = PFX_66,
+                     .w = wide,
+                     .evex = (uint8_t)(EVEX_B | l << EVEX_LL_SHIFT),
+                     .modrm = true,
+                     .reg = 1,
+                     .vvvv = i->index,
+                     .mem = &m,
+                     .imm_size = 1,
+                     .imm = how});
+    encode(c, &(Enc){.map = MAP_VEX0F, /* kmovw edx, k1 */
+                     .opcode = 0x93,
+                     .pfx = PFX_NP,
+                     .modrm = true,
+                     .reg = H_DX,
+                     .rm = 1});
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0, .disp = 0});
+}
+
+/* SARX rdx, m or (NULL) rdx, rcx */
+static void shift_signed(Code *c, const HostMem *m)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf7,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_CX,
+                     .reg = H_DX,
+                     .rm = H_DX,
+                     .mem = m});
+}
+
+/*
+ * As check_all(), by two comparisons of the indices themselves: with `from` the distance of index 0
+ * from where the first place is, in bytes, floor((-from - 1) / scale) < index <=
+ * floor((places - 1 - from) / scale). Of 32 bits, the first of these has to be small.
+ */
+static void check_indices(Trans *x, const Insn *i, int slot, bool l, bool wide)
+{
+    Code *c = &x->c;
+    enum { LE = 2, NLE = 6 };
+    const size_t low = offsetof(JitHot, tmp), high = offsetof(JitHot, tmp2);
+    HostMem places = jit_slot_mem(x->j, slot, offsetof(JitSlot, places));
+    HostMem m = jit_hot(x->j, high);
+    keep_k1(x, false);
+    emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, neg)));
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_AX, .scale = 0});
+    emit_load32(c, H_CX, places);
+    code_bytes(c, "\x48\xf7\xd2", 3);                                            /* not rdx */
+    emit_lea(c, true, H_DX, (HostMem){.base = H_DX, .index = H_CX, .scale = 0}); /* -from - 1 */
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0});
+    emit_store(c, H_CX, m);
+    if (i->scale) {
+        HostMem first = jit_hot(x->j, low);
+        emit_imm32(c, H_CX, i->scale);
+        shift_signed(c, NULL);
+        emit_store(c, H_DX, first);
+        shift_signed(c, &m);
+        emit_store(c, H_DX, m);
+        emit_load(c, H_DX, first);
+    } else {
+        emit_store(c, H_DX, jit_hot(x->j, low));
+    }
+    if (wide) {
+        emit_imm32(c, H_CX, 0);
+    } else { /* 0 if it is from -2^30 on and below 2^30 */
+        emit_lea(c, true, H_CX, (HostMem){.base = H_DX, .index = H_NONE, .disp = 1 << 30});
+        emit_imm32(c, H_DX, 31);
+        emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
+    }
+    add_those(x, i, LE, l, wide, low);
+    add_those(x, i, NLE, l, wide, high);
+    keep_k1(x, true);
+}
+
 /* The slot does not have all elements: it gets the page of the first one, whose index is in the
  * vector register `index`. rax is the base. */
 static void missed(Trans *x, unsigned index, unsigned scale, bool wide, int slot, bool write)
@@ -263,7 +361,11 @@ static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide
 {
     Code *c = &x->c;
     HostMem m = {.base = H_DX, .index = i->index, .scale = i->scale};
-    check_all(x, i, slot, n, wide);
+    unsigned bytes = n * (wide ? 8 : 4);
+    if (x->j->zmm && bytes >= 16)
+        check_indices(x, i, slot, bytes == 32, wide);
+    else
+        check_all(x, i, slot, n, wide);
     code8(c, 0xe3); /* jrcxz, over the jump */
     code8(c, 5);
     uint8_t *slow = emit_jmp(c, here(c));

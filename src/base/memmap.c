@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
@@ -28,10 +29,24 @@ bool memmap_make_huge(const RamSlot *s, gpa_t gpa)
     uint64_t off = s->fd_offset + (gpa - s->gpa);
     uint8_t *block = s->host - s->fd_offset;
     uint8_t *page = block + (off & ~(BIT(HUGE_PAGE_SHIFT) - 1));
-    if (__atomic_exchange_n(&s->huge[off >> HUGE_PAGE_SHIFT], 1, __ATOMIC_RELAXED))
+    if (__atomic_exchange_n(&s->huge[off >> HUGE_PAGE_SHIFT].asked, 1, __ATOMIC_RELAXED))
         return true;
     (void)*(volatile uint8_t *)(block + off); /* of nothing the host makes nothing */
     return madvise(page, BIT(HUGE_PAGE_SHIFT), MADV_COLLAPSE) == 0;
+}
+
+#define HUGE_PAGES 64     /* used by programs, of 512 */
+#define HUGE_USES  16384u /* by anybody */
+
+void memmap_used(const RamSlot *s, RamHuge *h, gpa_t gpa, bool user)
+{
+    /* Other vCPUs count too: a use more or less is all the same. */
+    unsigned n = (unsigned)((s->fd_offset + (gpa - s->gpa)) >> 12) & 511;
+    uint64_t bit = BIT(n % 64);
+    bool first = user && !(__atomic_fetch_or(&h->page[n / 64], bit, __ATOMIC_RELAXED) & bit);
+    unsigned pages = __atomic_add_fetch(&h->pages, first, __ATOMIC_RELAXED);
+    if (pages >= HUGE_PAGES || __atomic_add_fetch(&h->uses, 1, __ATOMIC_RELAXED) >= HUGE_USES)
+        memmap_make_huge(s, gpa);
 }
 
 uint8_t *memmap_host(const MemMap *map, gpa_t gpa, uint64_t len, bool write)
@@ -42,6 +57,23 @@ uint8_t *memmap_host(const MemMap *map, gpa_t gpa, uint64_t len, bool write)
     return s->host + (gpa - s->gpa);
 }
 
+#define BY_FILE 65536u /* bytes, from which on the system call is cheaper than touching pages */
+
+/* n bytes of a slot at host. What is large goes into its file: pages that were not there are not
+ * cleared first. */
+static void fill(const RamSlot *s, uint8_t *host, const uint8_t *buf, uint64_t n)
+{
+    uint64_t done = 0;
+    while (s->fd >= 0 && n - done >= BY_FILE) {
+        ssize_t got = pwrite(s->fd, buf + done, n - done,
+                             (off_t)(s->fd_offset + (uint64_t)(host - s->host) + done));
+        if (got <= 0)
+            break;
+        done += (uint64_t)got;
+    }
+    memcpy(host + done, buf + done, n - done);
+}
+
 static bool copy(const MemMap *map, gpa_t gpa, uint8_t *buf, uint64_t len, bool write)
 {
     while (len) {
@@ -50,7 +82,10 @@ static bool copy(const MemMap *map, gpa_t gpa, uint8_t *buf, uint64_t len, bool 
             return false;
         uint64_t n = MIN_OF(len, s->size - (gpa - s->gpa));
         uint8_t *host = s->host + (gpa - s->gpa);
-        memcpy(write ? host : buf, write ? buf : host, n);
+        if (write)
+            fill(s, host, buf, n);
+        else
+            memcpy(buf, host, n);
         gpa += n;
         buf += n;
         len -= n;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,7 +35,6 @@ static bool file_error(const char *what, const char *path, GError **err, const c
 static bool read_file(const char *what, uint64_t ram, Image *img, GError **err)
 {
     struct stat st;
-    uint64_t got = 0;
     int fd = open(img->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return file_error(what, img->path, err, g_strerror(errno));
@@ -54,21 +54,19 @@ static bool read_file(const char *what, uint64_t ram, Image *img, GError **err)
                     what, img->path, img->size, ram >> 20);
         return false;
     }
-    img->data = g_malloc(img->size);
-    while (got < img->size) {
-        ssize_t n = read(fd, img->data + got, img->size - got);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int e = errno;
-            close(fd);
-            return file_error(what, img->path, err,
-                              n ? g_strerror(e) : "became shorter while it was read");
-        }
-        got += (uint64_t)n;
-    }
+    void *p = mmap(NULL, img->size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    int e = errno;
     close(fd);
+    if (p == MAP_FAILED)
+        return file_error(what, img->path, err, g_strerror(e));
+    img->data = p;
     return true;
+}
+
+static void close_file(Image *img)
+{
+    if (img->data)
+        munmap(img->data, img->size);
 }
 
 bool kernel_error(const Loader *l, GError **err, const char *fmt, ...)
@@ -281,7 +279,7 @@ bool boot_load(const BootInfo *info, const MemMap *map, CpuState *boot, GError *
         .top = info->rsdp ? acpi_area(info->ram_low) : info->ram_low,
     };
     bool ok = load(&l, err);
-    g_free(l.kernel.data);
-    g_free(l.initrd.data);
+    close_file(&l.kernel);
+    close_file(&l.initrd);
     return ok;
 }

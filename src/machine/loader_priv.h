@@ -26,7 +26,7 @@ enum {
 
 typedef struct Image {
     const char *path;
-    uint8_t *data;
+    uint8_t *data; /* its mapping, to be read */
     uint64_t size;
 } Image;
 

@@ -2,8 +2,8 @@
  * Guest memory: RAM, mapped once, used by every engine; a memfd for the BIOS image.
  *
  * RAM is in huge pages. A memfd gets none by itself where the host's shmem_enabled says so, as most
- * do: they are asked for one by one when the software engine first uses them (memmap_use()). With
- * KVM, which does not go that way, RAM is anonymous memory, but where somebody maps it twice
+ * do: they are asked for one by one where the software engine uses much of them (memmap_use()).
+ * With KVM, which does not go that way, RAM is anonymous memory, but where somebody maps it twice
  * (kvm/guard.c) or looks for what was never touched (lockstep): a memfd without huge pages.
  *
  * Map of a PC, low to high: RAM to 640 KiB, the VGA hole, 640 KiB-1 MiB of shadow blocks that the
@@ -98,7 +98,7 @@ static bool ram_shared(RamBlock *b, uint64_t size)
     if (block_fd(&file, "tandem-ram", size, NULL) &&
         mmap(b->host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file.fd,
              0) == b->host) {
-        file.huge = first.huge = g_malloc0((size >> HUGE_PAGE_SHIFT) + 1);
+        file.huge = first.huge = g_new0(RamHuge, (size >> HUGE_PAGE_SHIFT) + 1);
         if (memmap_make_huge(&first, 0)) {
             *b = file;
             return true;

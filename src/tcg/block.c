@@ -5,6 +5,10 @@
 #include "base/log.h"
 #include "tcg/blocklog.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 #define GENERATION_START 1
 
 static TcgVm *shared(const Tcg *t)
@@ -107,6 +111,18 @@ void blocks_drop_all(Tcg *t)
     t->blk = NULL;
     flush_all(t);
     madvise(t->blocks->arena, BLOCK_ARENA, MADV_DONTNEED);
+    t->blocks->there = 0;
+}
+
+/* Room for `size` bytes behind what is used: the host makes so much memory at once, in one system
+ * call instead of a fault for each page. */
+#define ARENA_STEP (256u << 10)
+static void arena_ahead(BlockCache *c, size_t size)
+{
+    if (likely(c->used + size <= c->there) || c->there + ARENA_STEP > BLOCK_ARENA)
+        return;
+    (void)madvise(c->arena + c->there, ARENA_STEP, MADV_POPULATE_WRITE); /* or as it is touched */
+    c->there += ARENA_STEP;
 }
 
 static void *arena_alloc(BlockCache *c, size_t size)
@@ -614,6 +630,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
         flush_all(t);
         before = NULL;
     }
+    arena_ahead(c, most);
     watch_page(t, page, host);
 
     Block *b = (Block *)(void *)(c->arena + c->used);

@@ -120,8 +120,8 @@ typedef struct BlockCache {
     Block *hash[BLOCK_HASH_SIZE];
     CodePage *page[PAGE_HASH_SIZE];
     uint8_t *arena;
-    size_t used;
-    uint32_t gen; /* never 0 */
+    size_t used, there; /* of it; there: that the host has made */
+    uint32_t gen;       /* never 0 */
     uint64_t flushes, made, killed;
     Block *single; /* room for one instruction decoded under a segment limit */
 } BlockCache;

@@ -203,7 +203,7 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
     if (e->tag[ACC_WRITE] != TLB_NONE)
         may_write(t, page + e->addend);
-    memmap_use(slot, w->page);
+    memmap_use(slot, w->page, mode == MMU_USER);
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
     t->around.page = TLB_NONE;

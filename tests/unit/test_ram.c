@@ -47,12 +47,22 @@ START_TEST(kinds)
         const RamSlot *s = memmap_find(&m->mem, 0);
         ck_assert(rows[k].huge || !s->huge);
         ck_assert_int_eq(s->fd >= 0, rows[k].file || s->huge != NULL);
-        if (s->huge) { /* the first has been asked for, the second is when it is used */
-            ck_assert_uint_eq(s->huge[0], 1);
-            ck_assert_uint_eq(s->huge[1], 0);
-            memmap_use(memmap_find(&m->mem, 3 << 20), 3 << 20);
-            ck_assert_uint_eq(s->huge[1], 1);
+        if (s->huge) { /* the first has been asked for, another is when much of it is used */
+            ck_assert_uint_eq(s->huge[0].asked, 1);
+            s = memmap_find(&m->mem, 2 << 20);
+            for (unsigned n = 0; n < 100; n++) { /* one page of a program's; any of the kernel's */
+                memmap_use(s, 2 << 20, true);
+                memmap_use(s, (2 << 20) + n * 4096, false);
+            }
+            ck_assert_uint_eq(s->huge[1].asked, 0);
+            for (unsigned n = 0; n < 100; n++)
+                memmap_use(s, (2 << 20) + n * 4096, true);
+            ck_assert_uint_eq(s->huge[1].asked, 1);
+            for (unsigned n = 0; n < 100000; n++)
+                memmap_use(s, 4 << 20, false);
+            ck_assert_uint_eq(s->huge[2].asked, 1);
         }
+        s = memmap_find(&m->mem, 0);
         if (!rows[k].file) /* guest's and host's huge pages are the same */
             ck_assert_uint_eq((uintptr_t)s->host & ((2 << 20) - 1), 0);
         machine_free(m);

@@ -12,7 +12,7 @@ rig_initramfs() {
     for f in run storm insn vmx; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
-    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz} "$root/guests/"
+    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines contract irqchip irqchip_waits pv fail_entry; do
@@ -35,10 +35,26 @@ rig_initramfs() {
     (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/rig.gz"
 }
 
-# rig_wait PID LOG SECONDS [QUIET]: shows what the rig says as it comes, until the process ends or the time is up (124); else the
-# status that the rig's init left on its console, 1 where it left none. 125: nothing was said for QUIET seconds.
+# rig_state PID MONITOR: what QEMU's processor and interrupt controllers look like, twice, and where its threads are: for finding
+# out why a rig hangs. MONITOR is the socket of its monitor. A vector in the IRR that stays there while the ISR is empty is an
+# interrupt that QEMU has lost.
+rig_state() {
+    local pid=$1 monitor=$2 n t
+    for n in 1 2; do
+        say "state of the emulated machine, $n of 2:"
+        for t in /proc/"$pid"/task/*; do
+            echo "thread ${t##*/}: $(awk '{ print "state", $3, "user", $14, "system", $15 }' "$t/stat"), in $(cat "$t/wchan" 2>/dev/null)"
+        done
+        printf '%s\n' 'info status' 'info registers' 'x/12i $eip' 'info lapic' 'info pic' 'info irq' |
+            timeout 20 socat -t 3 - UNIX-CONNECT:"$monitor" | tr -d '\r' | grep -avE '^(\(qemu\)|QEMU |FPR|XMM|YMM|FCW)|masked' || echo "no answer from its monitor"
+    done >&2
+}
+
+# rig_wait PID LOG SECONDS [QUIET [MONITOR]]: shows what the rig says as it comes, until the process ends or the time is up (124); else the
+# status that the rig's init left on its console, 1 where it left none. 125: nothing was said for QUIET seconds. What hangs and
+# has a monitor has its state shown.
 rig_wait() {
-    local pid=$1 log=$2 end=$((SECONDS + $3)) quiet=${4:-$3} shower status hung= said=0 since=$SECONDS now
+    local pid=$1 log=$2 end=$((SECONDS + $3)) quiet=${4:-$3} monitor=${5:-} shower status hung= said=0 since=$SECONDS now
     tail -n +1 -s 0.2 -f --pid="$pid" "$log" 2>/dev/null | sed -un '/^rig/ { s/\r//g; p }' &
     shower=$!
     # Bochs does not end by itself when the guest powers off; the status line is the rig's last.
@@ -51,6 +67,7 @@ rig_wait() {
     sleep 1
     status=$(tr -d '\r' <"$log" | sed -n 's/^rig-status: \([0-9]*\)$/\1/p' | tail -1)
     if kill -0 "$pid" 2>/dev/null; then
+        [ -n "$status" ] || [ -z "$monitor" ] || rig_state "$pid" "$monitor"
         kill ${hung:+-KILL} "$pid"
         wait "$pid" 2>/dev/null || true
     fi

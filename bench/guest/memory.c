@@ -21,6 +21,9 @@ static uint64_t *map(size_t size)
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         bench_die("not enough memory");
+    /* What size pages have is the kernel's choice otherwise, and the host's need not be the
+     * guest's. One without large pages says EINVAL. */
+    (void)madvise(p, size, MADV_HUGEPAGE);
     return p;
 }
 

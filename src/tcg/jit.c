@@ -84,6 +84,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->loop_exits = JIT_LOOP_EXITS;
     j->twin_after = JIT_CROSSINGS;
     j->trace_paths = JIT_PATHS;
+    j->trace_rounds = JIT_TRACE_ROUNDS;
     j->warm_after = JIT_WARM;
     j->kernel_warm = KERNEL_WARM;
     j->hot_bytes = sizeof(JitHot);

@@ -55,19 +55,20 @@
 #include "tcg/block.h"
 #include "tcg/emit.h"
 
-#define JTLB_SIZE      65536u
-#define JJUMP_SIZE     65536u
-#define JJUMP_MODES    4u  /* decode modes with a jump cache of their own */
-#define JIT_RUNS       48u /* in a trace */
-#define JIT_RANGES     8u
-#define JIT_WINDOWS    32u
-#define JIT_STREAMS    7u /* in a loop */
-#define JIT_CODE_BYTES (64u << 20)
-#define JIT_HOT        16u   /* Jit.hot_after, unless a test sets another */
-#define JIT_LOOP_EXITS 1024u /* Jit.loop_exits, likewise */
-#define JIT_CROSSINGS  32u   /* Jit.twin_after, likewise */
-#define JIT_PATHS      3u    /* Jit.trace_paths, likewise; at most 32 */
-#define JIT_PARTS      24
+#define JTLB_SIZE        65536u
+#define JJUMP_SIZE       65536u
+#define JJUMP_MODES      4u  /* decode modes with a jump cache of their own */
+#define JIT_RUNS         48u /* in a trace */
+#define JIT_RANGES       8u
+#define JIT_WINDOWS      32u
+#define JIT_STREAMS      7u /* in a loop */
+#define JIT_CODE_BYTES   (64u << 20)
+#define JIT_HOT          16u   /* Jit.hot_after, unless a test sets another */
+#define JIT_LOOP_EXITS   1024u /* Jit.loop_exits, likewise */
+#define JIT_CROSSINGS    32u   /* Jit.twin_after, likewise */
+#define JIT_PATHS        3u    /* Jit.trace_paths, likewise; at most 32 */
+#define JIT_TRACE_ROUNDS 10u   /* Jit.trace_rounds, likewise */
+#define JIT_PARTS        24
 /* Of a trace, which may have a block several times. */
 #define TRACE_MAX_INSNS 128u
 #define JIT_HEATS       65536u
@@ -191,6 +192,7 @@ typedef struct JitStep {
     struct Block *b;
     uint64_t rip;
     unsigned again; /* a loop of its own: more rounds */
+    bool row;       /* it is there once more: see cut_path() */
 } JitStep;
 typedef struct JitPath {
     unsigned n;
@@ -309,6 +311,7 @@ typedef struct Jit {
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
     uint32_t trace_paths;             /* noted before a trace is made */
+    uint32_t trace_rounds;            /* of a loop of several blocks in a trace, at most */
     /* for info jit */
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,

@@ -15,7 +15,8 @@
  *
  * A loop of one block that has few rounds each time (they are counted at first) is in the trace as
  * many times in a row, and the trace goes on behind it: one check does for what all its rounds
- * access beside each other.
+ * access beside each other. So does a loop of several blocks, if all paths have the same few
+ * rounds of it.
  *
  * A part's block that dies takes all code with it that goes on with it (Block.users). Where each
  * block is to be run alone (jit_chaining()) there are no traces.
@@ -85,7 +86,7 @@ bool jit_trace_may(const Block *b)
 }
 
 /* ---- loops of one block ---- */
-#define ROUNDS_MOST   10u
+#define ROUNDS_MOST   JIT_TRACE_ROUNDS
 #define ROUNDS_INSNS  96u
 #define ROUNDS_SAMPLE 16u /* part of a trace's runs that says enough */
 
@@ -123,15 +124,6 @@ static unsigned rounds_of(const Jit *j, const JitStep *s)
 /* ---- noting paths ---- */
 #define RUNS_BETWEEN 16u
 
-static void path_ends(Jit *j, bool counts)
-{
-    JitCode *code = j->recording;
-    code->n_paths += counts;
-    j->hot->heat[code->heat] =
-        code->n_paths < j->trace_paths ? MIN_OF(RUNS_BETWEEN, j->warm_after) : 1;
-    j->recording = NULL;
-}
-
 /* May control pass from the end of `s` to this RIP? */
 static bool leads(const JitStep *s, uint64_t rip)
 {
@@ -153,19 +145,69 @@ static bool leads(const JitStep *s, uint64_t rip)
     return rip == rip_behind(s->b, s->rip, to);
 }
 
-/* Does a jump from the end of p to this RIP make a loop, to the beginning or inside p? Calls,
- * returns and indirect jumps do not. */
-static bool closes(const JitPath *p, uint64_t rip)
+/* Does a jump from the end of p's first n steps to this RIP make a loop, to the beginning or inside
+ * p? Calls, returns and indirect jumps do not. */
+static bool closes(const JitPath *p, unsigned n, uint64_t rip)
 {
-    for (unsigned k = p->n; k-- > 0;) {
+    for (unsigned k = n; k-- > 0;) {
         int64_t to;
         enum Ending how = ending(p->step[k].b, &to);
         if (how != FORKS && how != JUMPS)
-            return k + 1 < p->n && rip == p->step[0].rip;
+            return k + 1 < n && rip == p->step[0].rip;
         if (p->step[k].rip == rip)
             return true;
     }
     return false;
+}
+
+/*
+ * A path ends where it comes to a loop's beginning again. But a loop of several blocks that it came
+ * into, that has gone the same way in each of a few rounds (`most`), and was left then, stays in it
+ * with all of them; and behind it the path may come through what it has been through before if that
+ * leads to its own beginning. Ends p there and returns true; where what comes next (more) may say
+ * otherwise, not yet.
+ */
+static bool cut_path(JitPath *p, unsigned most, bool more)
+{
+    JitStep *s = p->step;
+    bool few = false, cut = false;
+    for (unsigned k = 1; k < p->n; k++) {
+        unsigned first = k, rounds = 1, n = k;
+        if (!closes(p, k, s[k].rip))
+            continue;
+        while (s[--first].rip != s[k].rip)
+            ;
+        for (; n < p->n && s[n].rip == s[n - (k - first)].rip; n++)
+            rounds += (n - first) % (k - first) == 0;
+        if (n == p->n && more && first && rounds <= most)
+            return false;
+        if (n < p->n && n >= 2 * k - first && first && rounds <= most) {
+            few = true; /* the step at n is behind the loop */
+            k = first + 1;
+        } else {
+            for (n = k; few && first && n < p->n && s[n].rip != s[0].rip; n++)
+                ;
+            if (n == p->n && more)
+                return false;
+            if (n == p->n)
+                n = k;
+            p->n = n;
+            cut = true;
+        }
+        for (; k < n; k++)
+            s[k].row = true;
+        k--;
+    }
+    return cut;
+}
+
+static void path_ends(Jit *j, bool counts)
+{
+    JitCode *code = j->recording;
+    code->n_paths += counts;
+    j->hot->heat[code->heat] =
+        code->n_paths < j->trace_paths ? MIN_OF(RUNS_BETWEEN, j->warm_after) : 1;
+    j->recording = NULL;
 }
 
 bool jit_trace_record(Jit *j, Block *b)
@@ -181,6 +223,7 @@ bool jit_trace_record(Jit *j, Block *b)
     if (last && last->b == b && last->rip == rip && jit_trace_rounds(b)) {
         if (++last->again <= ROUNDS_MOST)
             return true;
+        cut_path(p, j->trace_rounds, false);
         path_ends(j, true);
         return false;
     }
@@ -188,12 +231,16 @@ bool jit_trace_record(Jit *j, Block *b)
     for (unsigned k = 0; k < p->n; k++)
         insns += p->step[k].b->n;
     if (!fits(b) || b->mode != code->block->mode || p->n == JIT_PARTS || insns > TRACE_MAX_INSNS ||
-        (last && (!leads(last, rip) || closes(p, rip)))) {
+        (last && !leads(last, rip))) {
+        cut_path(p, j->trace_rounds, false);
         path_ends(j, true);
         return false;
     }
     p->step[p->n++] = (JitStep){.b = b, .rip = rip};
-    return true;
+    if (!cut_path(p, j->trace_rounds, true))
+        return true;
+    path_ends(j, true);
+    return false;
 }
 
 /* ---- what the trace is to be ---- */
@@ -255,12 +302,12 @@ static bool goes_on(Draft *d, const JitStep *next, unsigned paths, unsigned of)
     case FORKS:
         /* A loop's end: what is behind it is not what comes next. One of few rounds that is entered
          * in its middle has a block of its own for all but the first. */
-        if (to <= 0 && next->rip == rip_behind(last->b, last->rip, to) &&
+        if (to <= 0 && next->rip == rip_behind(last->b, last->rip, to) && !next->row &&
             !(jit_trace_rounds(next->b) && rounds_of(d->j, next)))
             return false;
         /* fall through */
     case JUMPS:
-        return !closes(plan, next->rip);
+        return next->row || !closes(plan, plan->n, next->rip);
     case CALLS:
     case CALLS_BY:
         d->to[d->calls++] = rip_behind(last->b, last->rip, last->b->size);
@@ -292,13 +339,18 @@ static JitPath *make_plan(const Jit *j, const JitCode *code)
     bool more = add_step(&d, &next, 1);
     for (unsigned at = 1; more && at < JIT_PARTS; at++) {
         unsigned of, paths = vote(&d, at, &next, &of);
-        if (!paths || !goes_on(&d, &next, paths, of))
+        bool all = paths == (unsigned)__builtin_popcount(d.with);
+        if (!paths || (next.row && !all) || !goes_on(&d, &next, paths, of)) {
+            more = !of;
             break;
+        }
         keep_those_with(&d, at, next.rip);
         bool loop = jit_trace_rounds(next.b);
         unsigned rounds = loop ? rounds_of(j, &next) : 0;
         more = add_step(&d, &next, MAX_OF(rounds, 1u)) && (!loop || rounds);
     }
+    while (!more && plan->step[plan->n - 1].row) /* a loop of few rounds, but not with all */
+        plan->n--;
     return plan;
 }
 

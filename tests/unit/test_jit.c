@@ -668,6 +668,7 @@ START_TEST(random_traces)
         j->kernel_warm = 1;
         j->twin_after = 1 + k % 4;
         j->trace_paths = 1 + k % 2;
+        j->trace_rounds = k % 4 ? 1 : JIT_TRACE_ROUNDS; /* others end before they are traces */
         j->kernel_slots = k & 1;
         guest_long_mode();
         tables();

@@ -268,13 +268,23 @@ static bool in_a_row(const JitCode *made)
     return false;
 }
 
+/* Has it rounds of a loop of several blocks? */
+static bool again_later(const JitCode *made)
+{
+    for (unsigned p = 0; p < made->n_parts; p++)
+        for (unsigned q = p + 2; q < made->n_parts; q++)
+            if (made->part[p].b == made->part[q].b && made->part[q - 1].b != made->part[q].b)
+                return true;
+    return false;
+}
+
 START_TEST(loops)
 {
     GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    unsigned seconds = 0, traces = 0, rows = 0;
+    unsigned seconds = 0, traces = 0, rows = 0, laters = 0;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
@@ -290,6 +300,7 @@ START_TEST(loops)
         j->window_ticks = one_in(2) ? UINT64_MAX : 0;
         j->warm_after = 1 + below(8);
         j->trace_paths = 1;
+        j->trace_rounds = one_in(4) ? JIT_TRACE_ROUNDS : 1; /* others end before they are traces */
         j->kernel_warm = 1;
         guest_long_mode();
         tables();
@@ -305,11 +316,13 @@ START_TEST(loops)
             seconds += j->map[b]->head != NULL;
             traces += j->map[b]->head != NULL && j->map[b]->n_parts > 1;
             rows += in_a_row(j->map[b]);
+            laters += again_later(j->map[b]);
         }
     }
     ck_assert_uint_gt(seconds, n_rounds / 4);
     ck_assert_uint_gt(traces, n_rounds / 50);
     ck_assert_uint_gt(rows, n_rounds / 50);
+    ck_assert_uint_gt(laters, n_rounds / 500);
     guest_teardown();
 }
 END_TEST

@@ -492,9 +492,11 @@ struct Trans {
     /* Where each guest register is, at this place in the code: jit_home.c. */
     uint8_t host[16], away[16]; /* host register, or H_NONE: then so many places up the frame */
     struct Swap {
-        uint8_t in, out; /* guest registers: in a host register instead of on the frame */
-    } swap[4];           /* of the second body */
+        uint8_t in, out; /* in a host register instead of on the frame: guest registers; `in` may
+                            be GPR_N plus a stream, of whose place jit_frame() is */
+    } swap[4 + JIT_STREAMS]; /* of the second body */
     unsigned n_swaps;
+    uint8_t stream_host[JIT_STREAMS]; /* a host register that has what the frame has, or H_NONE */
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {
         int32_t lo, hi, slot;
@@ -675,8 +677,8 @@ void jit_homes_choose(Trans *);
 /* Code that goes from one to the other: uses rax and rcx; or nothing, where time does not matter.
  */
 void jit_homes_swap(Trans *, bool slowly);
-#define JIT_FRAME 104 /* bytes of the stack: R12 to R15, what a loop needs; aligned */
-/* A loop's: one for each stream, and two more. */
+#define JIT_FRAME 120 /* bytes of the stack: R12 to R15, what a loop needs; aligned */
+/* A loop's: one for each stream, and three more. */
 static inline HostMem jit_frame(unsigned n)
 {
     return (HostMem){.base = H_SP, .index = H_NONE, .disp = 32 + 8 * (int32_t)n};

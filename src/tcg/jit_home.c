@@ -3,13 +3,15 @@
  *
  * Twelve are in host registers, four on the frame (jit.h): the same in all code, so that blocks can
  * hand over to each other. The second body of a loop runs often for each time it is entered, so it
- * may have others on the frame: those that it uses least. What leads into it exchanges them, and
+ * may have others on the frame: those that it uses least. In their place it has what it uses more,
+ * of R12 to R15 and of its streams' addresses (jit_frame()). What leads into it exchanges them, and
  * what leads out of it, to C too, exchanges them back.
  */
 #include "tcg/jit.h"
 
-/* What must be gained by a register for each that is exchanged. */
-#define SWAP_GAIN 2u
+/* What must be gained by a register for each that is exchanged; of a stream, which is only read. */
+#define SWAP_GAIN   2u
+#define STREAM_GAIN 1u
 
 void jit_homes(Trans *x, bool second)
 {
@@ -17,9 +19,13 @@ void jit_homes(Trans *x, bool second)
         x->host[r] = jit_host[r];
         x->away[r] = (uint8_t)(r - R12);
     }
+    memset(x->stream_host, H_NONE, sizeof(x->stream_host));
     for (unsigned n = 0; second && n < x->n_swaps; n++) {
         const struct Swap *s = &x->swap[n];
-        x->host[s->in] = jit_host[s->out];
+        if (s->in < GPR_N)
+            x->host[s->in] = jit_host[s->out];
+        else
+            x->stream_host[s->in - GPR_N] = jit_host[s->out];
         x->host[s->out] = H_NONE;
         x->away[s->out] = (uint8_t)(s->in - R12);
     }
@@ -66,23 +72,36 @@ static void weigh(const Trans *x, unsigned use[GPR_N])
     }
 }
 
+/* The accesses of each stream in a round. */
+static void weigh_streams(const Trans *x, unsigned use[JIT_STREAMS])
+{
+    memset(use, 0, JIT_STREAMS * sizeof(*use));
+    for (unsigned k = 0; k + 1u < x->n; k++)
+        if (x->stream_of[k] >= 0)
+            use[x->stream_of[k]]++;
+}
+
 void jit_homes_choose(Trans *x)
 {
-    unsigned use[GPR_N];
+    enum { NONE = GPR_N + JIT_STREAMS };
+    unsigned use[NONE]; /* of guest registers, and then of streams */
     uint32_t done = 0;
     weigh(x, use);
+    weigh_streams(x, use + GPR_N);
     x->n_swaps = 0;
     while (x->n_swaps < ARRAY_LEN(x->swap)) {
-        unsigned in = GPR_N, out = GPR_N;
-        for (unsigned r = 0; r < GPR_N; r++) {
+        unsigned in = NONE, out = NONE;
+        for (unsigned r = 0; r < NONE; r++) {
             if (done >> r & 1)
                 continue;
-            if (jit_host[r] == H_NONE && (in == GPR_N || use[r] > use[in]))
+            bool on_frame = r >= GPR_N || jit_host[r] == H_NONE;
+            if (on_frame && (in == NONE || use[r] > use[in]))
                 in = r;
-            if (jit_host[r] != H_NONE && (out == GPR_N || use[r] < use[out]))
+            if (!on_frame && (out == NONE || use[r] < use[out]))
                 out = r;
         }
-        if (in == GPR_N || out == GPR_N || use[in] < use[out] + SWAP_GAIN)
+        if (in == NONE || out == NONE ||
+            use[in] < use[out] + (in < GPR_N ? SWAP_GAIN : STREAM_GAIN))
             return;
         done |= 1u << in | 1u << out;
         x->swap[x->n_swaps++] = (struct Swap){.in = (uint8_t)in, .out = (uint8_t)out};

@@ -33,7 +33,7 @@
 #define FETCH_AT    256
 #define FETCH_LINES 12
 #define FETCH_STEP  64
-enum { FRAME_ROUNDS = JIT_STREAMS, FRAME_BOUND };
+enum { FRAME_ROUNDS = JIT_STREAMS, FRAME_BOUND, FRAME_AGAIN };
 
 /* What a register holds: what `root` held at the top of the loop, plus delta. */
 typedef struct Value {
@@ -329,16 +329,21 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
 
 /*
  * A stream that has just come into a page will be in the next one soon, which is elsewhere in the
- * host's memory: the processor does not see it coming, and waits for its first lines. rax is the
- * address; rdx changes. Returns its jump back, which is not yet patched.
+ * host's memory: the processor does not see it coming, and waits for its first lines. rax and rdx
+ * change.
  */
-static uint8_t *fetch_ahead(Trans *x, const struct Stream *s)
+static void fetch_ahead(Trans *x, const struct Stream *s)
 {
     Code *c = &x->c;
     bool up = s->step > 0;
     HostMem add = jit_hot(x->j, offsetof(JitHot, tlb) + jit_mmu_mode(x->mode) * sizeof(JTlb) +
                                     offsetof(JTlb, add));
     int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
+    first_byte(x, s);
+    emit_mov(c, false, H_DX, H_AX);
+    alu_imm(c, AND, false, H_DX, (int32_t)PAGE_SIZE - 1);
+    alu_imm(c, CMP, false, H_DX, up ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
+    uint8_t *over = emit_jcc(c, up ? 3 : 6, here(c)); /* jae, jbe */
     emit_mov(c, true, H_DX, H_AX);
     shift_down(c, H_DX, PAGE_BITS);
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_DX, .rm = H_DX});
@@ -353,15 +358,8 @@ static uint8_t *fetch_ahead(Trans *x, const struct Stream *s)
         HostMem m = {.base = H_DX, .index = H_NONE, .disp = 64 * (up ? line : 63 - line)};
         encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
     }
-    return emit_jmp(c, here(c));
+    patch_rel32(over, c->run, here(c));
 }
-
-/* Where check_stream() leads besides. */
-typedef struct Aside {
-    const uint8_t *fails; /* the second body is not for it */
-    const uint8_t *fetch; /* fetch_ahead(), or NULL */
-    uint8_t *back;        /* its jump */
-} Aside;
 
 /*
  * rcx = bytes from the first one of the stream's pages to rax; rdx = where it could be there at
@@ -404,20 +402,13 @@ static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
 }
 
 /* Looks at one stream. */
-static void check_stream(Trans *x, unsigned n, const Aside *aside, bool *have_rounds)
+static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_rounds)
 {
     Code *c = &x->c;
     const struct Stream *s = &x->stream[n];
     int32_t most = 0;
     first_byte(x, s);
-    if (aside->fetch) {
-        emit_mov(c, false, H_CX, H_AX);
-        alu_imm(c, AND, false, H_CX, (int32_t)PAGE_SIZE - 1);
-        alu_imm(c, CMP, false, H_CX, s->step > 0 ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
-        emit_jcc(c, s->step > 0 ? 2 : 7, aside->fetch); /* jb, ja */
-        patch_rel32(aside->back, c->run, here(c));
-    }
-    find_page(x, n, aside->fails, &most);
+    find_page(x, n, fails, &most);
     if (s->slot < 0)
         keep_host(x, s, n);
     if (s->step > 0) {
@@ -485,25 +476,44 @@ static void align(Code *c)
     }
 }
 
+/* FRAME_AGAIN: the second body has been left at its bound. */
+static void set_again(Code *c, bool to)
+{
+    HostMem m = jit_frame(FRAME_AGAIN);
+    encode(c, &(Enc){.map = MAP_1B, /* mov dword */
+                     .opcode = 0xc7,
+                     .modrm = true,
+                     .mem = &m,
+                     .imm = to,
+                     .imm_size = 4});
+}
+
+/* Of all streams of small strides. Returns its jump back, which is not yet patched. */
+static uint8_t *fetch_all_ahead(Trans *x)
+{
+    set_again(&x->c, false);
+    for (unsigned n = 0; n < x->n_streams; n++)
+        if (x->stream[n].step && abs(x->stream[n].step) <= FETCH_STEP)
+            fetch_ahead(x, &x->stream[n]);
+    return emit_jmp(&x->c, here(&x->c));
+}
+
 /* From `head` to `again`, straight on; before it, what it leaves it for. */
 static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies)
 {
     Code *c = &x->c;
-    Aside aside[JIT_STREAMS];
-    bool have_rounds = false;
+    HostMem again = jit_frame(FRAME_AGAIN);
+    bool have_rounds = false, fetches = false;
     const uint8_t *fails = here(c);
     jit_flags_in(c, x->j);
     emit_jmp(c, code->entry);
     for (unsigned n = 0; n < x->n_streams; n++) {
         struct Stream *s = &x->stream[n];
-        int32_t step = s->step;
         s->slot = jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
-        aside[n] = (Aside){.fails = fails};
-        if (step && abs(step) <= FETCH_STEP) {
-            aside[n].fetch = here(c);
-            aside[n].back = fetch_ahead(x, &x->stream[n]);
-        }
+        fetches |= s->step && abs(s->step) <= FETCH_STEP;
     }
+    const uint8_t *ahead = here(c);
+    uint8_t *back = fetches ? fetch_all_ahead(x) : NULL;
     const uint8_t *poll = here(c);
     emit_jmp(c, code->start);
     code->head = here(c);
@@ -511,8 +521,18 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
     code8(c, 0xe3); /* jrcxz */
     code8(c, (uint8_t)(poll - (here(c) + 1)));
     jit_flags_out(c, x->j);
+    if (fetches) {
+        encode(c, &(Enc){.map = MAP_1B, /* cmp dword [FRAME_AGAIN], 0 */
+                         .opcode = 0x83,
+                         .modrm = true,
+                         .reg = CMP,
+                         .mem = &again,
+                         .imm_size = 1});
+        emit_jcc(c, 5, ahead); /* jne */
+        patch_rel32(back, c->run, here(c));
+    }
     for (unsigned n = 0; n < x->n_streams; n++)
-        check_stream(x, n, &aside[n], &have_rounds);
+        check_stream(x, n, fails, &have_rounds);
     if (l->counter != GPR_ZERO) {
         emit_imm32(c, H_CX, ROUNDS_MAX);
         if (have_rounds) { /* rax is the least number that there is yet one more of */
@@ -552,20 +572,25 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
         return false;
     const struct Stream *s = &x->stream[n];
     bool by_base = !jit_stays(x, s->base), by_index = !jit_stays(x, s->index);
-    *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = x->stream_disp[x->k]};
+    unsigned host = x->stream_host[n];
+    if (host == H_NONE)
+        host = H_DX;
+    *m = (HostMem){.base = (uint8_t)host, .index = H_NONE, .disp = x->stream_disp[x->k]};
     if (by_base && by_index) {
         m->base = (uint8_t)bring(x, i->base, H_AX);
         m->index = (uint8_t)bring(x, i->index, H_CX);
         m->scale = i->scale;
         emit_lea(c, true, H_AX, *m);
-        *m = (HostMem){.base = H_AX, .index = H_DX};
+        *m = (HostMem){.base = H_AX, .index = (uint8_t)host};
     } else if (by_index) {
         m->index = (uint8_t)bring(x, i->index, H_AX);
         m->scale = i->scale;
     } else if (by_base) {
         m->base = (uint8_t)bring(x, i->base, H_AX);
-        m->index = H_DX;
+        m->index = (uint8_t)host;
     }
+    if (host != H_DX)
+        return true;
     if (x->dx_run != (int)JIT_RUNS + n)
         emit_load(c, H_DX, jit_frame((unsigned)n));
     x->dx_run = (int)JIT_RUNS + n;
@@ -724,6 +749,7 @@ static bool write_second(Trans *x, JitCode *code, Loop *l)
     code8(c, 5);
     emit_jmp(c, again);
     jit_homes_swap(x, false);
+    set_again(c, true);
     emit_jmp(c, x->jcc);
     return true;
 }

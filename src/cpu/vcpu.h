@@ -224,6 +224,10 @@ struct Vcpu {
     void *apic; /* the machine's: struct Lapic */
     /* Software engine's instruction count, and KVM's exits: monotonic, for info and limits. */
     uint64_t insns, exits;
+    /* RAM may have been written by who has no TLB and no page tables of KVM's to keep: a software
+     * engine has run, or the machine was reset. Until this vCPU goes into KVM. Set by its own
+     * thread, read by all. */
+    _Atomic bool wrote_unseen;
     /* NULL, or where software engines note their stores. Set before engine->enter(). */
     WriteLog *writes;
     struct {
@@ -248,6 +252,9 @@ enum StateGroup {
     GRP_EVENTS = 1 << 6,
     GRP_MP_STATE = 1 << 7,
     GROUPS_ALL = (1 << 8) - 1,
+    /* An engine need not be asked for, or given, what it is known to hold: of a switch, whose
+     * vCPU may not have run since it came. */
+    GRP_KNOWN = 1 << 8,
 };
 
 /*

@@ -157,12 +157,25 @@ static bool flushes(const KvmVcpu *kv)
                                     ((a->cr4 ^ b->cr4) & (CR4_PGE | CR4_PAE)));
 }
 
+/* May anybody have written to page tables behind KVM's back? Those it makes for itself are of all
+ * vCPUs. */
+static bool wrote_unseen(const Vcpu *v)
+{
+    if (!kvm_of(v)->vm->host->shadow_tables)
+        return v->wrote_unseen;
+    for (unsigned i = 0; i < v->vm->n_vcpus; i++) {
+        if (v->vm->vcpu[i]->wrote_unseen)
+            return true;
+    }
+    return false;
+}
+
 /*
  * Whoever had the vCPU may have changed page tables, which KVM's TLB knows nothing of. Loading the
  * same CR3 flushes nothing; CR4.PGE changed and put back makes KVM drop all of it, global entries
  * too. A KVM that makes page tables of its own has these to forget as well.
  */
-static bool put_sregs(Vcpu *v, GError **err)
+static bool put_sregs(Vcpu *v, bool known, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
     struct kvm_sregs2 *s = &kv->ks.sregs;
@@ -174,19 +187,26 @@ static bool put_sregs(Vcpu *v, GError **err)
         apic_base = v->st.msr.apic_base;
     s->apic_base = apic_base;
 
+    /* A switch whose vCPU has not run meanwhile: nothing to forget, and perhaps nothing to put. */
+    bool forget = !known || kv->vm->kernel_apic || wrote_unseen(v);
+    if (!forget && kv->held & GRP_SREGS && !memcmp(s, &kv->kept.sregs, sizeof(*s)))
+        return true;
+
     int r = 0;
-    if (kv->vm->host->shadow_tables) { /* which flushes, too */
+    if (forget && kv->vm->host->shadow_tables) { /* which flushes, too */
         if (!kvm_drop_shadow_tables(kv->vm, err))
             return false;
-    } else if (!flushes(kv)) {
+    } else if (forget && !flushes(kv)) {
         s->cr4 ^= CR4_PGE;
         r = sregs_ioctl(kv, true);
         s->cr4 ^= CR4_PGE;
     }
     if (r == 0)
         r = sregs_ioctl(kv, true);
-    if (r == 0)
+    if (r == 0) {
+        v->wrote_unseen = false;
         return true;
+    }
     g_set_error(err, TANDEM_ERROR, ERR_STATE,
                 "KVM_SET_SREGS: %s (CR0 %#llx CR3 %#llx CR4 %#llx EFER %#llx CS.L %u, "
                 "APIC base %#llx)",
@@ -340,6 +360,27 @@ static uint64_t *msr_home(CpuState *s, const MsrRow *row)
     return (uint64_t *)(void *)((char *)s + row->offset);
 }
 
+/* From kept_msr; and those of the local APIC here. */
+static void msrs_to_cpu(Vcpu *v)
+{
+    const KvmVcpu *kv = kvm_of(v);
+    const KvmVm *kvm = kv->vm;
+    for (unsigned i = 0; i < kvm->n_msrs; i++) {
+        const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
+        uint64_t *home = msr_home(&v->st, row), value = kv->kept_msr[i];
+        /* The upper half that KVM does not keep is still here, unless the guest wrote anew. */
+        bool half = kvm->sysenter32 && (row->index == 0x175 || row->index == 0x176);
+        if (!half || (uint32_t)*home != value)
+            *home = value;
+    }
+    for (unsigned i = 0; i < kvm_msr_rows_n && !kvm->kernel_apic; i++) {
+        uint64_t value;
+        if (kvm_msr_rows[i].policy == MSRP_APIC && !kvm_msr_rows[i].is_const &&
+            v->vm->bus->apic_msr_read(v, kvm_msr_rows[i].index, &value))
+            *msr_home(&v->st, &kvm_msr_rows[i]) = value;
+    }
+}
+
 static bool get_msrs(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
@@ -360,23 +401,11 @@ static bool get_msrs(Vcpu *v, GError **err)
                     kvm_msr_rows[kvm->msr[n]].name);
         return false;
     }
-    for (unsigned i = 0; i < kvm->n_msrs; i++) {
-        const MsrRow *row = &kvm_msr_rows[kvm->msr[i]];
-        uint64_t *home = msr_home(&v->st, row), value = kv->msrs->entries[i].data;
-        kv->kept_msr[i] = value;
-        /* The upper half that KVM does not keep is still here, unless the guest wrote anew. */
-        bool half = kvm->sysenter32 && (row->index == 0x175 || row->index == 0x176);
-        if (!half || (uint32_t)*home != value)
-            *home = value;
-    }
+    for (unsigned i = 0; i < kvm->n_msrs; i++)
+        kv->kept_msr[i] = kv->msrs->entries[i].data;
     if (kvm->kernel_apic)
         v->st.msr.tsc_deadline = kv->msrs->entries[kvm->n_msrs].data;
-    for (unsigned i = 0; i < kvm_msr_rows_n && !kvm->kernel_apic; i++) {
-        uint64_t value;
-        if (kvm_msr_rows[i].policy == MSRP_APIC && !kvm_msr_rows[i].is_const &&
-            v->vm->bus->apic_msr_read(v, kvm_msr_rows[i].index, &value))
-            *msr_home(&v->st, &kvm_msr_rows[i]) = value;
-    }
+    msrs_to_cpu(v);
     return get_tsc(v, err);
 }
 
@@ -521,6 +550,22 @@ static bool get_synced(KvmVcpu *kv, unsigned group)
     }
 }
 
+/* What was read or written last. */
+static void get_held(Vcpu *v, unsigned group)
+{
+    KvmVcpu *kv = kvm_of(v);
+    size_t size;
+    void *to = ks_of(&kv->ks, group, &size);
+    if (to) {
+        memcpy(to, ks_of(&kv->kept, group, &size), size);
+    } else if (group == GRP_FPU) {
+        v->st.fpu = kv->kept_fpu;
+    } else {
+        msrs_to_cpu(v);
+        v->st.tsc_offset = kv->tsc_offset;
+    }
+}
+
 static bool get_group(Vcpu *v, const GroupRow *row, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
@@ -558,7 +603,7 @@ bool kvm_regs_settle(KvmVcpu *kv)
  * exception that is pending, as KVM_SET_REGS does. */
 static bool leave_regs(KvmVcpu *kv, unsigned groups)
 {
-    if (groups != GROUPS_ALL || kv->ks.events.exception.pending ||
+    if ((groups & GROUPS_ALL) != GROUPS_ALL || kv->ks.events.exception.pending ||
         !(kv->vm->host->cap[CAP_SYNC_REGS] & KVM_SYNC_X86_REGS))
         return false;
     kv->run->s.regs.regs = kv->ks.regs;
@@ -576,7 +621,7 @@ static bool put_group(Vcpu *v, const GroupRow *row, unsigned groups, GError **er
         return leave_regs(kv, groups) || ioctl(kv->fd, KVM_SET_REGS, &kv->ks.regs) == 0 ||
                kvm_error(err, row->set_name);
     case GRP_SREGS:
-        return put_sregs(v, err);
+        return put_sregs(v, groups & GRP_KNOWN, err);
     case GRP_FPU:
         return put_fpu(v, err);
     case GRP_MSRS:
@@ -622,16 +667,24 @@ bool kvm_export(Vcpu *v, unsigned groups, GError **err)
 
     if (!kvm_drain(v, err))
         return false;
-    if (!kvm_regs_settle(kv))
+    /* Others may have done something to a vCPU whose local APIC is KVM's. */
+    unsigned known = groups & GRP_KNOWN && !kv->vm->kernel_apic ? kv->held : 0;
+    if (!(known & GRP_REGS) && !kvm_regs_settle(kv))
         return kvm_error(err, "KVM_SET_REGS");
-    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++)
-        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
-            if (group_rows[i].get_rank == rank && groups & group_rows[i].group &&
-                !get_group(v, &group_rows[i], err))
+    for (unsigned rank = 0; rank < ARRAY_LEN(group_rows); rank++) {
+        for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++) {
+            const GroupRow *row = &group_rows[i];
+            if (row->get_rank != rank || !(groups & row->group))
+                continue;
+            if (known & row->group)
+                get_held(v, row->group);
+            else if (!get_group(v, row, err))
                 return false;
+        }
+    }
     kvm_state_to_cpu(&kv->ks, &v->st, groups);
     for (unsigned i = 0; i < ARRAY_LEN(group_rows); i++)
-        if (groups & group_rows[i].group)
+        if (groups & group_rows[i].group & ~known)
             keep(v, group_rows[i].group);
     if (groups & GRP_SREGS && kv->vm->kernel_apic)
         v->st.msr.apic_base = kv->ks.sregs.apic_base;
@@ -675,7 +728,7 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
             kv->ks.events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
     }
     /* What was half done belongs to the state that is being replaced. */
-    if (groups == GROUPS_ALL) {
+    if ((groups & GROUPS_ALL) == GROUPS_ALL) {
         if (!kvm_drain(v, err))
             return false;
     }

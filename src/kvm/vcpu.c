@@ -182,6 +182,7 @@ static bool inject(Vcpu *v, KvmVcpu *kv, uint32_t req)
 {
     bool want_window = false;
     kv->synced = false; /* what follows may change events */
+    kv->held &= ~(unsigned)GRP_EVENTS;
 
     if (req & VREQ_NMI) {
         vcpu_request_clear(v, VREQ_NMI);

@@ -178,6 +178,7 @@ static void vcpu_reset_work(Vcpu *v, void *opaque)
     }
     vcpu_request_clear(v, VREQ_INTR | VREQ_NMI | VREQ_SMI | VREQ_INIT | VREQ_SIPI);
     mwait_disarm(v);
+    v->wrote_unseen = true; /* by the loaders */
     cpu_state_reset(&v->st, cpuid_signature(&m->cpuid), v->id == 0);
     v->st.msr.apic_base = 0xfee00000 | BIT(11) | (v->id == 0 ? BIT(8) : 0);
     if (m->direct_boot)

@@ -194,6 +194,14 @@ static void latency_row(GString *out, const char *name, uint64_t last, const Lat
                            (double)latency_percentile(h, 99) / 1000, (double)h->max_ns / 1000);
 }
 
+static void direction_row(GString *out, const char *name, const LatencyHist *h)
+{
+    if (h->count)
+        g_string_append_printf(out, "  %-10s %9s %9.1f %9.1f %9.1f\n", name, "",
+                               (double)latency_percentile(h, 50) / 1000,
+                               (double)latency_percentile(h, 99) / 1000, (double)h->max_ns / 1000);
+}
+
 static void residency(GString *out, const uint64_t ns[ENGINE_N])
 {
     static const char *const names[ENGINE_N] = {
@@ -230,6 +238,8 @@ static void describe_stats(MonCall *c, unsigned cpu, const StatsCopy *copy)
     for (unsigned i = 0; i < STEP_N; i++)
         latency_row(out, switch_step_name[i], s->last_ns[i], &s->step[i]);
     latency_row(out, "total", s->last_total_ns, &s->total);
+    direction_row(out, "out of kvm", &s->out_of_kvm);
+    direction_row(out, "into kvm", &s->into_kvm);
     if (!s->n_notes)
         g_string_append(out, "  no rule changed anything in the last switch\n");
     else

@@ -34,7 +34,7 @@ uint64_t switch_now_ns(void)
 bool switch_export(Vcpu *v, GError **err)
 {
     enum RunState run_state = v->st.run_state;
-    if (!v->engine->export_state(v, GROUPS_ALL, err))
+    if (!v->engine->export_state(v, GROUPS_ALL | GRP_KNOWN, err))
         return false;
     /* Rule halt-state: without an in-kernel APIC, KVM calls every vCPU runnable; who is halted or
      * waits for SIPI only the loop knows. */
@@ -101,9 +101,9 @@ static bool mode_came_back(Vcpu *v, const Engine *to, enum Mode m, GError **err)
     return true;
 }
 
-bool switch_import(Vcpu *v, const Engine *to, GError **err)
+static bool import_as(Vcpu *v, const Engine *to, unsigned known, GError **err)
 {
-    if (!to->import_state(v, GROUPS_ALL, err))
+    if (!to->import_state(v, GROUPS_ALL | known, err))
         return false;
     if (to->is_software)
         return true;
@@ -114,6 +114,11 @@ bool switch_import(Vcpu *v, const Engine *to, GError **err)
         return false;
     atomic_fetch_or(&modes_held[to->id], (uint32_t)BIT(m));
     return true;
+}
+
+bool switch_import(Vcpu *v, const Engine *to, GError **err)
+{
+    return import_as(v, to, 0, err);
 }
 
 typedef struct Verify {
@@ -205,7 +210,7 @@ static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *importe
         return false;
     mark(r);
     *imported = true;
-    if (!switch_import(v, to, err))
+    if (!import_as(v, to, GRP_KNOWN, err))
         return false;
     if (unlikely(switch_verify) && !verify_import(v, to, err))
         return false;

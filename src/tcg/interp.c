@@ -544,10 +544,13 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     if (!t->limited && !t->counted)
         idle_run_begins(t);
     tcg_update_mode(s, t);
-    if (atomic_load(&v->request) & VREQ_EXIT_MASK)
+    if (atomic_load(&v->request) & VREQ_EXIT_MASK) {
         x = (Exit){.kind = EXIT_KICK};
-    else if (inject(s, t, &x) == NEXT_BLOCK)
-        x = run_loop(v, t);
+    } else {
+        atomic_store_explicit(&v->wrote_unseen, true, memory_order_relaxed);
+        if (inject(s, t, &x) == NEXT_BLOCK)
+            x = run_loop(v, t);
+    }
     vec_release(t);
     if (t->inhibit && !s->ev.shadow_mov_ss)
         s->ev.shadow_sti = true;

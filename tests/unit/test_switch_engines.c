@@ -95,6 +95,48 @@ START_TEST(random_states_survive_the_round_trip)
 }
 END_TEST
 
+/* KVM must forget translations when a software engine has run, and need not when none has: then
+ * what it holds is known, and goes unasked to and fro. */
+START_TEST(what_may_have_been_written)
+{
+    static const RunLimit one = {.max_insns = 1};
+    GError *err = NULL;
+    CpuState was;
+    cpu_state_reset(&fx.v.st, cpuid_signature(&fx.cpuid), true);
+    fit(&fx.v.st);
+    fx.v.st.seg[CS].base = 0;
+    fx.v.st.rip = 0x1000;
+    fx.ram[0x1000] = 0x40; /* inc ax */
+    fx.v.where = ST_CANONICAL;
+    fx.v.wrote_unseen = true;
+    to_engine(&engine_kvm, 0);
+    ck_assert(!fx.v.wrote_unseen);
+    switch_verify = false;
+    for (unsigned i = 0; i < 6; i++) {
+        was = fx.v.st;
+        memset(&fx.v.st.gpr, 0, sizeof(fx.v.st.gpr));
+        memset(&fx.v.st.fpu, 0, sizeof(fx.v.st.fpu));
+        memset(&fx.v.st.msr, 0, sizeof(fx.v.st.msr));
+        fx.v.st.msr.apic_base = was.msr.apic_base;
+        to_engine(&engine_interp, 0);
+        ck_assert_uint_eq(vmstate_diff(&was, &fx.v.st, GROUPS_ALL, complain, NULL), 0);
+        ck_assert(!fx.v.wrote_unseen);
+        if (i & 1) {
+            fx.v.st.rip = 0x1000;
+            ck_assert_int_eq(engine_interp.run(&fx.v, &one).kind, EXIT_LIMIT);
+            ck_assert(fx.v.wrote_unseen);
+        }
+        to_engine(&engine_kvm, 0);
+        ck_assert(!fx.v.wrote_unseen);
+    }
+    /* What KVM holds is what it is believed to hold. */
+    was = fx.v.st;
+    ck_assert(engine_kvm.export_state(&fx.v, GROUPS_ALL, &err));
+    ck_assert_uint_eq(vmstate_diff(&was, &fx.v.st, GROUPS_ALL, complain, NULL), 0);
+    ck_assert_uint_eq((uint16_t)fx.v.st.gpr[RAX], 3);
+}
+END_TEST
+
 static void change(CpuState *s, unsigned what)
 {
     switch (what) {
@@ -258,6 +300,7 @@ int main(void)
     TCase *c = tcase_create("switch");
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, random_states_survive_the_round_trip);
+    tcase_add_test(c, what_may_have_been_written);
     tcase_add_test(c, one_difference_is_enough);
     tcase_add_test(c, avx512_state);
     tcase_add_test(c, what_kvm_refuses_stays);

@@ -112,6 +112,7 @@ static bool fake_export(Vcpu *v, unsigned groups, GError **err)
     if (v->engine->is_software)
         return true;
     enum RunState r = v->st.run_state;
+    groups &= GROUPS_ALL;
     if (groups == GROUPS_ALL)
         v->st = fake.own;
     v->st.rflags = fake.own.rflags;

@@ -718,8 +718,9 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
     KvmVcpu *kv = kvm_of(v);
     /* KVM_SET_REGS drops pending exceptions. Whoever sets registers alone does not mean that. */
     bool keep_events = groups & GRP_REGS && !(groups & GRP_EVENTS);
+    bool all = (groups & GROUPS_ALL) == GROUPS_ALL;
 
-    if (!kvm_regs_settle(kv))
+    if (!all && !kvm_regs_settle(kv))
         return kvm_error(err, "KVM_SET_REGS");
     if (keep_events) {
         if (ioctl(kv->fd, KVM_GET_VCPU_EVENTS, &kv->ks.events) < 0)
@@ -727,10 +728,13 @@ bool kvm_import(Vcpu *v, unsigned groups, GError **err)
         if (kv->vm->kernel_apic)
             kv->ks.events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
     }
-    /* What was half done belongs to the state that is being replaced. */
-    if ((groups & GROUPS_ALL) == GROUPS_ALL) {
+    /* What was half done belongs to the state that is being replaced, and so do registers that wait
+     * for a KVM_RUN. */
+    if (all) {
         if (!kvm_drain(v, err))
             return false;
+        kv->regs_wait = false;
+        kv->run->kvm_dirty_regs = 0;
     }
     if (groups & GRP_EVENTS && (v->st.ev.smi.active || v->st.ev.smi.pending) &&
         !kv->vm->host->cap[CAP_X86_SMM]) {

@@ -515,7 +515,23 @@ static bool emit_div(Trans *x, const Insn *i)
 
 static bool emit_conv(Trans *x, const Insn *i)
 {
-    bool to_dx = op_rows[i->row].opcode == 0x99;
+    Code *c = &x->c;
+    bool to_dx = op_rows[i->row].opcode == 0x99, w = i->opsize == 8;
+    unsigned ax = x->host[RAX], dx = x->host[RDX];
+    if (i->opsize > 2 && ax != H_NONE && !to_dx) { /* movsxd, movsx: in place */
+        encode(c, &(Enc){.map = w ? MAP_1B : MAP_0F,
+                         .opcode = w ? 0x63 : 0xbf,
+                         .w = w,
+                         .modrm = true,
+                         .reg = (uint8_t)ax,
+                         .rm = (uint8_t)ax});
+        return true;
+    }
+    if (i->opsize > 2 && ax != H_NONE && dx != H_NONE) { /* sarx: likewise */
+        emit_imm32(c, H_CX, w ? 63 : 31);
+        emit_shift(c, PFX_F3, w, dx, ax, H_CX);
+        return true;
+    }
     jit_get(x, H_AX, RAX);
     if (to_dx) {
         jit_get(x, H_DX, RDX);

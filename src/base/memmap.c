@@ -3,6 +3,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <x86intrin.h>
+
+#include "base/clock.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
@@ -37,6 +40,16 @@ bool memmap_make_huge(const RamSlot *s, gpa_t gpa)
 
 #define HUGE_PAGES 64     /* used by programs, of 512 */
 #define HUGE_USES  16384u /* by anybody */
+#define HUGE_MS    2000u  /* from the first use to one of those that come later */
+#define HUGE_LASTS 32u    /* uses, at least, of what is in use so long */
+
+static bool in_use_long(RamHuge *h, uint32_t uses)
+{
+    uint32_t now = (uint32_t)(__rdtsc() / clock_host_tsc_khz());
+    if (uses == 1)
+        __atomic_store_n(&h->since, now, __ATOMIC_RELAXED);
+    return uses > HUGE_LASTS && now - __atomic_load_n(&h->since, __ATOMIC_RELAXED) > HUGE_MS;
+}
 
 void memmap_used(const RamSlot *s, RamHuge *h, gpa_t gpa, bool user)
 {
@@ -45,7 +58,8 @@ void memmap_used(const RamSlot *s, RamHuge *h, gpa_t gpa, bool user)
     uint64_t bit = BIT(n % 64);
     bool first = user && !(__atomic_fetch_or(&h->page[n / 64], bit, __ATOMIC_RELAXED) & bit);
     unsigned pages = __atomic_add_fetch(&h->pages, first, __ATOMIC_RELAXED);
-    if (pages >= HUGE_PAGES || __atomic_add_fetch(&h->uses, 1, __ATOMIC_RELAXED) >= HUGE_USES)
+    uint32_t uses = __atomic_add_fetch(&h->uses, 1, __ATOMIC_RELAXED);
+    if (pages >= HUGE_PAGES || uses >= HUGE_USES || in_use_long(h, uses))
         memmap_make_huge(s, gpa);
 }
 

@@ -17,6 +17,7 @@ typedef struct RamHuge {
     uint8_t asked;    /* the host has been asked for one */
     uint16_t pages;   /* that programs have used */
     uint32_t uses;    /* by anybody, of single pages */
+    uint32_t since;   /* milliseconds of the host's TSC: the first of them */
     uint64_t page[8]; /* those, as bits */
 } RamHuge;
 
@@ -49,8 +50,8 @@ void memmap_used(const RamSlot *s, RamHuge *h, gpa_t gpa, bool user);
 /*
  * The page of gpa, in s, has come into use by a program, or by the kernel. A host that has to find
  * and to clear 2 MiB first, perhaps in memory that its own host has to find, takes up to 5 ms for
- * them, so it is not asked for them before many pages have been used, or few very often: a kernel
- * that boots uses half of what it touches the huge pages of.
+ * them. So it is not asked for them before many pages have been used, or few very often or for
+ * long: a kernel that boots uses half of what it touches the huge pages of.
  */
 static inline void memmap_use(const RamSlot *s, gpa_t gpa, bool user)
 {

@@ -309,8 +309,7 @@ void jit_flush(Jit *j)
     j->heats = 0;
     j->used = j->used_fixed;
     j->cold_used = j->code_bytes / 2;
-    jit_slots_flush(j);
-    j->slots = 0;
+    jit_slots_forget(j);
     j->pending = NULL;
     j->recording = NULL;
     g_hash_table_remove_all(j->plans);

@@ -281,10 +281,12 @@ typedef struct Jit {
         uint64_t some[MMU_MODES][JTLB_SIZE / 4096]; /* which words of `has` are not 0 */
     } tlb_set[2];                                   /* local pages, global ones */
     LargePages tlb_large;                           /* that are, or were, in the first-level TLB */
-    uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS]; /* in use; filled ones */
+    /* In use; those that are filled, or were a few flushes ago. */
+    uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS];
+    uint8_t slot_age[JIT_SLOTS];    /* of those: flushes since it was filled */
     uint64_t slot_since[JIT_SLOTS]; /* TSC when it was last looked at */
     uint64_t window_ticks;
-    uint8_t slot_asks, slot_refills;
+    uint8_t slot_asks, slot_refills, slot_first;
     struct JitRanges {
         unsigned n, next;
         struct JitRange {
@@ -407,6 +409,8 @@ bool jit_has_slots(const Trans *);
  * k then is whether it may lead into a window. */
 bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
 void jit_slots_flush(Jit *);
+/* All go, with the code that has them. */
+void jit_slots_forget(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
 
 /* ---- windows (jit_window.c) ---- */

@@ -6,10 +6,10 @@
  * drops one of them drops the slot: jit_tlb.c calls from there. jit_slot_fill() gives it the page
  * of the address, and those before and behind it for which the first-level TLB says the same: they
  * often are neighbours in the host's memory too, always within a large page. The first misses after
- * a flush come there, while there is more to be found. Of the later ones only one in SLOT_REFILLS
- * does, which then looks how often this slot misses; the others take their one page from the
- * first-level TLB in the fill stub, without leaving translated code. Where a slot misses often, and
- * its pages are neighbours in the program only, they are put side by side: jit_window.c.
+ * a flush come there (but SLOT_FIRST), while there is more to be found. Of the later ones only one
+ * in SLOT_REFILLS does, which then looks how often this slot misses; the others take their one page
+ * from the first-level TLB in the fill stub, without leaving translated code. Where a slot misses
+ * often, and its pages are neighbours in the program only, they are put side by side: jit_window.c.
  */
 #include "tcg/jit.h"
 
@@ -21,6 +21,11 @@
  * window. */
 #define SLOT_ASKS        6
 #define SLOT_ASKS_WINDOW 8
+/* Jit.slot_first, likewise: misses after a flush that the stub sees to before jit_slot_fill() is
+ * asked, where the slot has been filled within so many flushes. Programs that are switched between
+ * miss each slot once or twice. */
+#define SLOT_FIRST 3
+#define SLOT_AGE   8
 /* A table's slot (the stub has no `span` for it) is filled here each time: so many misses count. */
 #define TABLE_MISSES 4
 /* TSC ticks from one miss to the next, on average, below which the first-level TLB is faster: a
@@ -45,6 +50,14 @@ static void empty(JitSlot *u)
     u->listed = false;
 }
 
+/* The same, but it stays in its list, so the stub may fill it. */
+static void empty_listed(const Jit *j, JitSlot *u)
+{
+    u->neg = JIT_SLOT_NONE;
+    u->left = u->last >= JIT_RUN_SPAN ? 0 : j->slot_first;
+    u->asked = 0;
+}
+
 /* 2^64 / places, rounded up. Of two places at least. */
 static uint64_t span_of(uint64_t places)
 {
@@ -55,6 +68,7 @@ void jit_slots_init(Jit *j)
 {
     j->slot_asks = SLOT_ASKS;
     j->slot_refills = SLOT_REFILLS;
+    j->slot_first = SLOT_FIRST;
     j->window_ticks = WINDOW_TICKS;
     for (unsigned size = 1; size <= JIT_RUN_SPAN; size++)
         j->hot->span[size] = span_of(PAGE_SIZE + 1 - size);
@@ -193,6 +207,7 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     if (!u->listed)
         j->slot_list[mode][j->slot_n[mode]++] = n;
     u->listed = true;
+    j->slot_age[n] = 0;
     u->places = (uint32_t)(r.hi - r.lo - u->last);
     u->span = span_of(u->places);
     u->neg = u->places - r.lo;
@@ -220,29 +235,49 @@ static void cut(struct JitRanges *s, gva_t page)
     }
 }
 
+static void forget_ranges(Jit *j, unsigned mode)
+{
+    for (unsigned write = 0; write < 2; write++)
+        j->range[mode][write].n = j->range[mode][write].next = 0;
+}
+
 void jit_slots_flush(Jit *j)
 {
     for (unsigned m = 0; m < MMU_MODES; m++) {
-        for (uint32_t n = 0; n < j->slot_n[m]; n++)
-            empty(&j->hot->slot[j->slot_list[m][n]]);
-        j->slot_n[m] = 0;
-        j->range[m][0].n = j->range[m][1].n = 0;
-        j->range[m][0].next = j->range[m][1].next = 0;
+        uint32_t kept = 0, *list = j->slot_list[m];
+        for (uint32_t k = 0; k < j->slot_n[m]; k++) {
+            uint32_t n = list[k];
+            JitSlot *u = &j->hot->slot[n];
+            j->slot_age[n] = u->neg == JIT_SLOT_NONE ? j->slot_age[n] + 1 : 0;
+            if (j->slot_age[n] == SLOT_AGE) {
+                empty(u);
+                continue;
+            }
+            empty_listed(j, u);
+            list[kept++] = n;
+        }
+        j->slot_n[m] = kept;
+        forget_ranges(j, m);
     }
+}
+
+void jit_slots_forget(Jit *j)
+{
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        j->slot_n[m] = 0;
+        forget_ranges(j, m);
+    }
+    j->slots = 0;
 }
 
 void jit_slots_flush_page(Jit *j, unsigned mode, gva_t lin)
 {
-    uint32_t kept = 0, *list = j->slot_list[mode];
     for (unsigned write = 0; write < 2; write++)
         cut(&j->range[mode][write], lin & PAGE_MASK);
     for (uint32_t n = 0; n < j->slot_n[mode]; n++) {
-        JitSlot *u = &j->hot->slot[list[n]];
+        JitSlot *u = &j->hot->slot[j->slot_list[mode][n]];
         gva_t first = u->places - u->neg;
         if (lin - first < (uint64_t)u->places + u->last)
-            empty(u);
-        else
-            list[kept++] = list[n];
+            empty_listed(j, u);
     }
-    j->slot_n[mode] = kept;
 }

@@ -168,6 +168,7 @@ START_TEST(tables_by_small_indices)
         j->warm_after = below(4);
         j->twin_after = 1 + below(8);
         j->slot_asks = (uint8_t)below(3);
+        j->slot_first = (uint8_t)below(3);
         j->slot_refills = (uint8_t)(1 + below(2));
         j->window_ticks = one_in(2) ? UINT64_MAX : 0;
         guest_long_mode();

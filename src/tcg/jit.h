@@ -520,6 +520,7 @@ struct Trans {
         uint8_t base, index, scale; /* registers (or GPR_ZERO, GPR_IP) whose values at the top it
                                        counts from: base + (index << scale) */
         int32_t lo, hi, step;       /* bytes from there; bytes it moves by in each round */
+        uint8_t by, by_scale;       /* or by << by_scale, a register that stays; or GPR_ZERO */
         int slot;                   /* or -1: by the first-level TLB */
         bool write;
     } stream[JIT_STREAMS];
@@ -557,6 +558,7 @@ struct Trans {
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */
         int32_t slot; /* ACCESS: or -1; LOOP: the counter */
+        uint8_t by;   /* LOOP: the register that it moves by, or GPR_ZERO */
         uint8_t mode; /* ACCESS: enum MmuMode */
         uint8_t decode_mode;
         uint8_t kind; /* enum ColdKind */

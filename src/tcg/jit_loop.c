@@ -2,9 +2,10 @@
  * Loops: a second body, whose accesses are not checked one by one.
  *
  * A block, or a trace of blocks, that ends with a jump to its own beginning has it if operands of
- * it are streams: their addresses move by the same number of bytes in each round, or stay. How many
- * rounds a stream stays in its page is known in advance then. The second body is behind the block's
- * code, and the jump back leads there (jit_link()):
+ * it are streams: their addresses move by the same number of bytes in each round (a constant, or
+ * what a register holds that stays), or stay. How many rounds a stream stays in its page is known
+ * in advance then. The second body is behind the block's code, and the jump back leads there
+ * (jit_link()):
  *
  *     head:   is anything waiting? (Vcpu.go)
  *             each stream: is it in its slot's pages (JitSlot), or else in which? host's minus
@@ -39,6 +40,7 @@ enum { FRAME_ROUNDS = JIT_STREAMS, FRAME_BOUND, FRAME_AGAIN };
 typedef struct Value {
     unsigned root;
     int64_t delta;
+    unsigned by; /* register that has been added, or GPR_ZERO */
 } Value;
 
 typedef struct Loop {
@@ -47,8 +49,9 @@ typedef struct Loop {
         const uint8_t *to, *by;
     } out[JIT_PARTS]; /* by_swaps() */
     unsigned n_outs;
-    unsigned counter; /* a register that moves by a constant, or GPR_ZERO */
-    bool moves;       /* a stream does */
+    unsigned counter;    /* a register that moves by a constant, or GPR_ZERO */
+    unsigned counter_by; /* or by this register, as a stream does; or GPR_ZERO */
+    bool moves;          /* a stream does */
 } Loop;
 
 static bool known(const OpRow *r)
@@ -102,7 +105,38 @@ static bool step_of(const Trans *x, const Loop *l, unsigned root, int64_t *step)
     if (root >= GPR_N || !(x->changes >> root & 1))
         return root >= GPR_N ? root == GPR_ZERO || root == GPR_IP : true;
     *step = l->at_end[root].delta;
-    return l->at_end[root].root == root;
+    return l->at_end[root].root == root && l->at_end[root].by == GPR_ZERO;
+}
+
+/* The register that is added to a root in each round, and nothing else is; or GPR_ZERO. */
+static unsigned step_register(const Trans *x, const Loop *l, unsigned root)
+{
+    if (root >= GPR_N || l->at_end[root].root != root || l->at_end[root].delta ||
+        !jit_stays(x, l->at_end[root].by))
+        return GPR_ZERO;
+    return l->at_end[root].by;
+}
+
+/* Does i add one register to another, both of 64 bits? */
+static bool adds_register(const Insn *i, unsigned *to, unsigned *by)
+{
+    const OpRow *r = &op_rows[i->row];
+    if (i->opsize != 8)
+        return false;
+    *to = i->reg;
+    if (r->emit == EMIT_LEA) {
+        *by = i->base == i->reg ? i->index : i->base;
+        return i->asize == 8 && !i->scale && !i->disp && i->base < GPR_N && i->index < GPR_N &&
+               (i->base == i->reg || i->index == i->reg) && *by != *to;
+    }
+    *by = i->rm;
+    if (r->emit != EMIT_COPY || r->map != MAP_1B || (i->flags & IF_MEM) || i->reg == i->rm)
+        return false;
+    if (r->opcode == 0x01) {
+        *to = i->rm;
+        *by = i->reg;
+    }
+    return r->opcode == 0x01 || r->opcode == 0x03;
 }
 
 /* The stream that `size` bytes at base + (index << scale) + off are of, perhaps a new one; -1. */
@@ -111,7 +145,20 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
 {
     int64_t base_step, index_step;
     const int64_t far = 1 << 20, most = jit_has_slots(x) ? STEP_MAX_SLOTS : STEP_MAX;
-    if (!step_of(x, l, base, &base_step) || !step_of(x, l, index, &index_step))
+    unsigned by = step_register(x, l, base), by_scale = 0;
+    if (by != GPR_ZERO) {
+        base_step = 0;
+    } else if (!step_of(x, l, base, &base_step)) {
+        return -1;
+    }
+    if (by == GPR_ZERO && step_register(x, l, index) != GPR_ZERO) {
+        by = step_register(x, l, index);
+        by_scale = scale;
+        index_step = 0;
+    } else if (!step_of(x, l, index, &index_step)) {
+        return -1;
+    }
+    if (by != GPR_ZERO && (base_step || index_step))
         return -1;
     if (llabs(base_step) > most || llabs(index_step) > most || llabs(off) > far)
         return -1;
@@ -131,13 +178,15 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
     }
     if (x->n_streams == JIT_STREAMS)
         return -1;
-    l->moves |= step != 0;
+    l->moves |= step || by != GPR_ZERO;
     x->stream[x->n_streams] = (struct Stream){.base = (uint8_t)base,
                                               .index = (uint8_t)index,
                                               .scale = (uint8_t)scale,
                                               .lo = lo,
                                               .hi = hi,
                                               .step = (int32_t)step,
+                                              .by = (uint8_t)by,
+                                              .by_scale = (uint8_t)by_scale,
                                               .write = write};
     return (int)x->n_streams++;
 }
@@ -151,7 +200,7 @@ static bool find_streams(Trans *x, Loop *l)
     Value value[GPR_SLOTS];
     unsigned n = x->n - 1u, roots = GPR_SLOTS;
     for (unsigned r = 0; r < GPR_SLOTS; r++)
-        value[r] = (Value){r, 0};
+        value[r] = (Value){r, 0, GPR_ZERO};
     x->changes = 0;
     x->n_streams = 0;
     for (unsigned k = 0; k < n; k++) {
@@ -164,12 +213,20 @@ static bool find_streams(Trans *x, Loop *l)
         at[k].index = value[i->index < GPR_SLOTS ? i->index : GPR_ZERO];
         uint32_t w = jit_written(i);
         bool follows = jit_adds_constant(i, &to, &from, &add) && add == (int32_t)add;
-        Value new_value = follows ? value[from] : (Value){0, 0};
+        Value new_value = follows ? value[from] : (Value){0, 0, GPR_ZERO};
+        if (!follows && adds_register(i, &to, &from) && value[to].by == GPR_ZERO) {
+            follows = true;
+            add = 0;
+            new_value = value[to];
+            new_value.by = from;
+        }
         for (unsigned r = 0; r < GPR_N; r++)
             if (w >> r & 1)
-                value[r] = (Value){roots++, 0};
-        if (follows)
-            value[to] = (Value){new_value.root, new_value.delta + add};
+                value[r] = (Value){roots++, 0, GPR_ZERO};
+        if (follows) {
+            new_value.delta += add;
+            value[to] = new_value;
+        }
         x->changes |= w;
     }
     memcpy(l->at_end, value, sizeof(l->at_end));
@@ -182,6 +239,8 @@ static bool find_streams(Trans *x, Loop *l)
             size > 64)
             continue;
         Value base = at[k].base, index = at[k].index;
+        if (base.by != GPR_ZERO || index.by != GPR_ZERO)
+            continue;
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
         int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)jit_off_of(x, k) : 0);
         int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
@@ -200,12 +259,19 @@ static bool find_streams(Trans *x, Loop *l)
 /* One that lives in a host register, if there is any. */
 static void find_counter(const Trans *x, Loop *l)
 {
-    l->counter = GPR_ZERO;
+    l->counter = l->counter_by = GPR_ZERO;
     for (unsigned r = 0; r < GPR_N; r++) {
         int64_t step;
         if (step_of(x, l, r, &step) && step != 0 && step == (int32_t)step &&
             (l->counter == GPR_ZERO || x->host[l->counter] == H_NONE))
             l->counter = r;
+    }
+    for (unsigned n = 0; n < x->n_streams && l->counter == GPR_ZERO; n++) {
+        const struct Stream *s = &x->stream[n];
+        if (s->by == GPR_ZERO) /* what is added is known not to be 0 */
+            continue;
+        l->counter_by = s->by;
+        l->counter = step_register(x, l, s->base) == s->by ? s->base : s->index;
     }
 }
 
@@ -380,7 +446,7 @@ static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
         struct Cold *cold = jit_cold(x, emit_jcc(c, 3, here(c)), COLD_STREAM); /* jae */
         cold->retry = retry;
         cold->slot = s->slot;
-        cold->far = abs(s->step) > FETCH_STEP;
+        cold->far = abs(s->step) > FETCH_STEP || s->by != GPR_ZERO;
         cold->write = s->write;
         cold->mode = (uint8_t)jit_mmu_mode(x->mode);
         return;
@@ -401,6 +467,28 @@ static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
     emit_jcc(c, 7, fails); /* ja */
 }
 
+/* rax = rax / the step of s, if that is one of a size that is worth it. rcx and rdx change. */
+static void divide_by_register(Trans *x, const struct Stream *s, const uint8_t *fails)
+{
+    Code *c = &x->c;
+    unsigned by = bring(x, s->by, H_CX);
+    if (by != H_CX)
+        emit_mov(c, true, H_CX, by);
+    if (s->by_scale)
+        encode(c, &(Enc){.map = MAP_1B, /* shl */
+                         .opcode = 0xc1,
+                         .w = true,
+                         .modrm = true,
+                         .reg = 4,
+                         .rm = H_CX,
+                         .imm_size = 1,
+                         .imm = s->by_scale});
+    emit_lea(c, true, H_DX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    alu_imm(c, CMP, true, H_DX, jit_has_slots(x) ? STEP_MAX_SLOTS : STEP_MAX);
+    emit_jcc(c, 3, fails);      /* jae */
+    RAW(c, "\x31\xd2\xf7\xf1"); /* xor edx, edx; div ecx */
+}
+
 /* Looks at one stream. */
 static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_rounds)
 {
@@ -411,7 +499,7 @@ static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_
     find_page(x, n, fails, &most);
     if (s->slot < 0)
         keep_host(x, s, n);
-    if (s->step > 0) {
+    if (s->step > 0 || s->by != GPR_ZERO) {
         if (s->slot < 0)
             emit_imm32(c, H_AX, (uint32_t)most);
         else
@@ -420,8 +508,11 @@ static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_
     } else if (s->step < 0) {
         emit_mov(c, false, H_AX, H_CX);
     }
-    if (s->step) {
+    if (s->by != GPR_ZERO)
+        divide_by_register(x, s, fails);
+    else if (s->step)
         divide(c, (unsigned)abs(s->step));
+    if (s->step || s->by != GPR_ZERO) {
         if (*have_rounds) {
             HostMem m = jit_frame(FRAME_ROUNDS);
             alu_mem(c, CMP, H_AX, m);
@@ -553,7 +644,15 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
             emit_jcc(c, 4, fails); /* jz */
         }
         emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
-        multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
+        if (l->counter_by == GPR_ZERO)
+            multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
+        else
+            encode(c, &(Enc){.map = MAP_0F, /* imul */
+                             .opcode = 0xaf,
+                             .w = true,
+                             .modrm = true,
+                             .reg = H_AX,
+                             .rm = (uint8_t)bring(x, l->counter_by, H_CX)});
         alu(c, ADD, true, H_AX, bring(x, l->counter, H_CX));
         code_bytes(c, "\x48\xf7\xd8", 3); /* neg rax */
         emit_store(c, H_AX, jit_frame(FRAME_BOUND));
@@ -631,6 +730,7 @@ static void way_out(Trans *x, const Loop *l, unsigned condition, const uint8_t *
         return;
     struct Cold *cold = jit_cold(x, out, COLD_LOOP);
     cold->slot = (int32_t)l->counter;
+    cold->by = (uint8_t)l->counter_by;
     cold->retry = to;
     cold->rip_off = off;
 }
@@ -667,10 +767,12 @@ static bool one_round(Trans *x, const Loop *l)
 /* Rounds below which looking the pages up costs more than it saves: both in instructions. */
 static unsigned few_rounds(const Trans *x)
 {
-    unsigned accesses = 0;
+    unsigned accesses = 0, head = 20 + 18 * x->n_streams;
     for (unsigned k = 0; k + 1u < x->n; k++)
         accesses += x->stream_of[k] >= 0;
-    return (20 + 18 * x->n_streams) / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
+    for (unsigned n = 0; n < x->n_streams; n++)
+        head += x->stream[n].by != GPR_ZERO ? 15 : 0;
+    return head / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
 }
 
 void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
@@ -687,6 +789,16 @@ void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
     emit_load(c, H_CX, sums[0].from);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = (uint8_t)bring(x, (unsigned)cold->slot, H_AX)});
+    if (cold->by != GPR_ZERO) { /* in rounds */
+        HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
+        jit_flags_out(c, x->j);
+        emit_mov(c, true, H_AX, H_CX);
+        emit_mov(c, true, H_CX, bring(x, cold->by, H_CX));
+        RAW(c, "\x48\x99\x48\xf7\xf9"); /* cqo; idiv rcx */
+        emit_store(c, H_AX, tmp);
+        jit_flags_in(c, x->j);
+        emit_load(c, H_CX, tmp);
+    }
     emit_imm64(c, H_AX, (uintptr_t)code->loop);
     for (unsigned n = 0; n < ARRAY_LEN(sums); n++) {
         if (n)
@@ -815,7 +927,9 @@ void jit_loop(Trans *x, JitCode *code)
             code->loop = g_new(struct JitLoop, 1);
         *code->loop =
             (struct JitLoop){.exits = x->j->loop_exits,
-                             .step = loop.counter == GPR_ZERO ? 1 : loop.at_end[loop.counter].delta,
+                             .step = loop.counter == GPR_ZERO || loop.counter_by != GPR_ZERO
+                                         ? 1
+                                         : loop.at_end[loop.counter].delta,
                              .few = few};
     }
 }

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 bool kvm_has_hardware(void)
@@ -331,8 +332,12 @@ bool kvm_lapic_get(Vcpu *v, LapicState *s, GError **err)
     if (v->engine->is_software && !keep_interrupts_out(v, err))
         return false;
     /* A period is some hundred times longer than a round. With a one-shot timer that has run out
-     * the second round is about a moment that is past, and settles it. */
+     * the second round is about a moment that is past, and settles it: behind a sleep, for by KVM's
+     * clock it has run out before the host's timer, which may be late, tells anybody. A processor's
+     * timers come in their order, so with this thread's KVM's is through. */
     for (unsigned round = 0; round < 20; round++) {
+        if (round)
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 1}, NULL);
         uint64_t since = clock_ns(v->vm->clock);
         if (!settle(v, err) || !read_lapic(v, s, err))
             return false;

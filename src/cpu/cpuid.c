@@ -645,10 +645,10 @@ void cpuid_help(GString *out)
         g_string_append_printf(out, "%s%s", col ? " " : "  ", rows[i].name);
         col += len + (col ? 1 : 2);
     }
-    g_string_append(out,
-                    "\nkvm=off hides KVM's paravirtual interface (kvmclock and what begins with "
-                    "kvm-), which a guest\nis offered when it may meet KVM; kvm=on offers it "
-                    "in a machine without KVM too.\n");
+    g_string_append(
+        out, "\nkvm=off hides KVM's paravirtual interface (kvmclock and what begins with "
+             "kvm-), which a guest\nis offered when it may meet KVM; kvm=on offers it "
+             "in a machine without KVM too. monitor comes with -overcommit cpu-pm=on alone.\n");
 }
 
 void cpuid_drop(CpuidTable *t, enum CpuFeature f)

@@ -401,6 +401,10 @@ void machine_describe_accel(Machine *m, GString *out)
         [IRQCHIP_SPLIT] = "split: the local APICs are in KVM while the vCPUs are",
         [IRQCHIP_ON] = "on: the interrupt controllers are in KVM while the vCPUs are"};
     g_string_append_printf(out, "kernel-irqchip %s (%s)\n", irqchip[m->vm.irqchip], m->irqchip_why);
+    if (m->vm.cpu_pm)
+        g_string_append_printf(out, "cpu-pm on: MONITOR and MWAIT are %soffered%s\n",
+                               cpuid_has(&m->cpuid, FEAT_MONITOR) ? "" : "not ",
+                               m->engine[ENGINE_KVM] ? "; idle in KVM is left to the guest" : "");
     g_string_append_printf(out, "cpu model %s, tsc %" G_GUINT64_FORMAT " kHz%s\n", m->cpuid.model,
                            clock_tsc_khz(m->vm.clock),
                            m->vm.tsc_offset_fixed ? ", not offset (this KVM cannot)" : "");

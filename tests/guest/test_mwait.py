@@ -33,6 +33,7 @@ with Tandem(BINARY, ARGS, 150) as t:
         while "(mwait)" not in at_monitor(t, "info cpus", r"CPU #0.*\n.*CPU #1.*\n").group():
             time.sleep(0.01)
     at_monitor(t, "switch jit", r"cpu 1: ")
+    at_monitor(t, "info accel", r"cpu-pm on: MONITOR and MWAIT are offered")
     at_monitor(t, "switch-policy add every=2ms..9ms,to=interp,for=1ms", "switch-policy add")
     t.send("\x01c")
     # Sleeps of a tenth of a second, pipes between the two processors, and a clock that must have gone on meanwhile.

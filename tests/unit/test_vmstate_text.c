@@ -46,7 +46,7 @@ START_TEST(refuses)
         "RAX 11223344556677zz",
         "RAY 1122334455667788",
         "exception.pending 02",
-        "run_state 05000000",
+        "run_state 06000000",
         "CPL 04",
         "CS 11",
     };

@@ -162,6 +162,27 @@ static bool show_all(Jit *j, unsigned mode, bool write, gva_t lin, gva_t end)
     return true;
 }
 
+#define BESIDE 8u /* pages on each side */
+
+/* Shows a page that is in no window yet. */
+static bool show_one(Jit *j, unsigned mode, bool write, gva_t page)
+{
+    return !in_window(j, page, add_of(&j->hot->tlb[mode], page)) &&
+           show_all(j, mode, write, page, page);
+}
+
+/* Shows pages before and behind some that are shown; true if there are any. */
+static bool show_beside(Jit *j, unsigned mode, bool write, const struct JitRange *r)
+{
+    gva_t behind = r->hi, before = r->lo;
+    while (behind - r->hi < BESIDE * PAGE_SIZE && show_one(j, mode, write, behind))
+        behind += PAGE_SIZE;
+    while (r->lo - before < BESIDE * PAGE_SIZE && before &&
+           show_one(j, mode, write, before - PAGE_SIZE))
+        before -= PAGE_SIZE;
+    return behind != r->hi || before != r->lo;
+}
+
 bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
 {
     JitSlot *u = (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at);
@@ -193,6 +214,11 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
                (jit_window_at(j, page) || misses(j, u, now, j->window_ticks))) {
         shown = jit_window_show(j, page, add);
         add = add_of(l, page);
+        r = range_of(j, mode, u->write, page, add);
+    } else if (windows && asked >= asks && in_window(j, page, add) &&
+               misses(j, u, now, j->window_ticks)) {
+        /* Where it goes besides may not be shown yet. */
+        shown = show_beside(j, mode, u->write, &r);
         r = range_of(j, mode, u->write, page, add);
     }
     u->asked = asked & 15; /* showing has emptied this one too, perhaps */

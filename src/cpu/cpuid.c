@@ -455,8 +455,23 @@ static void add_caches(CpuidTable *t, unsigned core_bits)
     }
 }
 
+/* Leaf 5: lines of 64 bytes, an interrupt ends MWAIT also while IF is clear, one kind of C1. In KVM
+ * it is the host's processor that watches and waits. */
+static void add_monitor(CpuidEntry *e, const bool on[FEAT_N], bool in_kvm)
+{
+    uint32_t r[4] = {MWAIT_LINE, MWAIT_LINE, 3, 0};
+    if (!on[FEAT_MONITOR])
+        return;
+    if (in_kvm)
+        host_cpuid(5, 0, r);
+    e->eax = r[0] & 0xffff ? MIN_OF(r[0] & 0xffff, MWAIT_LINE) : MWAIT_LINE;
+    e->ebx = MAX_OF(r[1] & 0xffff, MWAIT_LINE);
+    e->ecx = r[2] & 3;
+    e->edx = 0x10;
+}
+
 static void add_basic(CpuidTable *t, const bool on[FEAT_N], bool amd, uint32_t signature,
-                      unsigned n_vcpus, uint64_t tsc_khz)
+                      unsigned n_vcpus, uint64_t tsc_khz, bool in_kvm)
 {
     unsigned core_bits = log2_ceil(n_vcpus);
     CpuidEntry *e = add(t, 1);
@@ -471,9 +486,7 @@ static void add_basic(CpuidTable *t, const bool on[FEAT_N], bool amd, uint32_t s
         t->e[t->n - 1].ebx = 0xff; /* "caches: see leaf 4" */
         add_caches(t, MIN_OF(core_bits, 6u));
     }
-    e = add(t, 5);
-    if (on[FEAT_MONITOR]) /* lines of 64 bytes, ECX of MWAIT, one kind of C1 */
-        *e = (CpuidEntry){.leaf = 5, .eax = MWAIT_LINE, .ebx = MWAIT_LINE, .ecx = 3, .edx = 0x10};
+    add_monitor(add(t, 5), on, in_kvm);
     put_features(add(t, 6), on);
     e = add_sub(t, 7, 0);
     put_features(e, on);
@@ -598,7 +611,7 @@ bool cpuid_build(CpuidTable *t, const char *arg, const CpuidTable *kvm, unsigned
     memcpy(&zero->ebx, vendor, 4);
     memcpy(&zero->edx, vendor + 4, 4);
     memcpy(&zero->ecx, vendor + 8, 4);
-    add_basic(t, on, amd, signature, n_vcpus, tsc_khz);
+    add_basic(t, on, amd, signature, n_vcpus, tsc_khz, kvm);
     zero->eax = t->max_basic;
 
     bool pv = false;

@@ -8,6 +8,13 @@ static uint64_t extensions(const CpuState *s, const Tcg *t)
     return t->code64 ? s->gpr[RCX] : (uint32_t)s->gpr[RCX];
 }
 
+static bool interrupts_offered(const Tcg *t)
+{
+    uint32_t r[4];
+    cpuid_execute(t->v->vm->cpuid, 0, 0, 1, 0, 5, 0, r);
+    return r[2] & 2;
+}
+
 /* The line of DS:rAX, which is checked as a byte that is read. */
 DEF_EXEC(monitor)
 {
@@ -31,7 +38,7 @@ DEF_EXEC(mwait)
     uint64_t ext = extensions(s, t);
     if (t->cpl)
         return raise_ud(t);
-    if (ext & ~(uint64_t)MWAIT_ECX_INTERRUPT)
+    if (ext & ~(uint64_t)MWAIT_ECX_INTERRUPT || (ext && !interrupts_offered(t)))
         return raise_gp0(t);
     if (mwait_over(t->v)) {
         mwait_disarm(t->v);

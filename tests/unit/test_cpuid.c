@@ -84,8 +84,11 @@ START_TEST(monitor)
     ck_assert(!cpuid_has(&t, FEAT_MONITOR));
     build("qemu64,+monitor,-monitor", NULL, 1);
     ck_assert(!cpuid_has(&t, FEAT_MONITOR));
-    build("qemu64,+monitor", &kvm, 1);
+    build("qemu64,+monitor", &kvm, 1); /* the host's own leaf, if it has one */
     ck_assert(cpuid_has(&t, FEAT_MONITOR));
+    query(5, 0, r);
+    ck_assert(r[0] && r[0] <= 64 && r[1] >= 64 && !(r[2] & ~3u) && r[3] == 0x10);
+    build("qemu64,+monitor", NULL, 1);
     query(5, 0, r);
     ck_assert(r[0] == 64 && r[1] == 64 && r[2] == 3);
     ck_assert(r[3] & 0xf0); /* Linux idles in MWAIT where there is a C1 */

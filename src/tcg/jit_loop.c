@@ -8,10 +8,12 @@
  * (jit_link()):
  *
  *     head:   is anything waiting? (Vcpu.go)
- *             each stream: is it in its slot's pages (JitSlot), or else in which? host's minus
- * guest's address to the frame; rounds left bound = - (what a register that counts will hold after
- * the least of these rounds) again:  the instructions, with operands at the host's addresses jcc
- * (the other way) out of the loop lea   rcx, [bound + counter]; jrcxz to the block's jcc; jmp again
+ *             each stream: is it in its slot's pages (JitSlot), or else in which?
+ *                 host's minus guest's address to the frame; rounds left
+ *             bound = - (what a register that counts will hold after the least of these)
+ *     again:  the instructions, with operands at the host's addresses
+ *             jcc (the other way) out of the loop
+ *             lea   rcx, [bound + counter]; jrcxz to the block's jcc; jmp again
  *
  * At the bound the block's own jcc jumps, by its link, back to `head`. Where a page is not to be
  * accessed so, or ends within one round, `head` goes to the first body instead, which does one

@@ -440,7 +440,7 @@ static Fault fetch_page(CpuState *s, Tcg *t, gva_t lin, gpa_t *gpa, const uint8_
     gva_t page = lin & PAGE_MASK;
     bool user = t->cpl == 3;
     FetchEntry *e = &t->blocks->fetch[lin >> PAGE_BITS & (FETCH_TLB_SIZE - 1)];
-    if (e->page != page || e->gen != t->map_gen || e->user != user || !e->host) {
+    if (e->page != page || !still_good(t, e->gen) || e->user != user || !e->host) {
         gpa_t at;
         Fault f = mmu_translate(s, t, lin, ACC_EXEC, user ? MMU_USER : MMU_KERNEL, &at);
         if (f)
@@ -453,9 +453,8 @@ static Fault fetch_page(CpuState *s, Tcg *t, gva_t lin, gpa_t *gpa, const uint8_
         *e = (FetchEntry){.page = page,
                           .gpa = at,
                           .host = p,
-                          .gen = t->map_gen,
-                          .user = user,
-                          .global = t->exec_global};
+                          .gen = t->exec_global ? t->global_gen : t->map_gen,
+                          .user = user};
     }
     *gpa = e->gpa;
     *host = e->host;
@@ -471,7 +470,7 @@ bool blocks_page_at(CpuState *s, Tcg *t, gva_t lin, gpa_t *page)
 bool blocks_page_is_global(const Tcg *t, gva_t lin)
 {
     const FetchEntry *e = &t->blocks->fetch[lin >> PAGE_BITS & (FETCH_TLB_SIZE - 1)];
-    return e->page == (lin & PAGE_MASK) && e->gen == t->map_gen && e->global;
+    return e->page == (lin & PAGE_MASK) && e->gen == t->global_gen;
 }
 
 static gva_t next_page(const Tcg *t, gva_t lin)
@@ -800,6 +799,8 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         if (!b)
             return NULL;
     }
-    *jump_entry(t, lin) = (JumpEntry){.tag = jump_tag(t, lin), .block = b, .gen = t->map_gen};
+    bool global = b->gpa2 == NO_GPA && blocks_page_is_global(t, lin);
+    *jump_entry(t, lin) = (JumpEntry){
+        .tag = jump_tag(t, lin), .block = b, .gen = global ? t->global_gen : t->map_gen};
     return b;
 }

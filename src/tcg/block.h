@@ -5,7 +5,8 @@
  * crosses into the next page is a block of its own), keyed by the physical address of its first
  * byte and the decode mode. Three ways lead to it, each filled from the next:
  *
- *   jump cache   linear address -> block, good while t->map_gen stays as it was and it lives
+ *   jump cache   linear address -> block, good while t->map_gen stays as it was and it lives (in a
+ *                global page: t->global_gen)
  *   hash         physical address, mode -> block
  *   block_find() decodes
  *
@@ -30,12 +31,12 @@
 
 typedef struct Block Block;
 
-/* Where a block went last: good while map_gen stays and that block lives. Dead blocks stay where
- * they are until all are dropped, which changes map_gen. */
+/* Where a block went last: good while still_good() and that block lives. Dead blocks stay where
+ * they are until all are dropped, which changes both generations. */
 typedef struct BlockLink {
     gva_t rip;
     Block *block;
-    uint64_t gen; /* t->map_gen */
+    uint64_t gen; /* t->map_gen or global_gen */
 } BlockLink;
 
 struct Block {
@@ -98,15 +99,15 @@ typedef struct CodePage {
 typedef struct JumpEntry {
     uint64_t tag; /* linear address with the mode in bits that a canonical address has no use for */
     Block *block;
-    uint64_t gen; /* t->map_gen */
+    uint64_t gen; /* t->map_gen or global_gen */
 } JumpEntry;
 
 typedef struct FetchEntry {
     gva_t page;
     gpa_t gpa;
     const uint8_t *host;
-    uint64_t gen; /* t->map_gen */
-    bool user, global;
+    uint64_t gen; /* t->map_gen or global_gen */
+    bool user;
 } FetchEntry;
 
 /* Shared by the vCPUs of a machine: VmCommon.tcg. Bit v of code[page]: vCPU v has decoded it. */
@@ -183,12 +184,17 @@ void blocks_written(Vcpu *by, gpa_t, unsigned len);
  * find again. */
 bool blocks_page_at(CpuState *s, Tcg *t, gva_t lin, gpa_t *page);
 
-/* Was the page of code at lin, found in this map_gen, a global one? */
+/* Is the page of code at lin known, and a global one? */
 bool blocks_page_is_global(const Tcg *t, gva_t lin);
 
 /* quick.c: sets Insn.go of a block's instructions. */
 void quick_block(Insn *insn, unsigned n);
 
+/* Is what was found when map_gen or (in a global page) global_gen was `gen` still there? */
+static inline bool still_good(const Tcg *t, uint64_t gen)
+{
+    return gen == t->map_gen || gen == t->global_gen;
+}
 static inline uint64_t jump_tag(const Tcg *t, gva_t lin)
 {
     return lin ^ (uint64_t)t->decode_mode << 48;

@@ -178,7 +178,7 @@ Block *next_block(const CpuState *s, const Tcg *t)
 {
     gva_t lin = code_lin(s, t);
     const JumpEntry *j = jump_entry(t, lin);
-    if (j->tag != jump_tag(t, lin) || j->gen != t->map_gen || !j->block->gen ||
+    if (j->tag != jump_tag(t, lin) || !still_good(t, j->gen) || !j->block->gen ||
         past_limit(s, t, j->block))
         return NULL;
     return j->block;
@@ -190,7 +190,7 @@ static Block *find(CpuState *s, Tcg *t, gva_t lin, bool beneath, Exit *x, Next *
 {
     Fault f;
     const JumpEntry *j = jump_entry(t, lin);
-    Block *b = j->tag == jump_tag(t, lin) && j->gen == t->map_gen && j->block->gen
+    Block *b = j->tag == jump_tag(t, lin) && still_good(t, j->gen) && j->block->gen
                    ? j->block
                    : block_find(s, t, lin, &f);
     if (unlikely(b && b->soft && (beneath || !t->use_jit || t->limited))) {
@@ -454,7 +454,7 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
             break;
 
         BlockLink *k = &b->to[f == FAULT_JUMP];
-        if (likely(k->rip == s->rip && k->gen == t->map_gen && k->block->gen)) {
+        if (likely(k->rip == s->rip && still_good(t, k->gen) && k->block->gen)) {
             b = k->block;
             continue;
         }
@@ -463,12 +463,12 @@ static Next run_chain(CpuState *s, Tcg *t, Block *b, Exit *x)
         gva_t lin = code_lin(s, t);
         const JumpEntry *j = jump_entry(t, lin);
         Block *next = j->block;
-        if (unlikely(j->tag != jump_tag(t, lin) || j->gen != t->map_gen || !next->gen ||
+        if (unlikely(j->tag != jump_tag(t, lin) || !still_good(t, j->gen) || !next->gen ||
                      next->soft || past_limit(s, t, next)))
             break;
         /* With another CS base the same RIP would be another place. */
         if (t->decode_mode & (DM_CODE64 | DM_FLAT))
-            *k = (BlockLink){.rip = s->rip, .block = next, .gen = t->map_gen};
+            *k = (BlockLink){.rip = s->rip, .block = next, .gen = j->gen};
         b = next;
     }
     t->insns_left = left;

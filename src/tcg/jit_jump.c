@@ -147,7 +147,7 @@ static void set_live(Jit *j, JumpPage *p)
     unsigned global = blocks_page_is_global(j->t, p->page);
     PageList *l = &j->pages->list[global];
     p->live = true;
-    j->jump_big |= j->t->bank->exec_big;
+    j->jump_big |= j->t->bank->exec_big | j->t->global_big;
     if (p->listed >> global & 1)
         return;
     p->listed |= (uint8_t)BIT(global);

@@ -573,7 +573,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             j->pending = NULL;
             return NEXT_BLOCK;
         }
-        if (to && to->rip == s->rip && to->gen == t->map_gen && to->block->gen) {
+        if (to && to->rip == s->rip && still_good(t, to->gen) && to->block->gen) {
             b = to->block;
             continue;
         }

@@ -102,8 +102,12 @@ Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
         t->exec_global = w.global;
         unsigned bit = exec_bit(lin);
         t->bank->exec_pages[bit / 64] |= BIT(bit % 64);
-        if (w.big)
+        if (w.global)
+            t->global_pages[bit / 64] |= BIT(bit % 64);
+        if (w.big) {
             t->bank->exec_big |= BIT(lin >> 30 & 63);
+            t->global_big |= w.global ? BIT(lin >> 30 & 63) : 0;
+        }
     }
     return FAULT_NONE;
 }
@@ -232,8 +236,16 @@ static void forget_code(Tcg *t, TlbBank *b)
     b->exec_big = 0;
 }
 
+static void forget_global_code(Tcg *t)
+{
+    t->global_gen = ++t->last_gen;
+    memset(t->global_pages, 0, sizeof(t->global_pages));
+    t->global_big = 0;
+}
+
 void tlb_forget_code(Tcg *t)
 {
+    forget_global_code(t);
     for (unsigned k = 0; k < TLB_BANKS; k++)
         if (t->banks[k].valid)
             forget_code(t, &t->banks[k]);
@@ -283,6 +295,7 @@ void tlb_flush(Tcg *t)
     t->bank->valid = true;
     t->bank->pcid = s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0;
     bank_clear(t, t->bank);
+    forget_global_code(t);
     memset(t->may_write, 0, sizeof(t->may_write));
 }
 
@@ -343,6 +356,13 @@ void tlb_flush_pcids(Tcg *t)
             bank_clear_local(t, &t->banks[k]);
 }
 
+/* May there be code in lin's page? */
+static bool code_at_page(const uint64_t *pages, uint64_t big, gva_t lin)
+{
+    unsigned bit = exec_bit(lin);
+    return (big >> (lin >> 30 & 63) & 1) || (pages[bit / 64] >> (bit % 64) & 1);
+}
+
 /* An address in a large page drops the whole of it. Which size a page had is not kept: all entries
  * from large pages that near go. */
 static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
@@ -368,9 +388,7 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
             }
         }
     }
-    unsigned bit = exec_bit(lin);
-    bool big_code = b->exec_big >> (lin >> 30 & 63) & 1;
-    if (big_code || (b->exec_pages[bit / 64] >> (bit % 64) & 1))
+    if (code_at_page(b->exec_pages, b->exec_big, lin))
         forget_code(t, b);
 }
 
@@ -381,6 +399,8 @@ void tlb_flush_page(Tcg *t, gva_t lin)
         jit_tlb_flush_page(t->jit, lin);
         jit_jumps_flush_page(t->jit, lin);
     }
+    if (code_at_page(t->global_pages, t->global_big, lin))
+        forget_global_code(t);
     for (unsigned k = 0; k < TLB_BANKS; k++)
         if (t->banks[k].valid)
             bank_flush_page(t, &t->banks[k], lin);

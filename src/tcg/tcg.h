@@ -137,6 +137,9 @@ struct Tcg {
      * addresses led to, and what was decoded there, is not known any more, or not in this PCID.
      * Never 0. */
     uint64_t map_gen;
+    /* What has been found in global pages is good while this stays: a change of CR3 leaves it. */
+    uint64_t global_gen;
+    uint64_t global_pages[EXEC_PAGES / 64], global_big; /* as TlbBank.exec_pages and exec_big */
     /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
      * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
     uint64_t trap_dr6;

@@ -368,6 +368,41 @@ START_TEST(flushes_and_code)
 }
 END_TEST
 
+/* What was fetched from global pages outlives a change of CR3, and nothing else. */
+START_TEST(flushes_and_global_code)
+{
+    gpa_t gpa;
+    make_map(L4, P | W, P | W | G, FRAME);
+    S->cr4 |= CR4_PGE;
+    uint64_t gen = T->global_gen, map_gen = T->map_gen;
+    for (unsigned how = 0; how < 4; how++) {
+        ck_assert_int_eq(mmu_translate(S, T, LIN64, ACC_EXEC, MMU_KERNEL, &gpa), FAULT_NONE);
+        tlb_flush_non_global(T);
+        ck_assert_uint_ne(T->map_gen, map_gen);
+        tlb_flush_page(T, LIN64 + 0x1000);
+        ck_assert_uint_eq(T->global_gen, gen);
+        if (how == 0)
+            tlb_flush_page(T, LIN64);
+        else if (how == 1)
+            tlb_flush(T);
+        else if (how == 2)
+            tlb_forget_code(T);
+        else
+            write_cr4(S, T, S->cr4 & ~(uint64_t)CR4_PGE);
+        ck_assert_uint_ne(T->global_gen, gen);
+        gen = T->global_gen;
+        map_gen = T->map_gen;
+    }
+    make_map(L4_2M, P | W, P | W | G, FRAME);
+    S->cr4 |= CR4_PGE;
+    ck_assert_int_eq(mmu_translate(S, T, LIN64, ACC_EXEC, MMU_KERNEL, &gpa), FAULT_NONE);
+    gen = T->global_gen;
+    tlb_flush_non_global(T);
+    tlb_flush_page(T, LIN64 ^ 0x100000);
+    ck_assert_uint_ne(T->global_gen, gen);
+}
+END_TEST
+
 /* A write over two pages of which the second faults writes nothing. */
 START_TEST(page_crossing)
 {
@@ -502,6 +537,7 @@ int main(void)
     tcase_add_test(c, flushes);
     tcase_add_test(c, pcids);
     tcase_add_test(c, flushes_and_code);
+    tcase_add_test(c, flushes_and_global_code);
     tcase_add_test(c, page_crossing);
     tcase_add_test(c, wrap_at_4g);
     tcase_add_test(c, devices_and_rom);

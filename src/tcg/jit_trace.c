@@ -336,7 +336,7 @@ static JitPath *make_plan(const Jit *j, const JitCode *code)
     JitPath *plan = g_new0(JitPath, 1);
     Draft d = {.j = j, .code = code, .plan = plan, .with = (1u << code->n_paths) - 1};
     JitStep next = {.b = code->block, .rip = j->t->v->st.rip};
-    bool more = add_step(&d, &next, 1);
+    bool more = add_step(&d, &next, 1), full = false;
     for (unsigned at = 1; more && at < JIT_PARTS; at++) {
         unsigned of, paths = vote(&d, at, &next, &of);
         bool all = paths == (unsigned)__builtin_popcount(d.with);
@@ -347,9 +347,16 @@ static JitPath *make_plan(const Jit *j, const JitCode *code)
         keep_those_with(&d, at, next.rip);
         bool loop = jit_trace_rounds(next.b);
         unsigned rounds = loop ? rounds_of(j, &next) : 0;
-        more = add_step(&d, &next, MAX_OF(rounds, 1u)) && (!loop || rounds);
+        full = !add_step(&d, &next, MAX_OF(rounds, 1u));
+        more = !full && (!loop || rounds);
     }
-    while (!more && plan->step[plan->n - 1].row) /* a loop of few rounds, but not with all */
+    /* A loop of few rounds, but not with all: there is room for one, which has those of a loop of
+     * one block in a row; or they do not agree. */
+    for (unsigned k = 1; full && k < plan->n; k++)
+        if (plan->step[k].row && plan->step[k].rip != plan->step[k - 1].rip &&
+            closes(plan, k, plan->step[k].rip))
+            plan->n = k;
+    while (!more && !full && plan->step[plan->n - 1].row)
         plan->n--;
     return plan;
 }

@@ -15,7 +15,7 @@ rig_initramfs() {
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$guests"/rig-mods/*.ko "$root/mods/"
     programs=("$root/tandem")
-    for t in kvm kvm_run exec_kvm switch_engines contract irqchip irqchip_waits pv fail_entry; do
+    for t in kvm kvm_run exec_kvm switch_engines contract irqchip irqchip_waits pv mwait fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue
         cp "$build_dir/tests/test_$t" "$root/tests/"
         programs+=("$root/tests/test_$t")

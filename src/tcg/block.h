@@ -68,6 +68,11 @@ struct Block {
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
+    /* Instructions, as bits: those whose access has been seen in an area of the mirror, by enum
+     * MirrorArea - 1; and those that are not to go by it any more. */
+    uint64_t in_mirror[2], no_mirror;
+    uint16_t mirror_misses; /* since the TSC was mirror_since */
+    uint64_t mirror_since;
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
     struct JitPart *users; /* code of other blocks that goes on with this one: traces */
     uint64_t run_since;

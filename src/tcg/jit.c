@@ -85,6 +85,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->twin_after = JIT_CROSSINGS;
     j->trace_paths = JIT_PATHS;
     j->trace_rounds = JIT_TRACE_ROUNDS;
+    j->mirror_share = JIT_MIRROR;
     j->warm_after = JIT_WARM;
     j->kernel_warm = KERNEL_WARM;
     j->hot_bytes = sizeof(JitHot);
@@ -149,6 +150,7 @@ void jit_free(Jit *j)
     munmap(j->code_rw, j->code_bytes);
     munmap(j->code_rw + j->run, j->code_bytes);
     jit_windows_free(j);
+    jit_mirror_free(j);
     munmap(j->hot, j->hot_bytes);
     g_free(j->map);
     jit_jumps_free(j);
@@ -441,9 +443,11 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
 {
     Code *c = &x->c;
     unsigned flags = cold->run ? JIT_RUN_FLAG : 0;
+    if (cold->mirror)
+        flags |= JIT_MIRROR_FLAG;
     if (cold->ea.base != H_AX)
         emit_lea(c, true, H_AX, cold->ea);
-    if (cold->run && cold->run <= JIT_RUN_SPAN && !cold->second)
+    if (cold->run && cold->run <= JIT_RUN_SPAN && !cold->second && !cold->mirror)
         run_crosses(x, code, cold);
     if (cold->slot >= 0) {
         flags |= JIT_SLOT_FLAG;
@@ -462,6 +466,7 @@ static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const
         jit_count_off(x, cold->k);
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
     } else {
+        jit_dx_again(x, x->dx_behind[cold->k]);
         emit_jmp(&x->c, next[cold->k + 1]);
     }
 }
@@ -479,6 +484,14 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         break;
     case COLD_STRING:
         jit_string_cold(x, code, cold);
+        go_on_behind(x, cold, next);
+        break;
+    case COLD_MIRROR:
+        if (cold->second)
+            jit_homes_swap(x, true);
+        name_insn(x, cold->k | JIT_MIRROR_FLAG);
+        emit_call(c, x->j->s_access);
+        emit_jmp(c, x->j->s_exit); /* never: a fault is not tried again */
         go_on_behind(x, cold, next);
         break;
     case COLD_VEC:
@@ -604,7 +617,7 @@ bool jit_emit_one(Trans *x, const Insn *i)
     unsigned cold = x->n_cold, sites = x->n_sites, near = x->n_near;
     uint8_t ax = x->ax;
     bool sse = x->vec[0], avx = x->vec[1], avx512 = x->vec[2], fpu = x->x87;
-    x->ended = x->guarded = false;
+    x->ended = x->guarded = x->mirrored = false;
     x->ax = H_NONE;
     bool soft = x->at->b->soft >> (x->k - x->at->first) & 1;
     if (soft ? jit_emit_soft(x, i) : jit_emit_insn(x, i, ax))
@@ -641,7 +654,7 @@ static void out_of_line(Trans *x, JitCode *code, const uint8_t *next[])
         uint32_t at = (uint32_t)(here(c) - code->start);
         x->site[k].cold = at;
         cold_code(x, code,
-                  &(struct Cold){.kind = COLD_HELPER,
+                  &(struct Cold){.kind = x->site_k[k] & JIT_SITE_MIRROR ? COLD_MIRROR : COLD_HELPER,
                                  .second = x->site_k[k] & JIT_SITE_SECOND,
                                  .k = (uint16_t)x->site_k[k]},
                   next);
@@ -732,6 +745,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
             nothing_known(x);
         if (!jit_emit_one(x, i))
             by_helper(x, i);
+        x->dx_behind[x->k] = x->dx_run;
     }
     next[x->n] = here(c);
     if (!x->ended || b->n == 0)
@@ -847,6 +861,8 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         code_free(code);
         return false;
     }
+    for (unsigned n = 0; n < x->n_runs; n++)
+        code->mirrored |= x->run[n].area != MIRROR_NONE;
     code->n_sites = (uint16_t)x->n_sites;
     if (x->n_sites) {
         code->sites = g_new(JitSite, x->n_sites);

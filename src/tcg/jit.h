@@ -13,6 +13,8 @@
  *   are loaded when a block first needs them and stored before any C code runs.
  * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
  *   with the page it met last; loops of one block have a second body without checks (jit_loop.c).
+ *   Hot code of programs reaches their pages in the mirror, where a check is of the base register
+ *   alone (jit_mirror.c).
  * - RIP: code is keyed by physical address and made for the linear address that its page has then
  *   (Block.fixed_at). A page that turns up at another one as well has code that does not know where
  *   it runs from then on: the linear address of its page is in JitHot.ip_page.
@@ -68,6 +70,7 @@
 #define JIT_CROSSINGS    32u   /* Jit.twin_after, likewise */
 #define JIT_PATHS        3u    /* Jit.trace_paths, likewise; at most 32 */
 #define JIT_TRACE_ROUNDS 10u   /* Jit.trace_rounds, likewise */
+#define JIT_MIRROR       20u   /* Jit.mirror_share, likewise; 0: all of it */
 #define JIT_PARTS        24
 /* Of a trace, which may have a block several times. */
 #define TRACE_MAX_INSNS 128u
@@ -107,6 +110,9 @@ typedef struct JitSlot {
  * where the guest's does. */
 #define JIT_SLOT_NONE (1ull << 63)
 
+/* Parts of the guest's linear addresses that the mirror shows: jit_mirror.c. */
+enum MirrorArea { MIRROR_NONE, MIRROR_LOW, MIRROR_HIGH, MIRROR_AREAS };
+
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
     uint64_t ip_page;           /* RIP of the first byte of the page of the running block, where
@@ -121,6 +127,7 @@ typedef struct JitHot {
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
         low5, low6, df, page_offset, sign;
+    uint64_t mirror_upper[MIRROR_AREAS], mirror_add[MIRROR_AREAS]; /* jit_mirror.c */
     const _Atomic uint64_t *late_at; /* timers_late_at() of the machine's clock, or NULL */
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
@@ -227,6 +234,7 @@ typedef struct JitCode {
     } * cross;
     uint16_t n_cross;
     bool is_twin, has_twin;
+    bool mirrored;       /* has accesses by the mirror */
     uint16_t crossed;    /* times, before there was one */
     uint32_t warm_after; /* where that began */
     JitPath *path;       /* what has run from here on, so many times: jit_trace.c */
@@ -294,7 +302,10 @@ typedef struct Jit {
         } at[JIT_RANGES];
     } range[MMU_MODES][2];      /* that slots have been given; 1: to write */
     struct JitWindows *windows; /* jit_window.c; NULL: none yet */
-    struct JumpPages *pages;    /* that the jump cache leads to, or has led to: jit_jump.c */
+    struct JitMirror *mirror;   /* jit_mirror.c; likewise */
+    gva_t mirror_lin;           /* where the access that just faulted in it was */
+    uint64_t mirror_shown, mirror_turns, mirror_faults; /* for info jit */
+    struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     const uint8_t *s_zmm[2];                    /* store, load */
     bool ymm, zmm, wrgsbase;                    /* zmm: the guest has AVX-512 */
@@ -305,6 +316,7 @@ typedef struct Jit {
     unsigned links;    /* direct jumps that are linked now, at most */
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
     bool kernel_slots; /* the kernel's code has slots too: for tests */
+    bool no_mirror;    /* no code is made for the mirror: likewise */
     bool no_chain;     /* each block comes back: jit_chaining() */
     bool counts;       /* code counts its instructions: jit_count.c */
     unsigned heats;    /* JitHot.heat[] in use */
@@ -314,6 +326,7 @@ typedef struct Jit {
     uint32_t twin_after;              /* crossings before a twin is made */
     uint32_t trace_paths;             /* noted before a trace is made */
     uint32_t trace_rounds;            /* of a loop of several blocks in a trace, at most */
+    uint32_t mirror_share;            /* of the time, that the mirror may take: jit_mirror.c */
     /* for info jit */
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
@@ -385,47 +398,7 @@ void jit_link(Jit *, JitLink *, Block *b);
 /* l leads to `to`, as it runs. */
 void jit_link_patch(const Jit *, JitLink *l, const uint8_t *to);
 
-/* ---- first-level TLB (jit_tlb.c): kept a subset of what the current bank allows ---- */
-/* Of memory that is all zero. */
-void jit_tlb_init(Jit *);
-/* all: global pages too */
-void jit_tlb_flush(Jit *, bool all);
-void jit_tlb_flush_page(Jit *, gva_t lin);
-void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
-void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
-/* Entries of this page whose `add` is `from` have `to` from now on; 0: they go. */
-void jit_tlb_move(Jit *, gva_t page, uint64_t from, uint64_t to);
-/* All goes, and memory back to the host. */
-void jit_tlb_give_back(Jit *);
-
-/* ---- slots (jit_slot.c): a subset of the same ---- */
-void jit_slots_init(Jit *);
-/* A new one for an access, or -1: not here. */
-int jit_slot_new(Trans *, unsigned size, bool write);
-/* Does code of this kind have slots? */
-bool jit_has_slots(const Trans *);
-/* The slot at JitHot.slot_at gets the pages around lin if the first-level TLB has them; b's
- * instruction k loses its slot if that happens too often. b may be NULL, for a stream: it keeps it;
- * k then is whether it may lead into a window. */
-bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
-void jit_slots_flush(Jit *);
-/* All go, with the code that has them. */
-void jit_slots_forget(Jit *);
-void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
-
-/* ---- windows (jit_window.c) ---- */
-/* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or
- * its window's; and the reverse. */
-uint64_t jit_window_add(const Jit *, gva_t page, uint64_t add);
-uint64_t jit_window_direct(const Jit *, gva_t page, uint64_t add);
-/* Shows a page that the first-level TLB has at `add`, which is not its window's: it leads there
- * then, and the page's slots are empty. False: it cannot be shown. */
-bool jit_window_show(Jit *, gva_t page, uint64_t add);
-/* Is there a window for this place? */
-bool jit_window_at(const Jit *, gva_t page);
-/* No slot leads into windows any more: if there are many pages in them, all go. */
-void jit_windows_trim(Jit *);
-void jit_windows_free(Jit *);
+#include "tcg/jit_pages.h"
 
 /* ---- jump cache and jumps to other pages (jit_jump.c) ---- */
 /* Of memory that is all zero. */
@@ -490,9 +463,11 @@ struct Trans {
     unsigned k;            /* its number */
     bool vec[3];           /* SSE, AVX, AVX-512 registers are live here for sure */
     bool x87;              /* so are the x87 registers */
-    int dx_run;            /* the run whose host address, or slot's `add`, is in rdx, or -1 */
-    uint8_t ax;   /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
-    bool guarded; /* the access about to be written may meet an empty slot */
+    int dx_run;            /* the run whose host address, or slot's `add`, is in rdx; -1; or the
+                              mirror's: jit_mem.c */
+    uint8_t ax;    /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
+    bool guarded;  /* the access about to be written may meet an empty slot */
+    bool mirrored; /* it goes by the mirror, and may fault */
     /* Where each guest register is, at this place in the code: jit_home.c. */
     uint8_t host[16], away[16]; /* host register, or H_NONE: then so many places up the frame */
     struct Swap {
@@ -507,12 +482,17 @@ struct Trans {
         uint16_t n;
         bool write, ready; /* ready: the address is in JitHot.run[], or the slot has its page */
         bool by_add;       /* not the address, but the host's minus the guest's */
-        bool table; /* that members lie in anywhere; place and offset are without the index */
+        bool table;   /* that members lie in anywhere; place and offset are without the index */
+        uint8_t area; /* enum MirrorArea: by the mirror, with one check of what all are off */
+        bool known;   /* and not even that */
     } run[JIT_RUNS];
     unsigned n_runs;
     int16_t run_of[TRACE_MAX_INSNS];
     int32_t run_at[TRACE_MAX_INSNS];
     struct Place run_place[TRACE_MAX_INSNS]; /* where its operand is: of members of runs */
+    bool mirror;                             /* accesses go by the mirror where they can */
+    bool run_bounded[TRACE_MAX_INSNS];       /* of a member by the mirror: its index is small */
+    int dx_behind[TRACE_MAX_INSNS];          /* dx_run behind each instruction of the first body */
     /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
      * displacement there and its bytes. */
     bool second;
@@ -554,6 +534,7 @@ struct Trans {
         bool write;    /* ACCESS */
         bool backward; /* LINK */
         bool far;      /* STREAM: JIT_FAR_FLAG */
+        bool mirror;   /* ACCESS: of the mirror's, whose check has failed */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */
@@ -572,15 +553,19 @@ struct Trans {
 };
 #define INDIRECT_BYTES  150 /* of code for an indirect CALL, at most */
 #define JIT_SITE_SECOND 0x10000u
+#define JIT_SITE_MIRROR 0x20000u
 /* Beside an instruction's number: the first of a run; JitHot.slot_at is its slot. */
 #define JIT_RUN_FLAG  0x10000u
 #define JIT_SLOT_FLAG 0x20000u
-#define JIT_FAR_FLAG  0x10000u /* to jit_stream(): its stride is not small */
+/* The mirror's: a fault of its; with JIT_RUN_FLAG, a check of its. */
+#define JIT_MIRROR_FLAG 0x40000u
+#define JIT_FAR_FLAG    0x10000u /* to jit_stream(): its stride is not small */
 enum ColdKind {
     COLD_LOOP,
     COLD_STREAM,
     COLD_ACCESS,
     COLD_STRING,
+    COLD_MIRROR,
     COLD_VEC,
     COLD_HELPER,
     COLD_POLL,
@@ -706,6 +691,8 @@ void jit_need_vectors(Trans *, const OpRow *);
 /* jit_gather.c */
 bool jit_emit_gather(Trans *, const Insn *);
 void jit_make_gather_stubs(Jit *, Code *);
+/* jit_bits.c: bits[r] is n if -2^n <= register r < 2^n for sure; 64: anything. Behind i. */
+void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i);
 /* jit_scan.c */
 void jit_scan(Trans *);
 /* Guest registers that i writes, as bits. */
@@ -714,13 +701,18 @@ uint32_t jit_written(const Insn *i);
 bool jit_memory_operand(const Insn *i, unsigned *size, bool *write);
 /* Constant that i adds to a register of the stack's or pointers' size; false: something else. */
 bool jit_adds_constant(const Insn *i, unsigned *to, unsigned *from, int64_t *n);
-/* The place of the block that instruction k is of, from the first part's page on. */
-static inline int64_t jit_off_of(const Trans *x, unsigned k)
+/* The part that instruction k is of. */
+static inline const struct Part *jit_part_of(const Trans *x, unsigned k)
 {
     unsigned p = x->n_parts - 1u;
     while (x->part[p].first > k)
         p--;
-    return x->part[p].off;
+    return &x->part[p];
+}
+/* The place of the block that instruction k is of, from the first part's page on. */
+static inline int64_t jit_off_of(const Trans *x, unsigned k)
+{
+    return jit_part_of(x, k)->off;
 }
 /* Does a register keep what it held at the top of the loop? Of other roots nothing is written. */
 static inline bool jit_stays(const Trans *x, unsigned root)
@@ -739,7 +731,9 @@ void jit_count_part(Trans *);
 void jit_count_off(Trans *, unsigned k);
 /* rcx = 0 if translated code is to be left here, else 1. */
 void jit_poll(Trans *);
-/* jit_loop.c: after the block's code. Nothing where it is no loop for it. */
+/* jit_loop.c: is the code to have a second body? Trans.stream_of is known then. */
+bool jit_loop_may(Trans *);
+/* After the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
 /* Cold code: adds up the rounds, and goes on behind the loop. */
 void jit_loop_count(Trans *, JitCode *, const struct Cold *);
@@ -764,6 +758,8 @@ void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool wr
 void jit_tlb_entry(Trans *, HostMem ea, bool write);
 /* jit_operand() of the linear address in rax. */
 void jit_operand_ax(Trans *, unsigned size, bool write, HostMem *m);
+/* rdx is loaded again with what Trans.dx_run, as it was then, says of it. */
+void jit_dx_again(Trans *, int dx_run);
 void jit_guard(Trans *);
 /* The host instruction that is about to be written may fault: exec does it instead then. */
 void jit_may_fault(Trans *);

@@ -383,7 +383,7 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         }
     }
     bool faults = is_mem && (r->attr & A_ALIGN16);
-    if (faults)
+    if (faults && !x->mirrored)
         jit_may_fault(x);
     else
         jit_guard(x);

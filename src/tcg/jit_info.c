@@ -44,4 +44,10 @@ void jit_describe(const Vcpu *v, GString *out)
         g_string_append_printf(out, "%s%s %u", k ? ", " : ", most of all: ", op_rows[row[k]].name,
                                j->row_helpers[row[k]]);
     g_string_append_c(out, '\n');
+    if (j->mirror_shown)
+        g_string_append_printf(out,
+                               "  mirror: shown %" PRIu64
+                               " times, faults and failed checks %" PRIu64 ", in use again %" PRIu64
+                               " times\n",
+                               j->mirror_shown, j->mirror_faults, j->mirror_turns);
 }

@@ -836,6 +836,16 @@ void jit_loop_judge(Jit *j, JitCode *code)
         patch_rel32(l->way[n].at, j->run, l->way[n].to);
 }
 
+/* Is the code such a loop? Its streams are known then. */
+static bool is_loop(Trans *x, Loop *l)
+{
+    for (unsigned p = 0; p < x->n_parts; p++)
+        if (x->part[p].cross) /* the second body would have to look at the page, too */
+            return false;
+    return x->n >= 2 && !x->b->soft && !x->b->no_loop && (x->b->mode & DM_CODE64) &&
+           jumps_back(x) && find_streams(x, l);
+}
+
 static bool write_second(Trans *x, JitCode *code, Loop *l)
 {
     Code *c = &x->c;
@@ -896,17 +906,19 @@ static bool try_second(Trans *x, JitCode *code, Loop *l)
     return false;
 }
 
+bool jit_loop_may(Trans *x)
+{
+    Loop loop = {0};
+    return x->code->heat < 0 && !x->twin_of && is_loop(x, &loop);
+}
+
 void jit_loop(Trans *x, JitCode *code)
 {
     Loop loop = {0};
     code->head = NULL;
     if (code->heat >= 0) /* it counts its rounds yet */
         return;
-    for (unsigned p = 0; p < x->n_parts; p++)
-        if (x->part[p].cross) /* the second body would have to look at the page, too */
-            return;
-    if (x->n < 2 || x->helped || x->b->soft || x->b->no_loop || !(x->mode & DM_CODE64) ||
-        x->out_of_reach || !jumps_back(x) || !find_streams(x, &loop))
+    if (x->helped || x->out_of_reach || !is_loop(x, &loop))
         return;
     find_counter(x, &loop);
     if (loop.moves && loop.counter == GPR_ZERO)

@@ -109,9 +109,11 @@ void jit_may_fault(Trans *x)
 
 void jit_guard(Trans *x)
 {
-    if (x->guarded)
+    if (x->guarded || x->mirrored)
         jit_may_fault(x);
-    x->guarded = false;
+    if (x->mirrored)
+        x->site_k[x->n_sites - 1u] |= JIT_SITE_MIRROR;
+    x->guarded = x->mirrored = false;
 }
 
 /* ea, [register + disp] or [disp], with the host's address for the guest's, which rdx leads to. */
@@ -231,6 +233,12 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, 
     return by_rdx(ea);
 }
 
+/* Trans.dx_run: the mirror's `add` of an area. */
+static int dx_mirror(enum MirrorArea area)
+{
+    return -1 - (int)area;
+}
+
 /* Is there room beside disp for what a check adds to it? */
 static bool small(int64_t disp)
 {
@@ -323,11 +331,88 @@ static bool table_operand(Trans *x, HostMem *m)
     return true;
 }
 
+/* rcx is 1 if r, a host register, holds an address in the area, and the mirror is in use. */
+static void area_check(Trans *x, unsigned r, enum MirrorArea area)
+{
+    Code *c = &x->c;
+    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf5,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = (uint8_t)r,
+                     .reg = H_CX,
+                     .mem = &upper}); /* pext rcx, r, upper */
+    if (area == MIRROR_LOW)
+        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
+}
+
+/* A member of a run by the mirror. */
+static void mirror_operand(Trans *x, HostMem *m)
+{
+    struct Run *u = &x->run[x->run_of[x->k]];
+    const struct Place *p = &x->run_place[x->k];
+    const enum MirrorArea area = u->area;
+    bool whole = p->index != GPR_ZERO && !x->run_bounded[x->k], done = false;
+    if (!u->ready && !u->known) {
+        struct Place base = *p;
+        HostMem ea;
+        if (!whole) {
+            base.index = GPR_ZERO;
+            base.disp = 0;
+        }
+        const uint8_t *retry = here(&x->c);
+        ea = run_place(x, &base, 0);
+        done = whole;
+        area_check(x, ea.base, area);
+        struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
+        cold->retry = retry;
+        cold->run = 1;
+        cold->ea = ea;
+        cold->mirror = true;
+    }
+    u->ready = true;
+    if (x->dx_run != dx_mirror(area))
+        emit_load(&x->c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area));
+    x->dx_run = dx_mirror(area);
+    x->mirrored = true;
+    if (done) {
+        *m = by_rdx((HostMem){.base = H_AX, .index = H_NONE});
+    } else if (p->base == GPR_ZERO && p->index != GPR_ZERO) {
+        *m = (HostMem){.base = H_DX, .scale = p->scale, .disp = p->disp - (int32_t)PAGE_BITS};
+        m->index = (uint8_t)address_register(x, p->index, H_CX);
+    } else {
+        *m = by_rdx(run_place(x, p, 0));
+    }
+}
+
+/* What dx_run says is in rdx, once more. */
+void jit_dx_again(Trans *x, int dx_run)
+{
+    HostMem from;
+    if (dx_run == dx_mirror(MIRROR_LOW) || dx_run == dx_mirror(MIRROR_HIGH))
+        from = jit_hot(
+            x->j, offsetof(JitHot, mirror_add) +
+                      8 * (unsigned)(dx_run == dx_mirror(MIRROR_LOW) ? MIRROR_LOW : MIRROR_HIGH));
+    else if (dx_run >= 0 && dx_run < (int)JIT_RUNS)
+        from = x->run[dx_run].slot >= 0
+                   ? jit_slot_mem(x->j, x->run[dx_run].slot, offsetof(JitSlot, add))
+                   : jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)dx_run);
+    else
+        return;
+    emit_load(&x->c, H_DX, from);
+}
+
 /* A member of a run. False: it is none. */
 static bool run_operand(Trans *x, HostMem *m)
 {
     if (x->run_of[x->k] < 0)
         return false;
+    if (x->run[x->run_of[x->k]].area) {
+        mirror_operand(x, m);
+        return true;
+    }
     if (x->run[x->run_of[x->k]].table)
         return table_operand(x, m);
 

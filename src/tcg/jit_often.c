@@ -197,7 +197,8 @@ static bool emit_cmpxchg16b(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
     HostMem m, at = {.base = jit_host[RCX], .index = H_NONE};
-    if (i->opsize != 8 || x->second || !jit_operand(x, i, 16, true, &m) || x->guarded)
+    if (i->opsize != 8 || x->second || !jit_operand(x, i, 16, true, &m) || x->guarded ||
+        x->mirrored)
         return false;
     emit_lea(c, true, H_CX, m);
     unless_clear(x, offsetof(JitHot, low4)); /* #GP */

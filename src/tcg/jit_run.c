@@ -255,9 +255,66 @@ static bool run_crosses(const JitCode *code, unsigned k, gva_t lin)
     return false;
 }
 
+/* Faults and failed checks of the mirror's that an instruction may have, at a cost of some 10,000
+ * cycles each, before it is translated without, if they come less than so many TSC ticks from each
+ * other on average. */
+#define MIRROR_MISSES 24u
+#define MIRROR_TICKS  500000u
+
+static void mirror_missed(Jit *j, const JitCode *code, Block *part, unsigned k)
+{
+    uint64_t now = __rdtsc();
+    if (!part->mirror_misses++)
+        part->mirror_since = now;
+    if (part->mirror_misses < MIRROR_MISSES)
+        return;
+    part->mirror_misses = 0;
+    if (now - part->mirror_since > (uint64_t)MIRROR_MISSES * MIRROR_TICKS)
+        return;
+    part->no_mirror |= BIT(k);
+    if (code->block)
+        jit_block_dead(j, code->first);
+}
+
+/* An access by the mirror has faulted; or (run) what it and others are off is not in its area, or
+ * the mirror is not in use. */
+static int jit_mirror(JitCode *code, unsigned k, bool run, Tcg *t)
+{
+    Jit *j = t->jit;
+    gva_t lin = j->mirror_lin;
+    const Insn *i = enter_insn(j, code, k);
+    Block *part = code->first;
+    int64_t rest = of_part(t, i);
+    if (code->n_parts > 1)
+        jit_insn(code, k, &part);
+    unsigned n = (unsigned)(i - part->insn);
+    bool again = jit_mirror_out(j) && jit_mirror_on(j);
+    if (run && again) {
+        registers_again(j);
+        return GO_ON;
+    }
+    j->mirror_faults++;
+    int r = exec_insn(j, code, i, GO_BEHIND);
+    if (!run)
+        jit_mirror_show(j, lin);
+    mirror_missed(j, code, part, n);
+    if (r != GO_BEHIND)
+        return r;
+    if (!run) {
+        registers_again(j);
+        return GO_BEHIND;
+    }
+    t->v->st.rip = insn_next_rip(&t->v->st, t, i);
+    j->hot->count -= rest - 1;
+    return t->limited ? RESUME : go_on_at_rip(j);
+}
+
 /* The first-level TLB did not have the page. */
 static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
 {
+    if (k_and_run & JIT_MIRROR_FLAG)
+        return jit_mirror(code, k_and_run & (JIT_RUN_FLAG - 1), k_and_run & JIT_RUN_FLAG, t);
+
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
     bool run = k_and_run & JIT_RUN_FLAG, slot = k_and_run & JIT_SLOT_FLAG;
@@ -392,6 +449,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     const JitCode *code;
     const JitSite *site = current ? site_at(current, pc, &code) : NULL;
     if (site) { /* the instruction's exec function finds the same, and raises it in the guest */
+        current->mirror_lin = jit_mirror_lin(info->si_addr);
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(code->start + site->cold);
         return;
     }

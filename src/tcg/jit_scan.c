@@ -282,6 +282,9 @@ typedef struct Scan {
         uint8_t scale;
     } pair[PAIRS_MAX];
     int open[ROOTS_MAX];      /* by root: its run, or -1 */
+    int mirror[ROOTS_MAX];    /* likewise, of those by the mirror */
+    uint8_t areas[ROOTS_MAX]; /* where accesses off it have been seen: bits, by enum MirrorArea */
+    uint8_t bits[GPR_N];      /* jit_bits.c */
     int tables[ROOTS_MAX][2]; /* likewise, of wide ones; 1: to write */
     uint64_t most[GPR_N];     /* of registers' values */
 } Scan;
@@ -397,6 +400,62 @@ static void add_access(Trans *x, int *open, unsigned k, int64_t off, unsigned si
     x->run_at[k] = (int32_t)off;
 }
 
+/* ---- accesses by the mirror: jit_mirror.c ---- */
+/* An index of so many bits, with its scale, stays in the room around the mirror's areas. */
+#define INDEX_BITS 39
+
+/* The value that p is off, and how far. False: enough of it. */
+static bool mirror_root(Trans *x, Scan *s, unsigned k, const struct Part *part, struct Place *p,
+                        uint16_t *root, int64_t *off)
+{
+    bool bounded = p->index != GPR_ZERO && s->bits[p->index] + p->scale <= INDEX_BITS;
+    x->run_bounded[k] = bounded;
+    if (!bounded)
+        return resolve(s, part->off, p, root, off);
+    Value base = p->base == GPR_ZERO ? (Value){ROOT_NUMBER, 0} : s->value[p->base];
+    *root = base.root;
+    *off = (int64_t)base.delta + p->disp;
+    return llabs(p->disp) < INT32_MAX / 2;
+}
+
+/* Where an access off this root is, if that is known without looking. */
+static enum MirrorArea area_known(const Trans *x, unsigned root, int64_t off)
+{
+    if (root == ROOT_NUMBER)
+        return jit_mirror_area((gva_t)off);
+    return root == ROOT_PAGE ? jit_mirror_area(x->b->fixed_at + (gva_t)off) : MIRROR_NONE;
+}
+
+/* The same of one that is not: all that have been seen were there. */
+static enum MirrorArea area_seen(const Scan *s, unsigned root)
+{
+    return s->areas[root] == BIT(MIRROR_LOW)    ? MIRROR_LOW
+           : s->areas[root] == BIT(MIRROR_HIGH) ? MIRROR_HIGH
+                                                : MIRROR_NONE;
+}
+
+/* Instruction k's access; false: not by the mirror. */
+static bool add_mirrored(Trans *x, Scan *s, unsigned k, unsigned root, int64_t off)
+{
+    const struct Part *part = jit_part_of(x, k);
+    enum MirrorArea area = area_known(x, root, off);
+    bool known = area != MIRROR_NONE;
+    int *run = &s->mirror[root];
+    if (root >= ROOT_FIRST)
+        area = area_seen(s, root);
+    if (area == MIRROR_NONE || (*run >= 0 && x->run[*run].area != area) ||
+        (part->b->no_mirror >> (k - part->first) & 1))
+        return false;
+    if (*run < 0) {
+        if (x->n_runs == ARRAY_LEN(x->run))
+            return false;
+        *run = (int)x->n_runs++;
+        x->run[*run] = (struct Run){.slot = -1, .area = (uint8_t)area, .known = known, .n = 2};
+    }
+    x->run_of[k] = (int16_t)*run;
+    return true;
+}
+
 /* What the stack pointer is behind i, if that is known: its value before, plus *by. */
 static bool moves_stack(const Insn *i, unsigned word, unsigned *from, int32_t *by)
 {
@@ -500,6 +559,7 @@ static bool follow(Scan *s, const Insn *i, unsigned word)
     }
     if (known)
         s->value[to] = v;
+    jit_bits_follow(s->bits, i);
     if (bound)
         s->most[bounded] = most;
     if (moves && (int64_t)rsp.delta + by == (int32_t)(rsp.delta + (int64_t)by))
@@ -507,12 +567,18 @@ static bool follow(Scan *s, const Insn *i, unsigned word)
     return true;
 }
 
-/* The runs, each with all that are off the same root. */
-static void find_runs(Trans *x, Scan *s)
+static void runs_end(Scan *s)
+{
+    for (unsigned r = 0; r < ROOTS_MAX; r++)
+        s->open[r] = s->mirror[r] = s->tables[r][0] = s->tables[r][1] = -1;
+}
+
+/* The runs, each with all that are off the same root. look: only at where accesses have been. */
+static void find_runs(Trans *x, Scan *s, bool look)
 {
     const struct Part *part = x->part;
     unsigned word = x->mode & DM_CODE64 ? 8 : 4, size;
-    bool write;
+    bool write, loop = x->mirror && jit_loop_may(x);
     for (unsigned k = 0; k < x->n; k++) {
         const Insn *i = x->insn[k];
         struct Place p;
@@ -522,16 +588,33 @@ static void find_runs(Trans *x, Scan *s)
             part++;
         if (!i->opsize ||
             op_rows[i->row].emit == EMIT_HELPER) { /* whatever it does, runs end here */
-            for (unsigned r = 0; r < s->roots; r++)
-                s->open[r] = s->tables[r][0] = s->tables[r][1] = -1;
+            runs_end(s);
             for (unsigned r = 0; r < GPR_N; r++) {
                 s->most[r] = UINT64_MAX;
+                s->bits[r] = 64;
                 if (!new_value(s, &s->value[r]))
                     return;
             }
             continue;
         }
-        if (access_of(x, i, &p, &size, &write)) {
+        bool access = access_of(x, i, &p, &size, &write);
+        if (access && x->mirror) { /* pairs get their numbers, the same ones each time */
+            struct Place q = p;
+            resolve(s, part->off, &q, &root, &off);
+        }
+        if (access && x->mirror && !(loop && x->stream_of[k] >= 0)) {
+            struct Place q = p;
+            unsigned at = k - part->first;
+            if (mirror_root(x, s, k, part, &q, &root, &off)) {
+                for (unsigned a = MIRROR_LOW; look && a < MIRROR_AREAS; a++)
+                    s->areas[root] |= (uint8_t)((part->b->in_mirror[a - 1] >> at & 1) << a);
+                if (!look && add_mirrored(x, s, k, root, off)) {
+                    x->run_place[k] = q;
+                    access = false;
+                }
+            }
+        }
+        if (access && !look) {
             if (in_table(x, s, &p, &root, &off))
                 add_access(x, &s->tables[root][write], k, off,
                            (unsigned)(s->most[p.index] << p.scale) + size, write, true);
@@ -544,21 +627,35 @@ static void find_runs(Trans *x, Scan *s)
     }
 }
 
+static void begin(Scan *s)
+{
+    s->roots = ROOT_FIRST;
+    s->n_pairs = 0;
+    runs_end(s);
+    for (unsigned r = 0; r < GPR_N; r++) {
+        s->most[r] = UINT64_MAX;
+        s->bits[r] = 64;
+        new_value(s, &s->value[r]);
+    }
+}
+
 void jit_scan(Trans *x)
 {
-    Scan s = {.roots = ROOT_FIRST};
+    static _Thread_local Scan s;
     x->n_runs = 0;
+    x->mirror = false;
     for (unsigned k = 0; k < x->n; k++)
         x->run_of[k] = -1;
     if (x->b->no_runs || x->twin_of)
         return;
-    for (unsigned k = 0; k < ARRAY_LEN(s.open); k++)
-        s.open[k] = s.tables[k][0] = s.tables[k][1] = -1;
-    for (unsigned r = 0; r < GPR_N; r++) {
-        s.most[r] = UINT64_MAX;
-        new_value(&s, &s.value[r]);
+    x->mirror = x->fixed && x->b->hot && jit_has_slots(x) && jit_mirror_claim(x->j);
+    if (x->mirror) {
+        memset(s.areas, 0, sizeof(s.areas));
+        begin(&s);
+        find_runs(x, &s, true);
     }
-    find_runs(x, &s);
+    begin(&s);
+    find_runs(x, &s, false);
     for (unsigned k = 0; k < x->n; k++)
         if (x->run_of[k] >= 0 && x->run[x->run_of[k]].n < 2)
             x->run_of[k] = -1;

@@ -144,9 +144,10 @@ static uint64_t add_of(const JTlb *l, gva_t page)
     return l->add[(page >> PAGE_BITS) & (JTLB_SIZE - 1)];
 }
 
+/* In a window or the mirror. */
 static bool in_window(const Jit *j, gva_t page, uint64_t add)
 {
-    return jit_window_direct(j, page, add) != add;
+    return jit_window_direct(j, page, add) != add || jit_mirror_direct(j, page, add) != add;
 }
 
 /* Shows all pages from lin to `end`. */
@@ -189,6 +190,8 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
     const JTlb *l = &j->hot->tlb[mode];
     gva_t page = lin & PAGE_MASK;
     uint64_t add = add_of(l, page);
+    if (b && jit_mirror_area(lin) != MIRROR_NONE)
+        b->in_mirror[jit_mirror_area(lin) - 1] |= BIT(k);
     if (mode != u->mode || !add || !has(l, u->write, page, add))
         return false;
     uint32_t n = (uint32_t)(u - j->hot->slot);

@@ -91,6 +91,7 @@ void jit_tlb_give_back(Jit *j)
 {
     jit_slots_flush(j);
     jit_windows_free(j); /* nothing leads there any more */
+    jit_mirror_give_back(j);
     jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
     entries_init(j);
     memset(j->tlb_set, 0, sizeof(j->tlb_set));
@@ -101,6 +102,7 @@ void jit_tlb_flush(Jit *j, bool all)
 {
     jit_slots_flush(j);
     jit_windows_trim(j);
+    jit_mirror_off(j);
     set_flush(j, &j->tlb_set[0]);
     if (all) {
         set_flush(j, &j->tlb_set[1]);
@@ -130,6 +132,7 @@ void jit_tlb_flush_page(Jit *j, gva_t lin)
     } else {
         shift = PAGE_BITS;
     }
+    jit_mirror_drop(j, lin >> shift << shift, (gva_t)1 << shift);
     for (unsigned m = 0; m < MMU_MODES; m++)
         for (unsigned k = x; k < x + n; k++)
             if (j->hot->tlb[m].add[k] && (entry_page(&j->hot->tlb[m], k) ^ lin) >> shift == 0)
@@ -152,12 +155,32 @@ void jit_tlb_move(Jit *j, gva_t page, uint64_t from, uint64_t to)
     }
 }
 
+void jit_tlb_show(Jit *j, gva_t page, uint64_t to, bool write)
+{
+    unsigned x = index_of(page);
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        JTlb *l = &j->hot->tlb[m];
+        if (!l->add[x] || entry_page(l, x) != page || (l->write[x] == 0 - page && !write))
+            continue;
+        jit_slots_flush_page(j, m, page);
+        l->add[x] = to;
+    }
+}
+
+/* `add` of an entry for a page that is so far from the guest's RAM. */
+static uint64_t shown_at(const Jit *j, gva_t page, uint64_t add, bool write)
+{
+    uint64_t mirror = jit_mirror_add(j, page, add, write);
+    return mirror != add ? mirror : jit_window_add(j, page, add);
+}
+
 static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8_t *host)
 {
     JTlb *l = &j->hot->tlb[mode];
     if (l->write[x] == none_tag(x))
         return;
-    uint64_t add = jit_window_direct(j, 0 - l->write[x], l->add[x]);
+    gva_t page = 0 - l->write[x];
+    uint64_t add = jit_window_direct(j, page, jit_mirror_direct(j, page, l->add[x]));
     if (add - PAGE_BITS - l->write[x] == (uintptr_t)host)
         entry_clear(l, x);
 }
@@ -166,6 +189,7 @@ static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8
 void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
     jit_slots_flush(j);
+    jit_mirror_drop_writes(j, host_page);
     for (unsigned g = 0; g < 2; g++)
         set_each(j, &j->tlb_set[g], false, host_page, clear_writable);
 }
@@ -190,7 +214,7 @@ static void fill_around(Jit *j, unsigned mode, gva_t page, const TlbEntry *e, bo
             continue;
         l->read[x] = r ? 0 - p : none;
         l->write[x] = writes ? 0 - p : none;
-        l->add[x] = jit_window_add(j, p, e->addend + PAGE_BITS);
+        l->add[x] = shown_at(j, p, e->addend + PAGE_BITS, writes);
         if (writes)
             may_write(t, p + e->addend);
         set_add(set, mode, x);
@@ -209,7 +233,7 @@ void jit_tlb_fill(Jit *j, unsigned mode, gva_t lin)
     /* A page that may only be read, or only written, leaves the other tag matching nothing: the
      * page with another index. */
     uint64_t none = 0 - ((uint64_t)(x ^ JTLB_SIZE / 2) << PAGE_BITS);
-    uint64_t add = jit_window_add(j, page, e->addend + PAGE_BITS);
+    uint64_t add = shown_at(j, page, e->addend + PAGE_BITS, w);
     const TlbBank *bank = j->t->bank;
     if (bank->big[mode][idx / 64] >> (idx % 64) & 1)
         large_note(&j->tlb_large, lin, large_shift(&bank->big_at, lin) == HUGE_SHIFT);

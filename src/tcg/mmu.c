@@ -127,6 +127,26 @@ bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t
     return true;
 }
 
+bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p)
+{
+    const CpuState *s = &t->v->st;
+    PageWalk w;
+    WalkModel model = walk_model(t);
+    if (((s->efer & EFER_LMA) && !lin_canonical(s, lin)) ||
+        mmu_walk(s, t->v->vm->mem, &model, lin, &w) != WALK_OK || !w.user)
+        return false;
+    if (!mmu_walk_accessed(&w))
+        return false;
+    p->ram = memmap_find(t->v->vm->mem, w.page);
+    if (!p->ram || p->ram->readonly)
+        return false;
+    p->gpa = w.page;
+    p->write = w.writable && w.dirty && !blocks_page_has_code(t, w.page);
+    p->big = w.big;
+    memmap_use(p->ram, w.page, true);
+    return true;
+}
+
 /* ---- data breakpoints (SDM vol. 3, 18.2) ---- */
 
 enum { DR7_RW_WRITE = 1, DR7_RW_ACCESS = 3 };

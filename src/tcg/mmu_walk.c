@@ -127,6 +127,14 @@ enum WalkResult mmu_walk(const CpuState *s, const MemMap *mem, const WalkModel *
     return walk64(s, mem, m, lin, w, pdpte & address, 2);
 }
 
+bool mmu_walk_accessed(const PageWalk *w)
+{
+    for (unsigned k = 0; k < w->n; k++)
+        if (!(w->entry[k].value & PTE_A))
+            return false;
+    return true;
+}
+
 bool mmu_walk_mark(PageWalk *w, bool write, WriteLog *log)
 {
     for (unsigned k = 0; k < w->n; k++) {

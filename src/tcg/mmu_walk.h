@@ -38,6 +38,9 @@ enum WalkResult mmu_walk(const CpuState *s, const MemMap *mem, const WalkModel *
  * exchange. False: an entry was changed meanwhile, walk again. log: NULL, or where to note it. */
 bool mmu_walk_mark(PageWalk *w, bool write, WriteLog *log);
 
+/* Have all entries their accessed bit? */
+bool mmu_walk_accessed(const PageWalk *w);
+
 static inline bool lin_canonical(const CpuState *s, gva_t lin)
 {
     unsigned top = s->cr4 & CR4_LA57 ? 56 : 47;

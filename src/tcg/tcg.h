@@ -358,6 +358,15 @@ static inline Fault mem_probe_last(CpuState *s, Tcg *t, gva_t lin, unsigned len,
 Fault mem_rmw(CpuState *s, Tcg *t, gva_t lin, unsigned size, void **host);
 /* Translation alone: physical address for an access, or the fault it would raise. */
 Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode, gpa_t *gpa);
+/* A page as user code may access it now, with no bit to be set in the tables first. */
+typedef struct UserPage {
+    const RamSlot *ram;
+    gpa_t gpa;
+    bool write; /* without anybody's notice: there is no code on it */
+    bool big;   /* of a large page */
+} UserPage;
+/* lin's; false: it is not such a page, or not in RAM that can be written. */
+bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p);
 /* Debugger's view: no fault, no accessed bits; false if not mapped. */
 bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t *gpa);
 

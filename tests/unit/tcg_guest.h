@@ -12,7 +12,10 @@
 #include <sys/mman.h>
 #include "cpu/vcpu.h"
 
-#define G_RAM   0x60000000ull /* below the shadow of the address sanitizer */
+#define G_RAM 0x60000000ull /* below the shadow of the address sanitizer */
+#ifndef GUEST_ANYWHERE
+#define GUEST_ANYWHERE false /* the host may have it at another address */
+#endif
 #define G_SIZE  0x400000ull
 #define G_PML4  G_RAM
 #define G_PDPT  (G_RAM + 0x1000)
@@ -114,9 +117,10 @@ static void guest_setup(void)
     int fd =
         memfd_create("guest", 0); /* as machines have it: jit_window.c maps parts of it again */
     g_assert(fd >= 0 && ftruncate(fd, G_SIZE) == 0);
-    g->ram = mmap((void *)G_RAM, G_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                  MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
-    g_assert(g->ram == (void *)G_RAM);
+    const int place = GUEST_ANYWHERE ? 0 : MAP_FIXED_NOREPLACE;
+    g->ram = mmap(GUEST_ANYWHERE ? NULL : (void *)G_RAM, G_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+                  MAP_SHARED | place, fd, 0);
+    g_assert(GUEST_ANYWHERE || g->ram == (void *)G_RAM);
     g->irq = -1;
     g->mem.slot[0] = (RamSlot){.gpa = G_RAM, .size = G_SIZE, .host = g->ram, .fd = fd};
     g->mem.n = 1;

@@ -1,0 +1,77 @@
+/* Where translated code finds the guest's pages: the first-level TLB, and what is made from it.
+ * Part of jit.h, which says what each is for. */
+#ifndef TANDEM_TCG_JIT_PAGES_H
+#define TANDEM_TCG_JIT_PAGES_H
+
+/* ---- first-level TLB (jit_tlb.c): kept a subset of what the current bank allows ---- */
+/* Of memory that is all zero. */
+void jit_tlb_init(Jit *);
+/* all: global pages too */
+void jit_tlb_flush(Jit *, bool all);
+void jit_tlb_flush_page(Jit *, gva_t lin);
+void jit_tlb_drop_writes(Jit *, const uint8_t *host_page);
+void jit_tlb_fill(Jit *, unsigned mode, gva_t lin);
+/* Entries of this page whose `add` is `from` have `to` from now on; 0: they go. */
+void jit_tlb_move(Jit *, gva_t page, uint64_t from, uint64_t to);
+/* Entries of this page lead to where the mirror shows it, those that may write only if that may. */
+void jit_tlb_show(Jit *, gva_t page, uint64_t to, bool write);
+/* All goes, and memory back to the host. */
+void jit_tlb_give_back(Jit *);
+
+/* ---- slots (jit_slot.c): a subset of the same ---- */
+void jit_slots_init(Jit *);
+/* A new one for an access, or -1: not here. */
+int jit_slot_new(Trans *, unsigned size, bool write);
+/* Does code of this kind have slots? */
+bool jit_has_slots(const Trans *);
+/* The slot at JitHot.slot_at gets the pages around lin if the first-level TLB has them; b's
+ * instruction k loses its slot if that happens too often. b may be NULL, for a stream: it keeps it;
+ * k then is whether it may lead into a window. */
+bool jit_slot_fill(Jit *, Block *b, unsigned k, unsigned mode, gva_t lin);
+void jit_slots_flush(Jit *);
+/* All go, with the code that has them. */
+void jit_slots_forget(Jit *);
+void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
+
+/* ---- windows (jit_window.c) ---- */
+/* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or
+ * its window's; and the reverse. */
+uint64_t jit_window_add(const Jit *, gva_t page, uint64_t add);
+uint64_t jit_window_direct(const Jit *, gva_t page, uint64_t add);
+/* Shows a page that the first-level TLB has at `add`, which is not its window's: it leads there
+ * then, and the page's slots are empty. False: it cannot be shown. */
+bool jit_window_show(Jit *, gva_t page, uint64_t add);
+/* Is there a window for this place? */
+bool jit_window_at(const Jit *, gva_t page);
+/* No slot leads into windows any more: if there are many pages in them, all go. */
+void jit_windows_trim(Jit *);
+void jit_windows_free(Jit *);
+
+/* ---- the mirror (jit_mirror.c) ---- */
+/* The area of this address. */
+enum MirrorArea jit_mirror_area(gva_t lin);
+/* The guest's address of a place in the host's areas; elsewhere some that is in none. */
+gva_t jit_mirror_lin(const void *host);
+/* May code that runs in the present address space be made for it? It is this one's then. */
+bool jit_mirror_claim(Jit *);
+/* In use, if it is of the present address space. */
+bool jit_mirror_on(Jit *);
+/* Out of use: something of the TLB has been flushed. */
+void jit_mirror_off(Jit *);
+/* Is it? */
+bool jit_mirror_out(const Jit *);
+/* Shows the page of lin, which user code has just accessed, and those beside it; false: not that
+ * one, or it was shown already. */
+bool jit_mirror_show(Jit *, gva_t lin);
+/* What it shows of these bytes goes. */
+void jit_mirror_drop(Jit *, gva_t lin, gva_t bytes);
+/* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or
+ * the mirror's; and the reverse. */
+uint64_t jit_mirror_add(const Jit *, gva_t page, uint64_t add, bool write);
+uint64_t jit_mirror_direct(const Jit *, gva_t page, uint64_t add);
+/* This page of the guest's memory is not to be written through it. */
+void jit_mirror_drop_writes(Jit *, const uint8_t *host_page);
+void jit_mirror_give_back(Jit *);
+void jit_mirror_free(Jit *);
+
+#endif

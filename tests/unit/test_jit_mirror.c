@@ -1,0 +1,254 @@
+/*
+ * Accesses by the mirror (jit_mirror.c, jit_bits.c): random loops over a few pages of both its
+ * areas, with indices that are small and some that are not, bases that point elsewhere, and pages
+ * that change or lose rights meanwhile; translated and interpreted. See jit_blocks.h.
+ */
+#define GUEST_ANYWHERE true /* the mirror wants that part of the host's addresses */
+#include "jit_blocks.h"
+
+/* Both show what address 0 does. The mirror has the second where the first would be without it. */
+#define LOW  0x8000000000ull
+#define HIGH (LOW + (1ull << 46))
+
+static unsigned page; /* whose entry changes */
+/* What an address must be for the mirror to lead to the test's own memory. */
+static gva_t trap[2];
+
+static const uint8_t bases[] = {RSI, RBP, R9, R12, H_NONE};
+static const uint8_t indices[] = {RAX, RBX, R14};
+
+static gva_t somewhere(void)
+{
+    static const gva_t odd[] = {0,
+                                0xfff8,
+                                (1ull << 40) - 8,
+                                1ull << 40,
+                                1ull << 46,
+                                (1ull << 47) - 4,
+                                1ull << 47,
+                                HIGH + 0xffff,
+                                0x480000001000ull,
+                                0xffff800000001000ull,
+                                ~7ull};
+    if (one_in(80))
+        return odd[below(ARRAY_LEN(odd))];
+    return (one_in(2) ? HIGH : LOW) + (one_in(2) ? page * 0x1000 : 0) + below(0xe00);
+}
+
+/* An instruction that changes an index. */
+static void change_index(Code *c)
+{
+    unsigned r = indices[below(3)], from = indices[below(3)];
+    Enc e = {.map = MAP_1B, .modrm = true, .w = one_in(2), .rm = (uint8_t)r};
+    HostMem m = {.base = (uint8_t)from, .index = (uint8_t)r, .scale = (uint8_t)below(3), .disp = 3};
+    switch (below(10)) {
+    case 0: /* MOVZX, MOVSX */
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)((one_in(2) ? 0xb6 : 0xbe) + one_in(2));
+        e.reg = (uint8_t)r;
+        e.rm = (uint8_t)from;
+        e.rex = true;
+        break;
+    case 1: /* with a number */
+    case 2:
+        e.opcode = one_in(2) ? 0x81 : 0x83;
+        e.reg = (uint8_t)below(7);
+        e.imm = (int64_t[]){0, 7, 0x7f, -16, -128, 3, 1}[below(7)];
+        e.imm_size = e.opcode == 0x83 ? 1 : 4;
+        break;
+    case 3: /* by a number */
+        e.opcode = 0xc1;
+        e.reg = (uint8_t[]){4, 5, 7}[below(3)];
+        e.imm = below(6);
+        e.imm_size = 1;
+        break;
+    case 4: /* a register with another */
+        e.opcode = (uint8_t)(8 * below(7) + (one_in(2) ? 1 : 3));
+        e.reg = (uint8_t)from;
+        break;
+    case 5: /* MOVSXD, MOV */
+        e.opcode = (uint8_t[]){0x63, 0x89, 0x8b}[below(3)];
+        e.reg = (uint8_t)from;
+        break;
+    case 6: /* INC, DEC; NOT, NEG */
+        e.opcode = one_in(2) ? 0xff : 0xf7;
+        e.reg = (uint8_t)(below(2) + (e.opcode == 0xf7 ? 2 : 0));
+        break;
+    case 7: /* IMUL */
+        e.opcode = 0x6b;
+        e.reg = (uint8_t)r;
+        e.rm = (uint8_t)from;
+        e.imm = (int)below(9) - 4;
+        e.imm_size = 1;
+        break;
+    case 8:
+        emit_lea(c, e.w, r, m);
+        return;
+    default: /* makes it small again */
+        e.opcode = 0x81;
+        e.reg = 4;
+        e.imm = 0x3f8;
+        e.imm_size = 4;
+    }
+    encode(c, &e);
+}
+
+static void access_memory(Code *c)
+{
+    static const uint8_t ops[] = {0x01, 0x03, 0x89, 0x8b, 0x31, 0x39};
+    HostMem m = {.base = bases[below(ARRAY_LEN(bases))],
+                 .index = one_in(2) ? H_NONE : indices[below(3)],
+                 .scale = (uint8_t)below(4),
+                 .disp = one_in(6) ? (int32_t)below(0x8000) : (int32_t)below(0x200) - 0x100};
+    if (m.base == H_NONE) {
+        m.disp = (int32_t)below(0x8000);
+        m.scale = 0;
+    }
+    unsigned size = 1u << below(4);
+    if (one_in(6)) { /* PUSH and POP */
+        code8(c, one_in(2) ? 0x52 : 0x5a);
+        return;
+    }
+    if (one_in(8)) { /* MOVDQU */
+        encode(c, &(Enc){.map = MAP_0F,
+                         .opcode = one_in(2) ? 0x6f : 0x7f,
+                         .pfx = PFX_F3,
+                         .modrm = true,
+                         .reg = (uint8_t)below(8),
+                         .mem = &m});
+        return;
+    }
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = (uint8_t)(ops[below(ARRAY_LEN(ops))] - (size == 1)),
+                     .w = size == 8,
+                     .p66 = size == 2,
+                     .rex = size == 1,
+                     .modrm = true,
+                     .reg = (uint8_t)(one_in(8) ? RBX : RDX),
+                     .mem = &m});
+}
+
+/* RDI points to the entry of one page; another one takes turns with the first. R13 is a trap. */
+static void change_something(Code *c)
+{
+    if (one_in(3)) { /* xchg rax, r13; xchg rsi, r13 */
+        code_bytes(c, one_in(2) ? "\x49\x95\x90" : "\x4c\x87\xee", 3);
+        return;
+    }
+    code_bytes(c, "\x4d\x87\xc2\x4c\x89\x07", 6); /* xchg r8, r10; mov [rdi], r8 */
+    if (one_in(2)) {
+        code_bytes(c, "\x41\x0f\x01\x3b\x41\x0f\x01\x3f", 8); /* invlpg [r11]; [r15] */
+        code_bytes(c, "\x0f\x01\x3c\x25", 4);                 /* invlpg [...] */
+        code32(c, page * 0x1000);
+    } else {
+        code_bytes(c, "\x0f\x20\xda\x0f\x22\xda", 6); /* mov rdx, cr3; mov cr3, rdx */
+    }
+}
+
+static uint64_t random_entry(void)
+{
+    static const uint64_t rights[] = {0x67, 0x67, 7, 0x27, 0x65, 0x25, 5, 0};
+    return (DATA + 0x1000 * below(3)) | rights[below(ARRAY_LEN(rights))];
+}
+
+START_TEST(loops)
+{
+    GError *err = NULL;
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Jit *j = jit_of(&guest.v);
+    trap[0] = (uintptr_t)memory - 0x480000000000ull;
+    trap[1] = (uintptr_t)memory + (1ull << 46);
+    j->hot_after = 0;
+    j->kernel_slots = true;
+    j->kernel_warm = 1;
+    j->trace_paths = 1;
+    j->mirror_share = 0;
+    for (uint64_t k = from; k < from + n_rounds; k++) {
+        static CpuState in;
+        static uint8_t bytes[768];
+        seed = k * 0x5851f42d4c957f2dull + 9;
+        j->warm_after = 1 + below(3);
+        j->no_mirror = one_in(16);
+        guest_long_mode();
+        tables();
+        put64(G_PML4 + 8 * (LOW >> 39), G_PDPT | 7);
+        put64(G_PML4 + 8 * (HIGH >> 39), G_PDPT | 7);
+        page = below(14);
+        put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);
+        registers(&guest.v.st);
+        in = guest.v.st;
+        for (unsigned r = 0; r < ARRAY_LEN(bases) - 1; r++)
+            in.gpr[bases[r]] = somewhere();
+        for (unsigned r = 0; r < 3; r++)
+            in.gpr[indices[r]] = one_in(16) ? rnd() >> below(64) : below(64);
+        in.gpr[RSP] = somewhere() & ~7ull;
+        in.gpr[RCX] = 20 + below(60);
+        in.gpr[RDI] = LOW_PT + 8 * page;
+        in.gpr[R11] = LOW + page * 0x1000;
+        in.gpr[R13] = trap[below(2)] + 0x200 + below(64); /* as a base, or as an index */
+        if (one_in(2))
+            in.gpr[R13] -= in.gpr[bases[below(4)]];
+        in.gpr[R15] = HIGH + page * 0x1000;
+        in.gpr[R8] = random_entry();
+        in.gpr[R10] = one_in(2) ? in.gpr[R8] : random_entry();
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x4c\x89\x07\x0f\x20\xda\x0f\x22\xda", 9); /* as it is to be at first */
+        const uint8_t *again = c.p;
+        for (unsigned n = 4 + below(12); n; n--) {
+            access_memory(&c);
+            if (one_in(3))
+                change_index(&c);
+            if (one_in(10)) { /* a base moves on */
+                unsigned r = bases[below(4)];
+                emit_lea(
+                    &c, true, r,
+                    (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = (int)below(64) - 24});
+            }
+        }
+        bool changes = one_in(2);
+        if (changes) { /* now and then: and (rcx, 7) is 0 */
+            code_bytes(&c, "\xf6\xc1\x07\x75", 4);
+            uint8_t *over = c.p;
+            code8(&c, 0);
+            change_something(&c);
+            *over = (uint8_t)(c.p - over - 1);
+        }
+        code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    if (!jit_mirror_out(j) || j->mirror_turns) {
+        ck_assert_uint_gt(j->mirror_shown, n_rounds / 100);
+        ck_assert_uint_gt(j->mirror_faults, n_rounds / 100);
+    } else {
+        fprintf(stderr, "the mirror: not on this host, or not beside this sanitizer\n");
+    }
+    guest_teardown();
+}
+END_TEST
+
+int main(void)
+{
+    if (!jit_supported(NULL)) {
+        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
+        return 77;
+    }
+    TCase *tc = tcase_create("jit_mirror");
+    tcase_set_timeout(tc, 900);
+    tcase_add_test(tc, loops);
+    Suite *suite = suite_create("jit_mirror");
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}

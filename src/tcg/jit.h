@@ -503,6 +503,7 @@ struct Trans {
         uint8_t by, by_scale;       /* or by << by_scale, a register that stays; or GPR_ZERO */
         int slot;                   /* or -1: by the first-level TLB */
         bool write;
+        uint8_t area; /* enum MirrorArea: by the mirror, without a slot */
     } stream[JIT_STREAMS];
     unsigned n_streams;
     uint32_t changes; /* registers that the loop writes, as bits */
@@ -534,7 +535,7 @@ struct Trans {
         bool write;    /* ACCESS */
         bool backward; /* LINK */
         bool far;      /* STREAM: JIT_FAR_FLAG */
-        bool mirror;   /* ACCESS: of the mirror's, whose check has failed */
+        bool mirror;   /* ACCESS, STREAM: of the mirror's, whose check has failed */
         uint8_t *from; /* rel32 to patch */
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */

@@ -395,6 +395,15 @@ static void keep_host(Trans *x, const struct Stream *s, unsigned n)
     emit_store(c, H_AX, jit_frame(n));
 }
 
+/* From rdx on, or from the end of the page there back. */
+static void fetch_lines(Code *c, bool up)
+{
+    for (int32_t line = 0; line < FETCH_LINES; line++) {
+        HostMem m = {.base = H_DX, .index = H_NONE, .disp = 64 * (up ? line : 63 - line)};
+        encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
+    }
+}
+
 /*
  * A stream that has just come into a page will be in the next one soon, which is elsewhere in the
  * host's memory: the processor does not see it coming, and waits for its first lines. rax and rdx
@@ -408,6 +417,14 @@ static void fetch_ahead(Trans *x, const struct Stream *s)
                                     offsetof(JTlb, add));
     int32_t page = up ? (int32_t)PAGE_SIZE : -(int32_t)PAGE_SIZE;
     first_byte(x, s);
+    if (s->area) { /* wherever in a page it is: a head does for as much */
+        emit_load(c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8u * s->area));
+        emit_lea(c, true, H_DX,
+                 (HostMem){.base = H_DX, .index = H_AX, .disp = page - (int32_t)PAGE_BITS});
+        alu_imm(c, AND, true, H_DX, -(int32_t)PAGE_SIZE);
+        fetch_lines(c, up);
+        return;
+    }
     emit_mov(c, false, H_DX, H_AX);
     alu_imm(c, AND, false, H_DX, (int32_t)PAGE_SIZE - 1);
     alu_imm(c, CMP, false, H_DX, up ? FETCH_AT : (int32_t)PAGE_SIZE - FETCH_AT);
@@ -422,10 +439,7 @@ static void fetch_ahead(Trans *x, const struct Stream *s)
     emit_lea(c, true, H_DX,
              (HostMem){.base = H_DX, .index = H_AX, .scale = 0, .disp = page - (int32_t)PAGE_BITS});
     alu_imm(c, AND, true, H_DX, -(int32_t)PAGE_SIZE);
-    for (int32_t line = 0; line < FETCH_LINES; line++) {
-        HostMem m = {.base = H_DX, .index = H_NONE, .disp = 64 * (up ? line : 63 - line)};
-        encode(c, &(Enc){.map = MAP_0F, .opcode = 0x18, .modrm = true, .reg = 1, .mem = &m});
-    }
+    fetch_lines(c, up);
     patch_rel32(over, c->run, here(c));
 }
 
@@ -469,8 +483,9 @@ static void find_page(Trans *x, unsigned n, const uint8_t *fails, int32_t *most)
     emit_jcc(c, 7, fails); /* ja */
 }
 
-/* rax = rax / the step of s, if that is one of a size that is worth it. rcx and rdx change. */
-static void divide_by_register(Trans *x, const struct Stream *s, const uint8_t *fails)
+/* rcx = the step of s, which is in a register: if that is one of a size that is worth it. rdx
+ * changes. */
+static void step_by_register(Trans *x, const struct Stream *s, const uint8_t *fails)
 {
     Code *c = &x->c;
     unsigned by = bring(x, s->by, H_CX);
@@ -487,8 +502,35 @@ static void divide_by_register(Trans *x, const struct Stream *s, const uint8_t *
                          .imm = s->by_scale});
     emit_lea(c, true, H_DX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
     alu_imm(c, CMP, true, H_DX, jit_has_slots(x) ? STEP_MAX_SLOTS : STEP_MAX);
-    emit_jcc(c, 3, fails);      /* jae */
-    RAW(c, "\x31\xd2\xf7\xf1"); /* xor edx, edx; div ecx */
+    emit_jcc(c, 3, fails); /* jae */
+}
+
+/* One by the mirror: that has no ends of pages, and room around it for all rounds. */
+static void check_area(Trans *x, unsigned n, const uint8_t *fails)
+{
+    Code *c = &x->c;
+    const struct Stream *s = &x->stream[n];
+    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8u * s->area);
+    unsigned k = 0;
+    while (x->stream_of[k] != (int)n)
+        k++;
+    first_byte(x, s);
+    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext rcx, rax, upper */
+                     .opcode = 0xf5,
+                     .pfx = PFX_F3,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = H_AX,
+                     .reg = H_CX,
+                     .mem = &upper});
+    alu_imm(c, CMP, true, H_CX, s->area == MIRROR_HIGH);
+    struct Cold *cold = jit_cold(x, emit_jcc(c, 5, here(c)), COLD_STREAM); /* jne */
+    cold->mirror = true;
+    cold->k = (uint16_t)k;
+    if (s->by != GPR_ZERO)
+        step_by_register(x, s, fails);
+    emit_load(c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8u * s->area));
+    keep_host(x, s, n);
 }
 
 /* Looks at one stream. */
@@ -497,6 +539,10 @@ static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_
     Code *c = &x->c;
     const struct Stream *s = &x->stream[n];
     int32_t most = 0;
+    if (s->area) {
+        check_area(x, n, fails);
+        return;
+    }
     first_byte(x, s);
     find_page(x, n, fails, &most);
     if (s->slot < 0)
@@ -510,10 +556,12 @@ static void check_stream(Trans *x, unsigned n, const uint8_t *fails, bool *have_
     } else if (s->step < 0) {
         emit_mov(c, false, H_AX, H_CX);
     }
-    if (s->by != GPR_ZERO)
-        divide_by_register(x, s, fails);
-    else if (s->step)
+    if (s->by != GPR_ZERO) {
+        step_by_register(x, s, fails);
+        RAW(c, "\x31\xd2\xf7\xf1"); /* xor edx, edx; div ecx */
+    } else if (s->step) {
         divide(c, (unsigned)abs(s->step));
+    }
     if (s->step || s->by != GPR_ZERO) {
         if (*have_rounds) {
             HostMem m = jit_frame(FRAME_ROUNDS);
@@ -538,14 +586,17 @@ void jit_loop_stream(Trans *x, const JitCode *code, const struct Cold *cold)
 {
     Code *c = &x->c;
     HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
-    emit_imm32(c, H_DX, (uint32_t)cold->slot * sizeof(JitSlot));
-    emit_call(c, x->j->s_fill[cold->mode][cold->write]);
-    emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
+    if (!cold->mirror) {
+        emit_imm32(c, H_DX, (uint32_t)cold->slot * sizeof(JitSlot));
+        emit_call(c, x->j->s_fill[cold->mode][cold->write]);
+        emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
+    }
     emit_store(c, H_AX, tmp);
     jit_flags_in(c, x->j);
     emit_load(c, H_AX, tmp);
     emit_imm64(c, H_DX, (uintptr_t)code);
-    emit_imm32(c, H_CX, cold->k | (cold->far ? JIT_FAR_FLAG : 0));
+    emit_imm32(c, H_CX,
+               cold->k | (cold->far ? JIT_FAR_FLAG : 0) | (cold->mirror ? JIT_MIRROR_FLAG : 0));
     emit_call(c, x->j->s_stream);
     emit_jmp(c, code->head);
     emit_jmp(c, code->entry);
@@ -567,6 +618,25 @@ static void align(Code *c)
         if (c->overflow)
             return;
     }
+}
+
+/* Where all that has been seen of the stream was. */
+static enum MirrorArea stream_area(const Trans *x, unsigned n)
+{
+    unsigned seen = 0;
+    for (unsigned k = 0; x->mirror && k + 1u < x->n; k++) {
+        const struct Part *part = jit_part_of(x, k);
+        unsigned at = k - part->first;
+        if (x->stream_of[k] != (int)n)
+            continue;
+        if (part->b->no_mirror >> at & 1)
+            return MIRROR_NONE;
+        for (unsigned a = MIRROR_LOW; a < MIRROR_AREAS; a++)
+            seen |= (unsigned)(part->b->in_mirror[a - 1] >> at & 1) << a;
+    }
+    return seen == BIT(MIRROR_LOW)    ? MIRROR_LOW
+           : seen == BIT(MIRROR_HIGH) ? MIRROR_HIGH
+                                      : MIRROR_NONE;
 }
 
 /* FRAME_AGAIN: the second body has been left at its bound. */
@@ -602,7 +672,9 @@ static void enter_second(Trans *x, JitCode *code, const Loop *l, unsigned copies
     emit_jmp(c, code->entry);
     for (unsigned n = 0; n < x->n_streams; n++) {
         struct Stream *s = &x->stream[n];
-        s->slot = jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
+        s->area = stream_area(x, n);
+        code->mirrored |= s->area != MIRROR_NONE;
+        s->slot = s->area ? -1 : jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
         fetches |= s->step && abs(s->step) <= FETCH_STEP;
     }
     const uint8_t *ahead = here(c);
@@ -672,6 +744,7 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
     if (n < 0 || size != x->stream_size[x->k] || (write && !x->stream[n].write))
         return false;
     const struct Stream *s = &x->stream[n];
+    x->mirrored = s->area != MIRROR_NONE;
     bool by_base = !jit_stays(x, s->base), by_index = !jit_stays(x, s->index);
     unsigned host = x->stream_host[n];
     if (host == H_NONE)
@@ -769,11 +842,14 @@ static bool one_round(Trans *x, const Loop *l)
 /* Rounds below which looking the pages up costs more than it saves: both in instructions. */
 static unsigned few_rounds(const Trans *x)
 {
-    unsigned accesses = 0, head = 20 + 18 * x->n_streams;
+    unsigned accesses = 0, head = 20;
     for (unsigned k = 0; k + 1u < x->n; k++)
         accesses += x->stream_of[k] >= 0;
-    for (unsigned n = 0; n < x->n_streams; n++)
-        head += x->stream[n].by != GPR_ZERO ? 15 : 0;
+    for (unsigned n = 0; n < x->n_streams; n++) {
+        head += x->stream[n].area ? 7 : 18;
+        if (x->stream[n].by != GPR_ZERO)
+            head += x->stream[n].area ? 5 : 15;
+    }
     return head / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
 }
 

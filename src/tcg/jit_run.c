@@ -365,12 +365,30 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
     return t->limited ? RESUME : go_on_at_rip(j);
 }
 
+/* At the head of a loop: a stream that instruction k is of is not in its area, or the mirror is not
+ * in use. */
+static int jit_mirror_stream(const JitCode *code, unsigned k, Tcg *t)
+{
+    Jit *j = t->jit;
+    const Insn *i = enter_insn(j, code, k);
+    Block *part = code->first;
+    if (code->n_parts > 1)
+        jit_insn(code, k, &part);
+    bool again = jit_mirror_out(j) && jit_mirror_on(j);
+    if (!again)
+        mirror_missed(j, code, part, (unsigned)(i - part->insn));
+    registers_again(j);
+    return again ? GO_ON : GO_BEHIND;
+}
+
 /* At the head of a loop whose last instruction is k: a stream is elsewhere than in its slot's
  * pages. Where they are not to be had, the first body goes on. */
 static int jit_stream(const JitCode *code, unsigned k_and_far, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
+    if (k_and_far & JIT_MIRROR_FLAG)
+        return jit_mirror_stream(code, k_and_far & (JIT_FAR_FLAG - 1), t);
     enter_insn(j, code, k_and_far & (JIT_FAR_FLAG - 1));
     j->accesses++;
     bool filled = jit_slot_fill(j, NULL, k_and_far >= JIT_FAR_FLAG, t->mmu_mode, lin);

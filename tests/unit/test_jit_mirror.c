@@ -157,6 +157,7 @@ START_TEST(loops)
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
+    unsigned seconds = 0;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
@@ -186,7 +187,7 @@ START_TEST(loops)
         for (unsigned r = 0; r < 3; r++)
             in.gpr[indices[r]] = one_in(16) ? rnd() >> below(64) : below(64);
         in.gpr[RSP] = somewhere() & ~7ull;
-        in.gpr[RCX] = 20 + below(60);
+        in.gpr[RCX] = 20 + below(one_in(2) ? 60 : 220);
         in.gpr[RDI] = LOW_PT + 8 * page;
         in.gpr[R11] = LOW + page * 0x1000;
         in.gpr[R13] = trap[below(2)] + 0x200 + below(64); /* as a base, or as an index */
@@ -197,10 +198,14 @@ START_TEST(loops)
         in.gpr[R10] = one_in(2) ? in.gpr[R8] : random_entry();
         Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
         code_bytes(&c, "\x4c\x89\x07\x0f\x20\xda\x0f\x22\xda", 9); /* as it is to be at first */
+        bool outer = one_in(2); /* the page changes between runs of the loop */
+        const uint8_t *all_again = c.p;
+        if (outer)
+            emit_imm32(&c, RCX, (uint32_t)in.gpr[RCX]);
         const uint8_t *again = c.p;
-        for (unsigned n = 4 + below(12); n; n--) {
+        for (unsigned n = outer ? 1 + below(5) : 4 + below(12); n; n--) {
             access_memory(&c);
-            if (one_in(3))
+            if (one_in(outer ? 8 : 3))
                 change_index(&c);
             if (one_in(10)) { /* a base moves on */
                 unsigned r = bases[below(4)];
@@ -209,8 +214,7 @@ START_TEST(loops)
                     (HostMem){.base = (uint8_t)r, .index = H_NONE, .disp = (int)below(64) - 24});
             }
         }
-        bool changes = one_in(2);
-        if (changes) { /* now and then: and (rcx, 7) is 0 */
+        if (!outer && one_in(2)) { /* now and then: and (rcx, 7) is 0 */
             code_bytes(&c, "\xf6\xc1\x07\x75", 4);
             uint8_t *over = c.p;
             code8(&c, 0);
@@ -219,15 +223,27 @@ START_TEST(loops)
         }
         code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
+        if (outer) {
+            change_something(&c);
+            code_bytes(&c, "\xff\x0d\x47\0\0\0\x0f\x85", 8); /* dec dword [the last one]; jnz */
+            code32(&c, (uint32_t)(all_again - (c.p + 4)));
+        }
         code8(&c, 0xf4);
+        for (unsigned n = 0; outer && n < 64; n++) /* away from code */
+            code8(&c, 0xf4);
+        if (outer)
+            code32(&c, 2 + below(5));
         ck_assert(!c.overflow);
         n_cuts = 0;
         random_memory();
         must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++)
+            seconds += j->map[b]->head && j->map[b]->mirrored;
     }
     if (!jit_mirror_out(j) || j->mirror_turns) {
         ck_assert_uint_gt(j->mirror_shown, n_rounds / 100);
         ck_assert_uint_gt(j->mirror_faults, n_rounds / 100);
+        ck_assert_uint_gt(seconds, 0);
     } else {
         fprintf(stderr, "the mirror: not on this host, or not beside this sanitizer\n");
     }

@@ -783,19 +783,42 @@ static bool pointers_soon_written(const Trans *x)
     return false;
 }
 
-/* What x87_pointers() does, in 64-bit mode. */
-static void emit_x87_pointers(Trans *x, const Insn *i)
+/* rax = the linear address of i's operand, which has just been accessed at m. */
+static bool ea_again(Trans *x, const Insn *i, HostMem m)
+{
+    if (x->second || m.base != H_AX || m.index != H_DX || m.scale)
+        return jit_ea(x, i);
+    m.index = H_NONE; /* rdx is `add`, with the page's bits */
+    m.disp += (int32_t)PAGE_BITS;
+    if (m.disp)
+        emit_lea(&x->c, true, H_AX, m);
+    return true;
+}
+
+/* What x87_pointers() does, in 64-bit mode. m: where the operand is. */
+static void emit_x87_pointers(Trans *x, const Insn *i, HostMem m)
 {
     Code *c = &x->c;
     const VecCtx *v = x->t->vec;
     HostMem fop = gs_mem((int32_t)offsetof(CpuState, fpu.fop));
-    if (v->keeps_fdp && (i->flags & IF_MEM) && jit_ea(x, i))
+    HostMem fip = gs_mem((int32_t)offsetof(CpuState, fpu.fip));
+    if (v->keeps_fdp && (i->flags & IF_MEM) && ea_again(x, i, m))
         emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
     if (pointers_soon_written(x))
         return;
-    if (v->keeps_fip) {
-        jit_rip(x, H_CX, x->off + i->end - i->len);
-        emit_store(c, H_CX, gs_mem((int32_t)offsetof(CpuState, fpu.fip)));
+    int64_t off = x->off + i->end - i->len;
+    int64_t rip = x->fixed ? (int64_t)jit_fixed_rip(x, off) : 0;
+    if (v->keeps_fip && x->fixed && rip == (int32_t)rip) {
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0xc7,
+                         .w = true,
+                         .modrm = true,
+                         .mem = &fip,
+                         .imm = rip,
+                         .imm_size = 4});
+    } else if (v->keeps_fip) {
+        jit_rip(x, H_CX, off);
+        emit_store(c, H_CX, fip);
     }
     if (v->keeps_fop)
         encode(c, &(Enc){.map = MAP_1B,
@@ -813,7 +836,7 @@ static bool emit_x87(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
     const OpRow *r = &op_rows[i->row];
-    HostMem m;
+    HostMem m = {.base = H_NONE};
     bool pointers = keeps_pointers(i);
     if (!x->j->x87 ||
         (pointers && (!(x->mode & DM_CODE64) || ((i->flags & IF_MEM) && i->seg != SEG_NONE))))
@@ -840,7 +863,7 @@ static bool emit_x87(Trans *x, const Insn *i)
             jit_put(x, RAX, H_AX);
     }
     if (pointers)
-        emit_x87_pointers(x, i);
+        emit_x87_pointers(x, i, m);
     return true;
 }
 

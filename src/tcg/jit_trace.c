@@ -87,7 +87,7 @@ bool jit_trace_may(const Block *b)
 
 /* ---- loops of one block ---- */
 #define ROUNDS_MOST   JIT_TRACE_ROUNDS
-#define ROUNDS_INSNS  96u
+#define ROUNDS_INSNS  112u
 #define ROUNDS_SAMPLE 16u /* part of a trace's runs that says enough */
 
 bool jit_trace_rounds(const Block *b)

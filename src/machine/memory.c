@@ -3,8 +3,9 @@
  *
  * RAM is in huge pages. A memfd gets none by itself where the host's shmem_enabled says so, as most
  * do: they are asked for one by one where the software engine uses much of them (memmap_use()).
- * With KVM, which does not go that way, RAM is anonymous memory, but where somebody maps it twice
- * (kvm/guard.c) or looks for what was never touched (lockstep): a memfd without huge pages.
+ * A machine that starts in KVM, which does not go that way, has anonymous memory. Where somebody
+ * maps it twice (kvm/guard.c) or looks for what was never touched (lockstep): a memfd without huge
+ * pages.
  *
  * Map of a PC, low to high: RAM to 640 KiB, the VGA hole, 640 KiB-1 MiB of shadow blocks that the
  * host bridge's PAM registers point at RAM or ROM, RAM to 3 GiB, devices, the BIOS ending at 4 GiB,
@@ -143,13 +144,20 @@ static bool load_bios(Machine *m, GError **err)
     return true;
 }
 
+/* Named as the engine to start in, by -accel. */
+static bool starts_in_software(const Machine *m)
+{
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
+    return !g_str_has_prefix(accel, "kvm") && !g_str_has_prefix(accel, "auto");
+}
+
 bool memory_init(Machine *m, GError **err)
 {
     m->ram.fd = m->bios.fd = -1;
     bool kvm = accel_wants_kvm(m) && kvm_available(NULL);
     bool file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && kvm);
     return (file ? block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err)
-                 : (!kvm && ram_shared(&m->ram, m->cfg.ram_bytes)) ||
+                 : ((!kvm || starts_in_software(m)) && ram_shared(&m->ram, m->cfg.ram_bytes)) ||
                        ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&
            (!(m->cfg.bios || m->cfg.bios_image) || load_bios(m, err));
 }

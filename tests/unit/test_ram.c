@@ -34,11 +34,9 @@ START_TEST(kinds)
         const char *accel;
         unsigned smp;
         bool ram_file, file, huge; /* huge: anonymous where this host has none for files */
-    } rows[] = {{"interp", 1, false, false, true},
-                {"interp", 2, false, false, true},
-                {"jit", 1, false, false, true},
-                {"jit:interp", 1, false, false, !kvm},
-                {"tcg", 1, false, false, !kvm},
+    } rows[] = {{"interp", 1, false, false, true}, {"interp", 2, false, false, true},
+                {"jit", 1, false, false, true},    {"jit:interp", 1, false, false, true},
+                {"tcg", 1, false, false, true},    {"auto", 1, false, false, !kvm},
                 {"tcg", 2, false, kvm, !kvm}, /* KVM may come in, and guards pages in its own
                                                  mapping */
                 {"interp", 1, true, true, false}};

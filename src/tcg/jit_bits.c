@@ -29,7 +29,7 @@ static unsigned of_alu(unsigned op, unsigned a, unsigned b, bool positive)
 {
     switch (op) {
     case 4:
-        return positive ? MIN_OF(a, b) : MAX_OF(a, b);
+        return positive ? b : MAX_OF(a, b); /* a negative one may have any of the number's bits */
     case 1:
     case 6:
         return MAX_OF(a, b);

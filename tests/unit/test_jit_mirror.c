@@ -251,6 +251,61 @@ START_TEST(loops)
 }
 END_TEST
 
+static unsigned bits_of(uint64_t v)
+{
+    uint64_t u = v >> 63 ? ~v : v;
+    return u ? 64 - (unsigned)__builtin_clzll(u) : 0;
+}
+
+/* Whatever instructions do to registers, these hold no more than jit_bits_follow() says. */
+START_TEST(bits_of_registers)
+{
+    GError *err = NULL;
+    unsigned small = 0;
+    guest_setup();
+    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
+    Tcg *t = guest.v.engine_data[ENGINE_INTERP];
+    for (uint64_t k = 0; k < ROUNDS; k++) {
+        static CpuState in, out;
+        static uint8_t bytes[256];
+        uint8_t bits[GPR_N];
+        Fault fault;
+        seed = k * 0x5851f42d4c957f2dull + 77;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        in = guest.v.st;
+        for (unsigned r = 0; r < 3; r++) {
+            uint64_t v = rnd() >> below(64);
+            in.gpr[indices[r]] = one_in(2) ? v : ~v;
+        }
+        for (unsigned r = 0; r < GPR_N; r++)
+            bits[r] = (uint8_t)bits_of(in.gpr[r]);
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        for (unsigned n = 1 + below(8); n; n--)
+            change_index(&c);
+        code8(&c, 0xf4);
+        memset(code, 0xf4, sizeof(code));
+        memcpy(code, bytes, (size_t)(c.p - bytes));
+        run(&engine_interp, &in, &out, after);
+        guest.v.st = in;
+        const Block *b = block_find(&guest.v.st, t, in.rip, &fault);
+        ck_assert_ptr_nonnull(b);
+        ck_assert_uint_gt(b->n, 1);
+        for (unsigned n = 0; n + 1u < b->n; n++)
+            jit_bits_follow(bits, &b->insn[n]);
+        for (unsigned r = 0; r < 3; r++) {
+            ck_assert_msg(bits_of(out.gpr[indices[r]]) <= bits[indices[r]],
+                          "round %lu, register %u: %#lx in %u bits", k, indices[r],
+                          out.gpr[indices[r]], bits[indices[r]]);
+            small += bits[indices[r]] < 40;
+        }
+    }
+    ck_assert_uint_gt(small, ROUNDS);
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     if (!jit_supported(NULL)) {
@@ -259,6 +314,7 @@ int main(void)
     }
     TCase *tc = tcase_create("jit_mirror");
     tcase_set_timeout(tc, 900);
+    tcase_add_test(tc, bits_of_registers);
     tcase_add_test(tc, loops);
     Suite *suite = suite_create("jit_mirror");
     suite_add_tcase(suite, tc);

@@ -530,8 +530,18 @@ static bool bounds(const Scan *s, const Insn *i, unsigned *to, uint64_t *most)
     }
 }
 
+/* LEA of an address that is known: how far it is from the page of the code. */
+static bool sets_address(const Trans *x, const struct Part *part, const Insn *i, unsigned *to,
+                         int64_t *off)
+{
+    *to = i->reg;
+    *off = part->off + i->disp;
+    return op_rows[i->row].emit == EMIT_LEA && i->base == GPR_IP && i->index == GPR_ZERO &&
+           x->fixed && i->opsize == 8 && i->asize == 8 && (i->flags & IF_CODE64);
+}
+
 /* What registers hold behind i. False: enough of it. */
-static bool follow(Scan *s, const Insn *i, unsigned word)
+static bool follow(Scan *s, const Trans *x, const struct Part *part, const Insn *i, unsigned word)
 {
     unsigned to, from, stack;
     int64_t n = 0;
@@ -539,7 +549,10 @@ static bool follow(Scan *s, const Insn *i, unsigned word)
     uint32_t w = jit_written(i);
     bool known = sets_number(i, &to, &n) && n == (int32_t)n, moves;
     Value v = {ROOT_NUMBER, (int32_t)n};
-    if (!known && jit_adds_constant(i, &to, &from, &n)) {
+    if (!known && sets_address(x, part, i, &to, &n)) {
+        v = (Value){ROOT_PAGE, (int32_t)n};
+        known = n == (int32_t)n;
+    } else if (!known && jit_adds_constant(i, &to, &from, &n)) {
         n += s->value[from].delta;
         v = (Value){s->value[from].root, (int32_t)n};
         known = n == (int32_t)n;
@@ -622,7 +635,7 @@ static void find_runs(Trans *x, Scan *s, bool look)
                 add_access(x, &s->open[root], k, off, size, write, false);
             x->run_place[k] = p;
         }
-        if (!follow(s, i, word))
+        if (!follow(s, x, part, i, word))
             return; /* the rest goes without */
     }
 }

@@ -84,6 +84,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->loop_exits = JIT_LOOP_EXITS;
     j->twin_after = JIT_CROSSINGS;
     j->trace_paths = JIT_PATHS;
+    j->kernel_paths = JIT_KERNEL_PATHS;
     j->trace_rounds = JIT_TRACE_ROUNDS;
     j->mirror_share = JIT_MIRROR;
     j->warm_after = JIT_WARM;

@@ -69,6 +69,7 @@
 #define JIT_LOOP_EXITS   1024u /* Jit.loop_exits, likewise */
 #define JIT_CROSSINGS    32u   /* Jit.twin_after, likewise */
 #define JIT_PATHS        3u    /* Jit.trace_paths, likewise; at most 32 */
+#define JIT_KERNEL_PATHS 1u    /* Jit.kernel_paths, likewise */
 #define JIT_TRACE_ROUNDS 10u   /* Jit.trace_rounds, likewise */
 #define JIT_MIRROR       20u   /* Jit.mirror_share, likewise; 0: all of it */
 #define JIT_PARTS        24
@@ -324,9 +325,9 @@ typedef struct Jit {
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
-    uint32_t trace_paths;             /* noted before a trace is made */
-    uint32_t trace_rounds;            /* of a loop of several blocks in a trace, at most */
-    uint32_t mirror_share;            /* of the time, that the mirror may take: jit_mirror.c */
+    uint32_t trace_paths, kernel_paths; /* noted before a trace is made */
+    uint32_t trace_rounds;              /* of a loop of several blocks in a trace, at most */
+    uint32_t mirror_share;              /* of the time, that the mirror may take: jit_mirror.c */
     /* for info jit */
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,

@@ -201,12 +201,19 @@ static bool cut_path(JitPath *p, unsigned most, bool more)
     return cut;
 }
 
+/* How many are noted. Most of a kernel's hot code runs too seldom for the interpreter's part in
+ * more than one to come back. */
+static uint32_t paths_wanted(const Jit *j, const JitCode *code)
+{
+    return code->first->mode & DM_CPL3 ? j->trace_paths : j->kernel_paths;
+}
+
 static void path_ends(Jit *j, bool counts)
 {
     JitCode *code = j->recording;
     code->n_paths += counts;
     j->hot->heat[code->heat] =
-        code->n_paths < j->trace_paths ? MIN_OF(RUNS_BETWEEN, j->warm_after) : 1;
+        code->n_paths < paths_wanted(j, code) ? MIN_OF(RUNS_BETWEEN, j->warm_after) : 1;
     j->recording = NULL;
 }
 
@@ -387,7 +394,7 @@ void jit_trace_warm(Jit *j, JitCode *code)
         return;
     if (jit_trace_rounds(b)) {
         b->rounds = (uint8_t)rounds_counted(j, b);
-    } else if (code->n_paths < j->trace_paths) {
+    } else if (code->n_paths < paths_wanted(j, code)) {
         code->path = g_renew(JitPath, code->path, code->n_paths + 1);
         code->path[code->n_paths].n = 0;
         j->recording = code;

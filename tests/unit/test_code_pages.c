@@ -10,7 +10,7 @@ static void setup(void)
     GError *err = NULL;
     ck_assert(engine_jit.vm_init(&guest.vm, &err) && engine_jit.vcpu_init(&guest.v, &err));
     jit_of(&guest.v)->warm_after = 5;
-    jit_of(&guest.v)->trace_paths = 2;
+    jit_of(&guest.v)->trace_paths = jit_of(&guest.v)->kernel_paths = 2;
     jit_of(&guest.v)->kernel_warm = 1;
 }
 static void teardown(void)

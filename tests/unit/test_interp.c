@@ -727,7 +727,7 @@ static void jit_setup(void)
     guest_engine = &engine_jit;
     jit_of(&guest.v)->hot_after = 0; /* translated before it ever runs */
     jit_of(&guest.v)->warm_after = 2;
-    jit_of(&guest.v)->trace_paths = 1;
+    jit_of(&guest.v)->trace_paths = jit_of(&guest.v)->kernel_paths = 1;
     jit_of(&guest.v)->kernel_warm = 1;
 }
 

@@ -667,7 +667,7 @@ START_TEST(random_traces)
         j->warm_after = 1 + k % 3;
         j->kernel_warm = 1;
         j->twin_after = 1 + k % 4;
-        j->trace_paths = 1 + k % 2;
+        j->trace_paths = j->kernel_paths = 1 + k % 2;
         j->trace_rounds = k % 4 ? 1 : JIT_TRACE_ROUNDS; /* others end before they are traces */
         j->kernel_slots = k & 1;
         guest_long_mode();
@@ -823,7 +823,7 @@ START_TEST(mapped_anew)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
-    j->trace_paths = 1;
+    j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;
     j->kernel_slots = true;
     for (unsigned k = 0; k < ARRAY_LEN(forget) * ARRAY_LEN(access); k++) {
@@ -890,7 +890,7 @@ START_TEST(code_mapped_anew)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
-    j->trace_paths = 1;
+    j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;
     for (unsigned n = 0; n < 8 * ARRAY_LEN(forget); n++) {
         static CpuState in;
@@ -979,7 +979,7 @@ START_TEST(at_two_places)
     Jit *j = jit_of(&guest.v);
     j->hot_after = 0;
     j->warm_after = 2;
-    j->trace_paths = 1;
+    j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;
     for (unsigned k = 0; k < 4; k++) {
         static CpuState in;

@@ -314,7 +314,7 @@ START_TEST(loops)
         j->slot_refills = (uint8_t)(1 + below(2));
         j->window_ticks = one_in(2) ? UINT64_MAX : 0;
         j->warm_after = 1 + below(8);
-        j->trace_paths = 1;
+        j->trace_paths = j->kernel_paths = 1;
         j->trace_rounds = one_in(4) ? JIT_TRACE_ROUNDS : 1; /* others end before they are traces */
         j->kernel_warm = 1;
         guest_long_mode();

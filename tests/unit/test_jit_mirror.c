@@ -166,7 +166,7 @@ START_TEST(loops)
     j->hot_after = 0;
     j->kernel_slots = true;
     j->kernel_warm = 1;
-    j->trace_paths = 1;
+    j->trace_paths = j->kernel_paths = 1;
     j->mirror_share = 0;
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;

@@ -38,7 +38,7 @@ bool memmap_make_huge(const RamSlot *s, gpa_t gpa)
     return madvise(page, BIT(HUGE_PAGE_SHIFT), MADV_COLLAPSE) == 0;
 }
 
-#define HUGE_PAGES 64     /* used by programs, of 512 */
+#define HUGE_PAGES 256    /* used by programs, of 512 */
 #define HUGE_USES  16384u /* by anybody */
 #define HUGE_MS    2000u  /* from the first use to one of those that come later */
 #define HUGE_LASTS 32u    /* uses, at least, of what is in use so long */

@@ -53,7 +53,7 @@ START_TEST(kinds)
                 memmap_use(s, (2 << 20) + n * 4096, false);
             }
             ck_assert_uint_eq(s->huge[1].asked, 0);
-            for (unsigned n = 0; n < 100; n++)
+            for (unsigned n = 0; n < 300; n++)
                 memmap_use(s, (2 << 20) + n * 4096, true);
             ck_assert_uint_eq(s->huge[1].asked, 1);
             for (unsigned n = 0; n < 100000; n++)

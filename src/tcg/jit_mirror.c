@@ -68,6 +68,7 @@ typedef struct Span {
 
 struct JitMirror {
     bool failed, active;
+    uint32_t mem_gen;                            /* MemMap.gen when it was last put to use */
     gpa_t owner;                                 /* page of CR3; 0: nobody */
     uint64_t cost, cost_since, rest, rest_until; /* TSC ticks, and when */
     uint64_t used;                               /* TSC */
@@ -281,6 +282,9 @@ static bool turn_on(Jit *j)
         return true;
     j->mirror_turns++;
     uint64_t began = __rdtsc();
+    if (m->mem_gen != j->t->v->vm->mem->gen) /* RAM and ROM may have taken each other's place */
+        drop_all(j);
+    m->mem_gen = j->t->v->vm->mem->gen;
     for (unsigned n = m->n; n-- > 0;)
         if (!holds(j, &m->span[n]))
             span_drop(j, n);

@@ -157,3 +157,15 @@ uint8_t *emit_call(Code *c, const uint8_t *target)
     code8(c, 0xe8);
     return rel32(c, target);
 }
+
+void emit_bits(Code *c, unsigned pfx, unsigned to, unsigned from, HostMem m)
+{
+    encode(c, &(Enc){.map = MAP_VEX0F38,
+                     .opcode = 0xf5,
+                     .pfx = (uint8_t)pfx,
+                     .w = true,
+                     .modrm = true,
+                     .vvvv = (uint8_t)from,
+                     .reg = (uint8_t)to,
+                     .mem = &m});
+}

@@ -142,6 +142,8 @@ void emit_imm64(Code *, unsigned reg, uint64_t v); /* the shortest MOV */
  */
 void emit_shift(Code *, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count);
 void emit_rorx(Code *, unsigned to, unsigned from, const HostMem *m, unsigned n);
+/* PEXT (PFX_F3) or PDEP (PFX_F2) of `from` by the mask in m. 64 bits. */
+void emit_bits(Code *, unsigned pfx, unsigned to, unsigned from, HostMem m);
 uint8_t *emit_jmp(Code *, const uint8_t *target);
 uint8_t *emit_jcc(Code *, unsigned condition, const uint8_t *target);
 uint8_t *emit_call(Code *, const uint8_t *target);

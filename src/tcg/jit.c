@@ -399,14 +399,7 @@ static void run_crosses(Trans *x, JitCode *code, const struct Cold *cold)
 {
     Code *c = &x->c;
     HostMem mask = jit_hot(x->j, offsetof(JitHot, page_offset));
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf5,
-                     .pfx = PFX_F3,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_AX,
-                     .reg = H_CX,
-                     .mem = &mask}); /* pext rcx, rax, [...]: place in the page */
+    emit_bits(c, PFX_F3, H_CX, H_AX, mask); /* pext rcx, rax, [...]: place in the page */
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = H_NONE, .disp = cold->run - (int32_t)PAGE_SIZE - 1});
     emit_imm32(c, H_DX, 63);

@@ -673,14 +673,7 @@ static void keep_bits(Trans *x, size_t mask)
 {
     HostMem m = jit_hot(x->j, mask);
     for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP */
-        encode(&x->c, &(Enc){.map = MAP_VEX0F38,
-                             .opcode = 0xf5,
-                             .pfx = (uint8_t)pfx,
-                             .w = true,
-                             .modrm = true,
-                             .vvvv = H_CX,
-                             .reg = H_CX,
-                             .mem = &m});
+        emit_bits(&x->c, pfx, H_CX, H_CX, m);
 }
 
 /* Goes on only if this 32-bit place (or byte) is zero; otherwise the instruction is exec's. */

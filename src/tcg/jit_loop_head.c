@@ -248,14 +248,7 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
     while (x->stream_of[k] != (int)n)
         k++;
     first_byte(x, s);
-    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext rcx, rax, upper */
-                     .opcode = 0xf5,
-                     .pfx = PFX_F3,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_AX,
-                     .reg = H_CX,
-                     .mem = &upper});
+    emit_bits(c, PFX_F3, H_CX, H_AX, upper);
     alu_imm(c, CMP, true, H_CX, s->area == MIRROR_HIGH);
     struct Cold *cold = jit_cold(x, emit_jcc(c, 5, here(c)), COLD_STREAM); /* jne */
     cold->mirror = true;

@@ -336,14 +336,7 @@ static void area_check(Trans *x, unsigned r, enum MirrorArea area)
 {
     Code *c = &x->c;
     HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf5,
-                     .pfx = PFX_F3,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = (uint8_t)r,
-                     .reg = H_CX,
-                     .mem = &upper}); /* pext rcx, r, upper */
+    emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
     if (area == MIRROR_LOW)
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
 }

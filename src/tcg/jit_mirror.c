@@ -8,12 +8,14 @@
  * its exec function, which walks the guest's tables and raises what there is to raise, and then
  * the page is shown if it can be (jit_mirror_show()). The check of an access (jit_mem.c) is then
  * only whether its base register points into the area at all. Around an area nothing else is mapped
- * within MIRROR_ROOM bytes, so whatever is added to a checked base, if it is no more than that,
- * meets the right page or faults.
+ * within 2^LOW_BITS bytes, so whatever is added to a checked base, if it is less than that
+ * (INDEX_BITS in jit_scan.c), meets the right page or faults. `mov r9, [rdi+8]` becomes
  *
- *     lea   rcx, [...]  nothing, for [rdi+8]
- *     pext  rcx, rdi, gs:[high]   1 for an address in the upper area; lea rcx, [rcx+1] for the
- * lower loop  miss mov   rdx, gs:[add]         unless it is there already mov   r9, [rdi+rdx-4]
+ *     pext  rcx, rdi, gs:[upper]     1 for an address in the upper area
+ *     lea   rcx, [rcx+1]             and 0 in the lower one, where this follows
+ *     loop  miss
+ *     mov   rdx, gs:[add]            unless it is there already
+ *     mov   r9, [rdi+rdx-4]
  *
  * The mirror belongs to one address space, by the page of CR3. It is in use from when that has been
  * looked at: each page shown is still what the tables say, with the accessed (and, to be written,
@@ -101,7 +103,8 @@ static void hide(gva_t lin, size_t pages)
     void *at = host_of(lin);
     if (mmap(at, pages * PAGE_SIZE, PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != at)
-        g_error("the translator's mirror: a page cannot be taken out of it"); /* never: no room */
+        g_error("the translator's mirror: a page cannot be taken out of it"); /* it would stay in
+                                                                                 reach */
 }
 
 /* Can some of it be mapped once more? */
@@ -272,7 +275,7 @@ static bool holds(Jit *j, const Span *p)
     return true;
 }
 
-static bool turn_on(Jit *j)
+bool jit_mirror_on(Jit *j)
 {
     struct JitMirror *m = j->mirror;
     if (!m || m->failed || m->owner != space_of(j) || !plain(j))
@@ -291,11 +294,6 @@ static bool turn_on(Jit *j)
     set(j, true);
     count_cost(j, began, COST_TURN);
     return m->active;
-}
-
-bool jit_mirror_on(Jit *j)
-{
-    return turn_on(j);
 }
 
 bool jit_mirror_claim(Jit *j)
@@ -319,7 +317,7 @@ bool jit_mirror_claim(Jit *j)
         m->cost = 0;
         m->cost_since = __rdtsc();
     }
-    return turn_on(j);
+    return jit_mirror_on(j);
 }
 
 void jit_mirror_free(Jit *j)

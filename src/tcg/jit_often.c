@@ -19,31 +19,18 @@ static HostMem segment(unsigned seg, size_t member)
     return state(offsetof(CpuState, seg) + seg * sizeof(Segment) + member);
 }
 
-/* PEXT (PFX_F3) or PDEP (PFX_F2): to = from by the mask m. Flags stay. */
-static void bits_by(Code *c, unsigned pfx, unsigned to, unsigned from, HostMem m)
-{
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = 0xf5,
-                     .pfx = (uint8_t)pfx,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = (uint8_t)from,
-                     .reg = (uint8_t)to,
-                     .mem = &m});
-}
-
 /* reg &= the mask in JitHot */
 static void mask_by(Trans *x, unsigned reg, size_t mask)
 {
     HostMem m = jit_hot(x->j, mask);
-    bits_by(&x->c, PFX_F3, reg, reg, m);
-    bits_by(&x->c, PFX_F2, reg, reg, m);
+    emit_bits(&x->c, PFX_F3, reg, reg, m);
+    emit_bits(&x->c, PFX_F2, reg, reg, m);
 }
 
 /* To exec unless the bits of `mask` are 0 in rcx. */
 static void unless_clear(Trans *x, size_t mask)
 {
-    bits_by(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, mask));
+    emit_bits(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, mask));
     jit_unless_zero(x, COLD_HELPER);
 }
 
@@ -89,7 +76,7 @@ static bool emit_selector(Trans *x, const Insn *i)
 static void need_fsgsbase(Trans *x)
 {
     emit_load(&x->c, H_CX, state(offsetof(CpuState, cr4)));
-    bits_by(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, offsetof(JitHot, fsgsbase)));
+    emit_bits(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, offsetof(JitHot, fsgsbase)));
     emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
     jit_unless_zero(x, COLD_HELPER);
 }
@@ -293,8 +280,8 @@ bool jit_emit_bit_string(Trans *x, const Insn *i)
         e.reg = H_AX;
     } else {
         jit_get(x, H_CX, i->reg);
-        bits_by(c, PFX_F3, H_CX, H_CX,
-                jit_hot(x->j, wide ? offsetof(JitHot, low6) : offsetof(JitHot, low5)));
+        emit_bits(c, PFX_F3, H_CX, H_CX,
+                  jit_hot(x->j, wide ? offsetof(JitHot, low6) : offsetof(JitHot, low5)));
         e.lock = i->flags & IF_LOCK;
         e.reg = H_CX;
         e.mem = &m;

@@ -30,14 +30,7 @@ static void string_case(Trans *x, bool far)
     Code *c = &x->c;
     HostMem df = jit_hot(x->j, offsetof(JitHot, df));
     emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
-    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext rcx, rcx, [df] */
-                     .opcode = 0xf5,
-                     .pfx = PFX_F3,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_CX,
-                     .reg = H_CX,
-                     .mem = &df});
+    emit_bits(c, PFX_F3, H_CX, H_CX, df);
     emit_imm32(c, H_DX, STRING_MAX_SHIFT);
     emit_shift(c, PFX_F2, true, H_DX, jit_host[RCX], H_DX);
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0, .disp = !far});

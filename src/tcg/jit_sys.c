@@ -44,14 +44,7 @@ static void unless_late(Trans *x)
     emit_load(c, H_CX, jit_hot(x->j, offsetof(JitHot, late_at)));
     emit_load(c, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 0});
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
-    encode(c, &(Enc){.map = MAP_VEX0F38, /* pext */
-                     .opcode = 0xf5,
-                     .pfx = PFX_F3,
-                     .w = true,
-                     .modrm = true,
-                     .vvvv = H_CX,
-                     .reg = H_CX,
-                     .mem = &sign});
+    emit_bits(c, PFX_F3, H_CX, H_CX, sign);
     jit_unless_one(x, COLD_HELPER);
 }
 
@@ -107,14 +100,7 @@ static bool emit_ac(Trans *x, bool on)
     x->mode = on ? x->mode | DM_AC : x->mode & ~(unsigned)DM_AC;
     emit_load(c, H_CX, rflags);
     for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP: without AC */
-        encode(c, &(Enc){.map = MAP_VEX0F38,
-                         .opcode = 0xf5,
-                         .pfx = (uint8_t)pfx,
-                         .w = true,
-                         .modrm = true,
-                         .vvvv = H_CX,
-                         .reg = H_CX,
-                         .mem = &no_ac});
+        emit_bits(c, pfx, H_CX, H_CX, no_ac);
     if (on)
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_AC});
     emit_store(c, H_CX, rflags);

@@ -3,7 +3,8 @@
  *
  * Registers are committed after every iteration, so a fault or an interrupt finds the instruction
  * between two of them. A REP does at most a chunk, then returns FAULT_AGAIN to let the run loop
- * look at requests. Forward REP MOVS and STOS go a page at a time when the TLB allows both ends.
+ * look at requests. REP MOVS and forward REP STOS go a page at a time when the TLB allows both
+ * ends.
  */
 #include "tcg/exec.h"
 
@@ -89,12 +90,30 @@ static Fault lods_once(CpuState *s, Tcg *t, const Insn *i, unsigned size)
     return FAULT_NONE;
 }
 
-/* Elements that lie in one page from lin on, and are within the index register's reach. */
-static uint64_t run_length(const Insn *i, gva_t lin, uint64_t index, unsigned size)
+/* Elements that lie in one page from lin on, upwards or downwards, and are within the index
+ * register's reach. */
+static uint64_t run_length(const Insn *i, gva_t lin, uint64_t index, unsigned size, bool down)
 {
-    uint64_t room = PAGE_SIZE - (lin & ~PAGE_MASK);
+    uint64_t in_page = lin & ~PAGE_MASK, room = PAGE_SIZE - in_page;
     uint64_t wrap = size_mask(i->asize) - index; /* bytes before the index wraps, less one */
-    return MIN_OF(room, wrap == ~0ull ? wrap : wrap + 1) / size;
+    uint64_t n = MIN_OF(room, wrap == ~0ull ? wrap : wrap + 1) / size;
+    if (!down || n == 0)
+        return n;
+    return MIN_OF(in_page, index) / size + 1;
+}
+
+static void copy_run(uint8_t *dst, const uint8_t *src, unsigned len, unsigned size, bool down)
+{
+    uint64_t apart = down ? (uintptr_t)src - (uintptr_t)dst : (uintptr_t)dst - (uintptr_t)src;
+    if (apart >= len) {
+        memmove(dst, src, len);
+        return;
+    }
+    /* What has been written is read again: the pattern repeats. */
+    for (unsigned k = 0; k < len; k += size) {
+        unsigned at = down ? len - size - k : k;
+        memmove(dst + at, src + at, size);
+    }
 }
 
 /*
@@ -105,15 +124,19 @@ static uint64_t run_length(const Insn *i, gva_t lin, uint64_t index, unsigned si
 static uint64_t movs_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uint64_t count,
                           bool again)
 {
-    if ((s->rflags & FL_DF) || t->one_iter || !seg_is_flat(t, i->seg) ||
-        !seg_is_flat(t, dst_seg(t)))
+    bool down = s->rflags & FL_DF;
+    if (t->one_iter || !seg_is_flat(t, i->seg) || !seg_is_flat(t, dst_seg(t)))
         return 0;
     gva_t from = index_get(s, i, RSI), to = index_get(s, i, RDI);
-    uint64_t n = MIN_OF(count, run_length(i, from, from, size));
-    n = MIN_OF(n, run_length(i, to, to, size));
+    uint64_t n = MIN_OF(count, run_length(i, from, from, size, down));
+    n = MIN_OF(n, run_length(i, to, to, size, down));
     if (n == 0)
         return 0;
     unsigned len = (unsigned)(n * size);
+    if (down) { /* of the last element, which is the lowest */
+        from -= len - size;
+        to -= len - size;
+    }
     const uint8_t *src = tlb_hit(t, t->mmu_mode, from, len, ACC_READ);
     if (!src && again)
         src = mem_host(s, t, from, len, ACC_READ);
@@ -122,13 +145,9 @@ static uint64_t movs_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uin
         dst = mem_host(s, t, to, len, ACC_WRITE);
     if (!src || !dst)
         return 0;
-    if ((uintptr_t)dst - (uintptr_t)src >= len)
-        memmove(dst, src, len);
-    else /* what has been written is read again: the pattern repeats */
-        for (unsigned k = 0; k < len; k += size)
-            memmove(dst + k, src + k, size);
-    index_add(s, i, RSI, len);
-    index_add(s, i, RDI, len);
+    copy_run(dst, src, len, size, down);
+    index_add(s, i, RSI, down ? -(int64_t)len : (int64_t)len);
+    index_add(s, i, RDI, down ? -(int64_t)len : (int64_t)len);
     return n;
 }
 
@@ -154,7 +173,7 @@ static uint64_t stos_bulk(CpuState *s, Tcg *t, const Insn *i, unsigned size, uin
     if ((s->rflags & FL_DF) || t->one_iter || !seg_is_flat(t, dst_seg(t)))
         return 0;
     gva_t to = index_get(s, i, RDI);
-    uint64_t n = MIN_OF(count, run_length(i, to, to, size)), v = s->gpr[RAX];
+    uint64_t n = MIN_OF(count, run_length(i, to, to, size, false)), v = s->gpr[RAX];
     if (n == 0)
         return 0;
     unsigned len = (unsigned)(n * size);

@@ -306,6 +306,47 @@ START_TEST(rep_fault)
 }
 END_TEST
 
+/* Downwards, over pages' ends, where the ends overlap too: as one element after the other. */
+START_TEST(rep_movs_down)
+{
+    static uint8_t want[4 * PAGE_SIZE];
+    uint8_t *at = gp(G_DATA);
+    unsigned seed = 1;
+    for (unsigned n = 0; n < 400; n++) {
+        unsigned size = 1u << n % 4;
+        unsigned from = (unsigned)rand_r(&seed) % (2 * PAGE_SIZE) + PAGE_SIZE;
+        unsigned to = n & 4 ? from + (unsigned)rand_r(&seed) % 64 - 32
+                            : (unsigned)rand_r(&seed) % (2 * PAGE_SIZE) + PAGE_SIZE;
+        unsigned count = (unsigned)rand_r(&seed) % (MIN_OF(from, to) / size);
+        for (unsigned k = 0; k < sizeof(want); k++)
+            at[k] = want[k] = (uint8_t)(k ^ k >> 8 ^ n);
+        for (unsigned k = 0; k < count; k++)
+            memmove(want + to - k * size, want + from - k * size, size);
+        switch (size) { /* std; rep movs; hlt */
+        case 1:
+            CODE(0xfd, 0xf3, 0xa4, 0xf4);
+            break;
+        case 2:
+            CODE(0xfd, 0x66, 0xf3, 0xa5, 0xf4);
+            break;
+        case 4:
+            CODE(0xfd, 0xf3, 0xa5, 0xf4);
+            break;
+        default:
+            CODE(0xfd, 0xf3, 0x48, 0xa5, 0xf4);
+        }
+        ST->gpr[RSI] = G_DATA + from;
+        ST->gpr[RDI] = G_DATA + to;
+        ST->gpr[RCX] = count;
+        ck_assert_int_eq(guest_run(100000).kind, EXIT_HLT);
+        ck_assert_uint_eq(ST->gpr[RCX], 0);
+        ck_assert_uint_eq(ST->gpr[RSI], G_DATA + from - count * size);
+        ck_assert_uint_eq(ST->gpr[RDI], G_DATA + to - count * size);
+        ck_assert_mem_eq(at, want, sizeof(want));
+    }
+}
+END_TEST
+
 /* ---- CS limit, IP wrap ---- */
 START_TEST(code_limits)
 {
@@ -753,6 +794,7 @@ static TCase *add(Suite *suite, const char *name, SFun setup, SFun teardown)
     tcase_add_test(tc, data_faults);
     tcase_add_test(tc, pages_next_to_each_other);
     tcase_add_test(tc, rep_fault);
+    tcase_add_test(tc, rep_movs_down);
     tcase_add_test(tc, code_limits);
     tcase_add_test(tc, real_mode);
     tcase_add_test(tc, single_step_trap);

@@ -5,7 +5,8 @@
 
 Each round runs the demo guest with that many switches, and then floor.c: bare ioctls that read or write a vCPU's
 whole state. Prints the median of the rounds for each step, and holds a switch out of KVM against reading a state, one into it
-against writing one (and moving a memory slot, where KVM has page tables of its own, which only that makes it drop). Then a
+against writing one. Where KVM has page tables of its own, which only moving a memory slot makes it drop, a second ratio is to the two
+together, which is what a switch would cost that did it on the spot; ours has a thread do it while the vCPU is elsewhere. Then a
 policy switches a guest each millisecond, so that it has run in between (in the demo's switches, made as fast as they go, it often has
 not, and then little has to move), and as often as it goes. Then machines with as many MiB of RAM as --ram says
 take turns at being switched to and fro from the monitor, while their guest writes to one page after the other. Needs gcc.

@@ -242,6 +242,7 @@ static bool enter_and_leave(Vcpu *v, GError **err)
     kv->synced = false;
     if (!kvm_regs_settle(kv))
         return kvm_error(err, "KVM_SET_REGS");
+    kvm_tables_entering(kv);
     for (unsigned n = 0; n < 300; n++) { /* more than vectors whose EOI may wait to be told */
         if (ioctl(kv->fd, KVM_RUN, 0) < 0)
             return errno == EINTR || errno == EAGAIN ||

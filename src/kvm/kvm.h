@@ -79,6 +79,10 @@ void kvm_vm_replaced(VmCommon *, KvmAside *, bool ok);
 /* v is about to run in KVM, or in another engine. On v's thread, outside run(). */
 void kvm_guard_engine(Vcpu *v, bool in_kvm);
 
+/* v has left KVM for a while, so that KVM may be made ready for its return meanwhile. On v's
+ * thread, outside run(); never waits for long. */
+void kvm_away(Vcpu *v);
+
 /* ---- with VmCommon.irqchip not IRQCHIP_OFF ---- */
 
 /* Does the processor have VMX or SVM? Without, whatever is behind KVM runs guests in software. */

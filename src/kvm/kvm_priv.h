@@ -157,14 +157,26 @@ typedef struct KvmSlot {
     uint64_t *guarded; /* a bit for each page that is read-only there */
 } KvmSlot;
 
+/* forget.c's. `asking` is a leaf lock: it is held for no longer than a thread takes to start. */
+typedef struct KvmForget {
+    GMutex lock;             /* over the spare slot and its moves */
+    unsigned spare;          /* the slot's place, and 0 while there is none */
+    _Atomic bool tables;     /* KVM may have page tables of its own */
+    _Atomic unsigned inside; /* vCPUs that are in KVM_RUN, or may go there unseen */
+    pthread_mutex_t asking;  /* over the rest */
+    pthread_cond_t ask;
+    pthread_t thread;
+    bool started, asked, quit;
+} KvmForget;
+
 typedef struct KvmVm {
     const KvmHost *host;
     int fd;
     KvmSlot slot[MEMMAP_MAX];
     bool dirty_log;
-    unsigned spare; /* kvm_drop_shadow_tables(): its slot's place, and 0 while there is none */
     int xsave_size;
-    GMutex lock;               /* over the list below, made by the first vCPU; and the spare slot */
+    KvmForget forget;
+    GMutex lock;               /* over the list below, made by the first vCPU */
     bool kernel_apic;          /* the local APICs are KVM's, and what a vCPU waits for with them */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
@@ -192,6 +204,7 @@ typedef struct KvmVcpu {
     _Atomic bool in_run;
     pthread_t thread;  /* valid while in_run */
     bool incomplete;   /* an I/O, MMIO or MSR exit waits for KVM to finish its instruction */
+    bool inside;       /* it counts in KvmForget.inside */
     bool guard_retry;  /* kvm_guard_fault(): nothing is guarded any more */
     bool stepping;     /* KVM_GUESTDBG_SINGLESTEP is on */
     unsigned n_breaks; /* KVM_GUESTDBG_USE_HW_BP is on with these, when not stepping */
@@ -245,9 +258,14 @@ void kvm_eoi_close(KvmVm *);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);
 
-/* Makes KVM forget page tables it has made for itself from the guest's: taking any slot away does.
- * For KvmHost.shadow_tables. Any vCPU's thread. */
-bool kvm_drop_shadow_tables(KvmVm *, GError **err);
+/* forget.c, for KvmHost.shadow_tables, on the vCPU's own thread: before each KVM_RUN; the vCPU is
+ * not there and will say so again before it is; and the page tables that KVM has made for itself
+ * are gone, as long as no vCPU enters. */
+void kvm_tables_entering(KvmVcpu *);
+void kvm_tables_left(KvmVcpu *);
+bool kvm_tables_drop(KvmVcpu *, GError **err);
+void kvm_tables_init(KvmVm *);
+void kvm_tables_end(KvmVm *);
 
 /* guard.c. A slot's own mapping; set and cleared with the slot. */
 void kvm_alias_map(KvmVm *, KvmSlot *);

@@ -95,33 +95,6 @@ bool kvm_slots_sync(VmCommon *vm, GError **err)
     return true;
 }
 
-/* Two places beside the pages that set_up() in vm.c keeps for KVM: neither RAM nor device. */
-#define SPARE_GPA 0xfeffa000ull
-
-static bool put_spare(KvmVm *kvm, unsigned place, bool there, GError **err)
-{
-    static uint8_t page[4096] __attribute__((aligned(4096)));
-    const RamSlot spare = {
-        .gpa = SPARE_GPA + place * sizeof(page), .size = there ? sizeof(page) : 0, .host = page};
-    return set_region(kvm, MEMMAP_MAX, &spare, NULL, there ? KVM_MEM_READONLY : 0, err);
-}
-
-bool kvm_drop_shadow_tables(KvmVm *kvm, GError **err)
-{
-    g_mutex_lock(&kvm->lock);
-    /* A slot that moves is taken away and put elsewhere in one go. Its place: spare - 1. */
-    bool ok = kvm->spare && put_spare(kvm, kvm->spare % 2, true, NULL);
-    if (ok) {
-        kvm->spare = 1 + kvm->spare % 2;
-    } else {
-        ok = (kvm->spare || put_spare(kvm, 0, true, err)) && put_spare(kvm, 0, false, err) &&
-             put_spare(kvm, 0, true, err);
-        kvm->spare = ok;
-    }
-    g_mutex_unlock(&kvm->lock);
-    return ok;
-}
-
 bool kvm_dirty_log(VmCommon *vm, bool on, GError **err)
 {
     KvmVm *kvm = vm->kvm;

@@ -194,7 +194,7 @@ static bool put_sregs(Vcpu *v, bool known, GError **err)
 
     int r = 0;
     if (forget && kv->vm->host->shadow_tables) { /* which flushes, too */
-        if (!kvm_drop_shadow_tables(kv->vm, err))
+        if (!kvm_tables_drop(kv, err))
             return false;
     } else if (forget && !flushes(kv)) {
         s->cr4 ^= CR4_PGE;

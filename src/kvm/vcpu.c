@@ -50,6 +50,7 @@ int kvm_enter(KvmVcpu *kv)
      * and the exit came together. */
     kv->run->s.regs.events.flags = 0;
     kv->held = 0;
+    kvm_tables_entering(kv);
     int r = ioctl(kv->fd, KVM_RUN, 0), e = errno;
     kv->synced = kv->run->s.regs.events.flags;
     kv->regs_wait = kv->run->kvm_dirty_regs & KVM_SYNC_X86_REGS;

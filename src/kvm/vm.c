@@ -311,6 +311,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     kvm->eoi[0] = kvm->eoi[1] = -1;
     g_mutex_init(&kvm->lock);
     g_mutex_init(&kvm->guard_lock);
+    kvm_tables_init(kvm);
     do {
         kvm->fd = ioctl(h->dev, KVM_CREATE_VM, 0);
     } while (kvm->fd < 0 && errno == EINTR);
@@ -329,6 +330,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
 
 static void free_vm(KvmVm *kvm)
 {
+    kvm_tables_end(kvm);
     kvm_eoi_close(kvm);
     if (kvm->fd >= 0)
         close(kvm->fd);
@@ -405,6 +407,7 @@ static bool set_up_vcpu(Vcpu *v, KvmVcpu *kv, GError **err)
 
 static void free_vcpu(KvmVcpu *kv)
 {
+    kvm_tables_left(kv);
     if (kv->run != MAP_FAILED)
         munmap(kv->run, kv->vm->host->run_size);
     if (kv->fd >= 0)

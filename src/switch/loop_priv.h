@@ -51,6 +51,7 @@ typedef struct VcpuLoop {
     /* The vCPU's own thread alone: */
     bool drained;             /* nothing is half done since the last run() */
     const Engine *counted_as; /* what kvm_guard_engine() was told last */
+    bool away_told;           /* kvm_away(), since the last switch */
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */

@@ -259,6 +259,7 @@ static void account(VcpuLoop *l, const Engine *from, SwitchReason reason, uint64
     l->stats.resident_ns[from->id] += ns;
     l->stats.last_rip = l->v->st.rip;
     l->since_ns = now;
+    l->away_told = false;
     policy_moved(l, from, ns, reason == SWITCH_RESCUE);
 }
 

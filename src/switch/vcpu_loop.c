@@ -165,6 +165,16 @@ void vcpu_take_events(Vcpu *v)
     take_events(v->loop, atomic_load(&v->request));
 }
 
+/* Out of KVM, and not for just an instruction. */
+static void tell_away(VcpuLoop *l)
+{
+    if (likely(l->away_told))
+        return;
+    if (l->v->engine->is_software && !rescue_limit(l)->max_insns)
+        kvm_away(l->v);
+    l->away_told = true;
+}
+
 /* ---- halted ---- */
 
 /* Is there anything that ends the wait of a vCPU that does not run? INIT, SIPI and SMI are taken
@@ -232,6 +242,7 @@ static void run_engine(VcpuLoop *l)
         kvm_guard_engine(v, !v->engine->is_software);
         l->counted_as = v->engine;
     }
+    tell_away(l);
     l->drained = false;
     if (v->engine->is_software)
         pv_steal_update(v);
@@ -332,6 +343,7 @@ static bool waits_on(VcpuLoop *l, uint32_t req)
         wait = nap > 0;
     }
     if (wait) {
+        tell_away(l);
         sleep_locked(l, nap ? switch_now_ns() + nap : 0);
         return true;
     }

@@ -554,7 +554,7 @@ END_TEST
 
 /* The same for a program at privilege 3, which a KVM without hardware runs through page tables of
  * its own: those follow what the guest writes, and not what somebody else wrote. */
-START_TEST(import_drops_shadow_page_tables)
+static void read_at_privilege_3(void)
 {
     CpuState *s = &fx.v.st;
     long_mode(0x20000);
@@ -576,15 +576,144 @@ START_TEST(import_drops_shadow_page_tables)
                    0x48, 0xa1, 0x00, 0x00, 0x40, 0, 0, 0, 0, 0, /* mov rax, [400000] */
                    0x48, 0x89, 0xc3, 0xe4, 0x81,                /* mov rbx, rax; in al, 81 */
                });
+}
+
+/* What it reads, and to what the entry it reads through is then changed. */
+static void enter_and_read(unsigned i)
+{
+    run_to(EXIT_KICK);
+    fx_export();
+    vcpu_request_clear(&fx.v, VREQ_WORK);
+    ck_assert_uint_eq(fx.v.st.gpr[RBX], i & 1 ? 0xbbbb : 0xaaaa);
+    put64(PT, (i & 1 ? 0x20000 : 0x21000) | 7);
+    fx.v.st.rip = CODE;
+}
+
+START_TEST(import_drops_shadow_page_tables)
+{
+    read_at_privilege_3();
     for (unsigned i = 0; i < 6; i++) {
         import_what_changed(i & 2);
-        run_to(EXIT_KICK);
-        fx_export();
-        vcpu_request_clear(&fx.v, VREQ_WORK);
-        ck_assert_uint_eq(fx.v.st.gpr[RBX], i & 1 ? 0xbbbb : 0xaaaa);
-        put64(PT, (i & 1 ? 0x20000 : 0x21000) | 7);
-        fx.v.st.rip = CODE;
+        enter_and_read(i);
     }
+}
+END_TEST
+
+static void wait_for_thread(void)
+{
+    KvmForget *f = &((KvmVm *)fx.vm.kvm)->forget;
+    for (unsigned n = 0; n < 20000 && atomic_load(&f->tables); n++)
+        g_usleep(1000);
+    ck_assert(!atomic_load(&f->tables));
+    g_mutex_lock(&f->lock); /* for the end of what it does */
+    g_mutex_unlock(&f->lock);
+}
+
+/* The drop is made meanwhile, if the vCPU says that it is away, by a thread that may have done it,
+ * be at it or not have begun when the vCPU comes back; and is made again when a vCPU has entered
+ * since, whichever. */
+START_TEST(shadow_page_tables_drop_meanwhile)
+{
+    KvmVm *kvm = fx.vm.kvm;
+    KvmForget *f = &kvm->forget;
+    unsigned spare;
+    read_at_privilege_3();
+    fx_import();
+    ck_assert(!f->started);
+    for (unsigned i = 0; i < 400; i++) {
+        enter_and_read(i);
+        if (!kvm->host->shadow_tables) {
+            kvm_away(&fx.v);
+            ck_assert(!f->started);
+            fx_import();
+            continue;
+        }
+        ck_assert(atomic_load(&f->tables));
+        if (i % 8 != 5)
+            kvm_away(&fx.v);
+        if (i % 4 == 0) {
+            wait_for_thread();
+            /* A store since then is of no account, as long as nobody enters. */
+            spare = f->spare;
+            put64(PT, 0);
+            put64(PT, (i & 1 ? 0x20000 : 0x21000) | 7);
+            import_what_changed(i & 8);
+            ck_assert_uint_eq(f->spare, spare);
+        } else {
+            if (i % 4 == 3)
+                g_usleep(i);
+            import_what_changed(i & 8);
+        }
+        ck_assert(!atomic_load(&f->tables));
+        /* Nobody has entered since the last. */
+        spare = f->spare;
+        fx_import();
+        ck_assert_uint_eq(f->spare, spare);
+    }
+    kvm_away(&fx.v); /* and the thread ends with the VM, wherever it is */
+}
+END_TEST
+
+/* With another vCPU in KVM, or where it may go there unseen, no drop is good for long. */
+START_TEST(shadow_page_tables_of_several)
+{
+    KvmVm *kvm = fx.vm.kvm;
+    KvmForget *f = &kvm->forget;
+    KvmVcpu other = {.vm = kvm};
+    unsigned spare = 0;
+    read_at_privilege_3();
+    fx_import();
+    for (unsigned i = 0; i < 40 && kvm->host->shadow_tables; i++) {
+        enter_and_read(i);
+        if (i % 4 == 0)
+            kvm_tables_entering(&other);
+        if (i % 4 < 3) {
+            kvm_away(&fx.v);
+            g_usleep(2000);
+            ck_assert(atomic_load(&f->tables));
+            spare = f->spare;
+            fx_import();
+            ck_assert_uint_ne(f->spare, spare);
+            ck_assert(atomic_load(&f->tables));
+        } else {
+            kvm_tables_left(&other);
+            kvm_away(&fx.v);
+            wait_for_thread();
+            kvm_tables_entering(&other); /* it was here, behind the drop */
+            kvm_tables_left(&other);
+            ck_assert(atomic_load(&f->tables));
+            spare = f->spare;
+            fx_import();
+            ck_assert_uint_ne(f->spare, spare);
+            ck_assert(!atomic_load(&f->tables));
+        }
+    }
+    kvm_tables_left(&other);
+}
+END_TEST
+
+/* What the thread could not do the import does, or says why not. */
+START_TEST(shadow_page_tables_that_stay)
+{
+    KvmVm *kvm = fx.vm.kvm;
+    KvmForget *f = &kvm->forget;
+    GError *err = NULL;
+    int fd = kvm->fd;
+    read_at_privilege_3();
+    fx_import();
+    if (!kvm->host->shadow_tables)
+        return;
+    enter_and_read(0);
+    kvm->fd = -1;
+    kvm_away(&fx.v);
+    g_usleep(5000);
+    ck_assert(!engine_kvm.import_state(&fx.v, GROUPS_ALL, &err));
+    ck_assert_msg(strstr(err->message, "KVM_SET_USER_MEMORY_REGION"), "%s", err->message);
+    g_clear_error(&err);
+    ck_assert(atomic_load(&f->tables));
+    kvm->fd = fd;
+    fx_import();
+    enter_and_read(1);
 }
 END_TEST
 
@@ -716,6 +845,9 @@ int main(void)
         half_done_string_input,
         import_drops_stale_translations,
         import_drops_shadow_page_tables,
+        shadow_page_tables_drop_meanwhile,
+        shadow_page_tables_of_several,
+        shadow_page_tables_that_stay,
         single_steps,
         what_kvm_cannot_emulate_is_named,
         dirty_log,

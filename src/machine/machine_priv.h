@@ -16,7 +16,7 @@ typedef struct RamBlock {
     int fd;
     uint8_t *host;
     uint64_t size;
-    RamHuge *huge; /* RamSlot.huge, or NULL */
+    HugePages *huge; /* RamSlot.huge, or NULL */
 } RamBlock;
 
 /* Devices that pc.c made, for wiring and for the requests that reach them from outside. */

@@ -1,8 +1,8 @@
 /*
  * Guest memory: RAM, mapped once, used by every engine; a memfd for the BIOS image.
  *
- * RAM is in huge pages. A memfd gets none by itself where the host's shmem_enabled says so, as most
- * do: they are asked for one by one where the software engine uses much of them (memmap_use()).
+ * RAM is in huge pages; in a memfd the host is asked for them one by one where the software engine
+ * uses much of them (huge.h).
  * A machine that starts in KVM, which does not go that way, has anonymous memory. Where somebody
  * maps it twice (kvm/guard.c) or looks for what was never touched (lockstep): a memfd without huge
  * pages.
@@ -51,9 +51,7 @@ static bool block_new(RamBlock *b, const char *name, uint64_t size, GError **err
     return true;
 }
 
-/* So that a huge page of the guest is one of the host. */
-#define HUGE_PAGE BIT(HUGE_PAGE_SHIFT)
-
+/* Aligned, so that a huge page of the guest is one of the host. */
 static bool ram_anonymous(RamBlock *b, uint64_t size, GError **err)
 {
     uint64_t room = size + HUGE_PAGE;
@@ -77,33 +75,30 @@ static bool ram_anonymous(RamBlock *b, uint64_t size, GError **err)
 
 static void block_free(RamBlock *b)
 {
+    huge_pages_free(b->huge);
     if (b->host)
         munmap(b->host, b->size);
     if (b->fd >= 0)
         close(b->fd);
-    g_free(b->huge);
     *b = (RamBlock){.fd = -1};
 }
 
 /*
  * The same in a memfd, whose pages can be seen at several addresses: so the translator shows
  * pages that follow each other in a program side by side (jit_window.c). False: this host makes no
- * huge page of a memfd's when it is asked for one.
+ * huge pages of a memfd's.
  */
 static bool ram_shared(RamBlock *b, uint64_t size)
 {
-    if (size < HUGE_PAGE || !ram_anonymous(b, size, NULL))
+    if (size < HUGE_PAGE || !huge_pages_possible() || !ram_anonymous(b, size, NULL))
         return false;
     RamBlock file = *b;
-    RamSlot first = {.host = b->host, .size = size};
     if (block_fd(&file, "tandem-ram", size, NULL) &&
         mmap(b->host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file.fd,
              0) == b->host) {
-        file.huge = first.huge = g_new0(RamHuge, (size >> HUGE_PAGE_SHIFT) + 1);
-        if (memmap_make_huge(&first, 0)) {
-            *b = file;
-            return true;
-        }
+        file.huge = huge_pages_new(file.host, size);
+        *b = file;
+        return true;
     }
     block_free(&file);
     *b = (RamBlock){.fd = -1};

@@ -221,6 +221,8 @@ struct Vcpu {
     _Atomic uint8_t sipi_vector;
     void *engine_data[ENGINE_N];
     void *loop; /* struct VcpuLoop of the switch room */
+    /* Its thread, in run(), sleeps for so long, or until there is a request; or NULL. */
+    void (*nap)(Vcpu *, uint64_t ns);
     void *apic; /* the machine's: struct Lapic */
     /* Software engine's instruction count, and KVM's exits: monotonic, for info and limits. */
     uint64_t insns, exits;

@@ -332,6 +332,15 @@ static void sleep_locked(VcpuLoop *l, uint64_t until_ns)
     l->asleep = false;
 }
 
+static void nap(Vcpu *v, uint64_t ns)
+{
+    VcpuLoop *l = v->loop;
+    pthread_mutex_lock(&l->lock);
+    if (!atomic_load(&v->request))
+        sleep_locked(l, switch_now_ns() + ns);
+    pthread_mutex_unlock(&l->lock);
+}
+
 /* Lock held: the vCPU waits in HLT, MWAIT or for SIPI. Whether it has slept on. */
 static bool waits_on(VcpuLoop *l, uint32_t req)
 {
@@ -442,6 +451,7 @@ bool vcpu_loop_start(Vcpu *v, const LoopHooks *hooks, GError **err)
     pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&l->done, NULL);
     v->loop = l;
+    v->nap = nap;
 
     int r = pthread_create(&v->thread, NULL, loop_thread, l);
     if (r) {

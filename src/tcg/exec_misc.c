@@ -1,6 +1,7 @@
 /* Flag bits, decimal adjustment, BOUND, NOP and the defined-invalid opcodes. */
 #include <sched.h>
 #include "tcg/exec.h"
+#include "tcg/idle.h"
 
 DEF_EXEC(nop)
 {
@@ -166,11 +167,14 @@ DEF_EXEC(movnti)
     return f ? f : mem_write(s, t, lin, i->opsize, rd_size(s, i->reg, i->opsize));
 }
 /* A guest that spins may wait for a vCPU whose thread has no host processor: now and then it gets
- * ours. */
+ * ours. Or it waits for time to pass. */
 DEF_EXEC(pause)
 {
     __builtin_ia32_pause();
-    if (t->v->vm->n_vcpus > 1 && (++t->pauses & 31) == 0)
+    t->pauses++;
+    if (t->v->vm->n_vcpus > 1 && t->pauses % 32 == 0)
         sched_yield();
+    if (t->pauses % IDLE_PAUSES == 0)
+        idle_spins(t, i);
     return FAULT_NONE;
 }

@@ -8,4 +8,8 @@
 void idle_run_begins(Tcg *);
 void idle_run_ends(Tcg *);
 
+/* Once every IDLE_PAUSES PAUSE instructions, of which i is the last. */
+#define IDLE_PAUSES 64u
+void idle_spins(Tcg *, const Insn *i);
+
 #endif

@@ -101,6 +101,12 @@ struct VecCtx;
 /* How busy the vCPU is, in ticks of the host's TSC: idle.c. */
 typedef struct IdleWatch {
     uint64_t window, begun, busy;
+    /* The PAUSE that a guest's kernel spins on: since when, as of when, and how often C had been
+     * called for anything else. */
+    struct {
+        const struct Insn *at;
+        uint64_t since, last, others;
+    } spin;
 } IdleWatch;
 
 struct Tcg {
@@ -143,7 +149,7 @@ struct Tcg {
     /* DR6 bits of data breakpoints this instruction has hit: the run loop raises #DB after it.
      * While DR7 enables any breakpoint the run loop goes instruction by instruction. */
     uint64_t trap_dr6;
-    uint32_t pauses;       /* PAUSE instructions run */
+    uint64_t pauses;       /* PAUSE instructions run */
     _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;

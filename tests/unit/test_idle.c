@@ -1,4 +1,4 @@
-/* An idle vCPU's caches go back to the host, and it runs on all the same. */
+/* An idle vCPU's caches go back to the host, and it runs on all the same; one that spins sleeps. */
 #include <stdlib.h>
 #include "tcg/jit.h"
 #include "tcg_guest.h"
@@ -86,11 +86,85 @@ START_TEST(memory_goes_back)
 }
 END_TEST
 
+/* ---- a kernel that spins on PAUSE ---- */
+static unsigned naps;
+
+static void nap(Vcpu *v G_GNUC_UNUSED, uint64_t ns)
+{
+    ck_assert_uint_gt(ns, 0);
+    naps++;
+    *(uint8_t *)gp(G_DATA) = 1;
+}
+
+static uint32_t port(Vcpu *v G_GNUC_UNUSED, uint16_t at G_GNUC_UNUSED, unsigned size G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+static bool spin_begins(void)
+{
+    GError *err = NULL;
+    if (!jit_supported(&err)) {
+        g_error_free(err);
+        return false;
+    }
+    guest_setup();
+    guest_engine = &engine_jit;
+    ck_assert(engine_jit.vcpu_init(&guest.v, &err));
+    guest.v.nap = nap;
+    guest.bus.pio_read = port;
+    guest.v.st.gpr[RBX] = G_DATA;
+    guest.v.st.gpr[RCX] = 500000;
+    naps = 0;
+    return true;
+}
+
+/* It sleeps: this one ends no other way. */
+START_TEST(spin_sleeps)
+{
+    /* L: pause; cmp byte [rbx], 0; je L; hlt */
+    static const uint8_t code[] = {0xf3, 0x90, 0x80, 0x3b, 0, 0x74, 0xf9, 0xf4};
+    if (!spin_begins())
+        return;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    ck_assert_int_eq(guest_run(0).kind, EXIT_HLT);
+    ck_assert_uint_eq(naps, 1);
+    guest_teardown();
+}
+END_TEST
+
+/* These do not: a device is asked each time; other vCPUs may change what is looked at; a program
+ * spins; the processor is the guest's own; instructions are counted. */
+START_TEST(spin_goes_on)
+{
+    /* L: pause; in al, 0x61 or 2 NOPs; dec ecx; jne L; hlt */
+    static const uint8_t code[] = {0xf3, 0x90, 0xe4, 0x61, 0xff, 0xc9, 0x75, 0xf8, 0xf4};
+    if (!spin_begins())
+        return;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    if (_i > 0)
+        memcpy(gp(G_CODE + 2), "\x90\x90", 2);
+    if (_i == 1)
+        guest.vm.n_vcpus = 2;
+    if (_i == 2)
+        guest_segment(SS, 0xc0f3, 0x23);
+    if (_i == 3)
+        guest.vm.cpu_pm = true;
+    Exit x = guest_run(_i == 4 ? 1900000 : 0); /* without an IDT a program's HLT ends all */
+    ck_assert_int_eq(x.kind, _i == 2 ? EXIT_SHUTDOWN : _i == 4 ? EXIT_LIMIT : EXIT_HLT);
+    ck_assert_uint_eq(naps, 0);
+    guest.vm.n_vcpus = 1;
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("idle");
     TCase *t = tcase_create("idle");
     tcase_add_loop_test(t, memory_goes_back, 0, ARRAY_LEN(engines));
+    tcase_add_test(t, spin_sleeps);
+    tcase_add_loop_test(t, spin_goes_on, 0, 5);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

@@ -108,14 +108,23 @@ bool kvm_tables_drop(KvmVcpu *kv, GError **err)
 
 /* ---- the thread ---- */
 
+/*
+ * Whoever wakes the thread must not lose its processor to it: it would wait for just what it is to
+ * be spared. So the thread waits in the class that preempts nobody. At work it is an ordinary one,
+ * as an import may wait for it.
+ */
+static void wakes_politely(bool yes)
+{
+    pthread_setschedparam(pthread_self(), yes ? SCHED_BATCH : SCHED_OTHER,
+                          &(struct sched_param){.sched_priority = 0});
+}
+
 /* What fails here stays to be done, and is reported, by an import. */
 static void *worker(void *opaque)
 {
     KvmVm *kvm = opaque;
     KvmForget *f = &kvm->forget;
-    /* It must not be given the processor of the vCPU that wakes it, which would then wait for just
-     * what it is to be spared. */
-    pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){0});
+    wakes_politely(true);
     pthread_mutex_lock(&f->asking);
     while (!f->quit) {
         if (!f->asked) {
@@ -124,11 +133,13 @@ static void *worker(void *opaque)
         }
         f->asked = false;
         pthread_mutex_unlock(&f->asking);
+        wakes_politely(false);
         g_mutex_lock(&f->lock);
         /* Not while a vCPU is back: then it would be for nothing. */
         if (!atomic_load(&f->inside))
             drop(kvm, NULL);
         g_mutex_unlock(&f->lock);
+        wakes_politely(true);
         pthread_mutex_lock(&f->asking);
     }
     pthread_mutex_unlock(&f->asking);

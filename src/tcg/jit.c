@@ -372,6 +372,7 @@ static void name_insn(Trans *x, unsigned k)
 static void by_helper(Trans *x, const Insn *i)
 {
     const ExecSet *exec = op_rows[i->row].exec;
+    jit_flags_again(x, x->k);
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
     x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
@@ -471,6 +472,8 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     if (cold->from)
         patch_rel32(cold->from, c->run, here(c));
     jit_homes(x, cold->second && cold->kind != COLD_STREAM);
+    if (cold->kind != COLD_STREAM)
+        jit_flags_again(x, cold->k);
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, code, cold);
@@ -844,6 +847,8 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         nothing_known(x);
         x->second = x->helped = false;
         x->n_swaps = 0;
+        for (unsigned k = 0; k < x->n; k++)
+            x->replay[k].w = -1;
         jit_homes(x, false);
         code->n_cross = 0;
         jit_scan(x);

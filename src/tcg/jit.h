@@ -8,7 +8,8 @@
  *   host are free for the translator, RSP is the host's stack, GS points at CpuState.
  * - Flags: the guest's arithmetic flags are the host's, all the time. Whatever the translator adds
  *   (address checks, polls, look-ups) is made of instructions that change no flags: LEA,
- *   MOVZX, RORX, SHRX, MULX, JRCXZ, LOOP. So flags need no saving, and are right at any fault.
+ *   MOVZX, RORX, SHRX, MULX, JRCXZ, LOOP. So flags need no saving, and are right at any fault
+ *   (jit_flags.c has what is an exception).
  * - Vectors: XMM/YMM registers are the guest's while JitHot.vec_away is 0; MXCSR too. They
  *   are loaded when a block first needs them and stored before any C code runs.
  * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
@@ -494,6 +495,12 @@ struct Trans {
     bool mirror;                             /* accesses go by the mirror where they can */
     bool run_bounded[TRACE_MAX_INSNS];       /* of a member by the mirror: its index is small */
     int dx_behind[TRACE_MAX_INSNS];          /* dx_run behind each instruction of the first body */
+    /* jit_flags.c: instruction w has set the flags, which may be something else before this one; in
+     * `copy` is what its destination was, or it is GPR_ZERO. w is -1: they are right. */
+    struct Replay {
+        int16_t w;
+        uint8_t copy;
+    } replay[TRACE_MAX_INSNS];
     /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
      * displacement there and its bytes. */
     bool second;

@@ -331,14 +331,25 @@ static bool table_operand(Trans *x, HostMem *m)
     return true;
 }
 
-/* rcx is 1 if r, a host register, holds an address in the area, and the mirror is in use. */
-static void area_check(Trans *x, unsigned r, enum MirrorArea area)
+/* On if r, a host register, holds an address in the area, and the mirror is in use; else to cold
+ * code. rcx changes. */
+static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
 {
     Code *c = &x->c;
     HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
+    bool flags = jit_flags_free(x);
+    if (flags && area == MIRROR_LOW) {
+        emit_rm(c, 0x85, true, r, upper); /* test r, upper */
+        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
+    }
     emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
+    if (flags) {
+        RAW(c, "\x83\xf9\x01"); /* cmp ecx, 1 */
+        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
+    }
     if (area == MIRROR_LOW)
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
+    return jit_unless_one(x, COLD_ACCESS);
 }
 
 /* A member of a run by the mirror. */
@@ -358,8 +369,7 @@ static void mirror_operand(Trans *x, HostMem *m)
         const uint8_t *retry = here(&x->c);
         ea = run_place(x, &base, 0);
         done = whole;
-        area_check(x, ea.base, area);
-        struct Cold *cold = jit_unless_one(x, COLD_ACCESS);
+        struct Cold *cold = area_check(x, ea.base, area);
         cold->retry = retry;
         cold->run = 1;
         cold->ea = ea;

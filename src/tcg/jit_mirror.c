@@ -17,6 +17,8 @@
  *     mov   rdx, gs:[add]            unless it is there already
  *     mov   r9, [rdi+rdx-4]
  *
+ * with TEST and a jump for the first three where flags may change (jit_flags.c).
+ *
  * The mirror belongs to one address space, by the page of CR3. It is in use from when that has been
  * looked at: each page shown is still what the tables say, with the accessed (and, to be written,
  * the dirty) bit set already, as a TLB may fill itself at any time. Whatever flushes the TLB puts

@@ -74,4 +74,11 @@ void jit_mirror_drop_writes(Jit *, const uint8_t *host_page);
 void jit_mirror_give_back(Jit *);
 void jit_mirror_free(Jit *);
 
+/* ---- checks that change the flags (jit_flags.c) ---- */
+/* May code before instruction x->k change them? Then only its cold code, and that of some that
+ * follow, needs jit_flags_again(). */
+bool jit_flags_free(Trans *);
+/* They are what they were before instruction k, if that is not so. Changes rcx. */
+void jit_flags_again(Trans *, unsigned k);
+
 #endif

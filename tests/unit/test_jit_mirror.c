@@ -93,6 +93,82 @@ static void change_index(Code *c)
     encode(c, &e);
 }
 
+/* Neither flags nor the bases change. */
+static void leave_flags(Code *c)
+{
+    static const uint8_t registers[] = {RAX, RBX, R14, RDX};
+    uint8_t to = registers[below(4)], from = registers[below(4)];
+    HostMem sum = {.base = from, .index = to, .scale = (uint8_t)below(4), .disp = 5};
+    switch (below(4)) {
+    case 0:
+        emit_mov(c, one_in(2), to, from);
+        break;
+    case 1:
+        emit_lea(c, true, to, sum);
+        break;
+    case 2: /* NOT */
+        encode(c, &(Enc){.map = MAP_1B, .opcode = 0xf7, .modrm = true, .reg = 2, .rm = to});
+        break;
+    default: /* MOVZX */
+        encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = to, .rm = from});
+    }
+}
+
+/* What sets the flags, for checks that change them (jit_flags.c): of 1, 4 or 8 bytes. */
+static void set_flags(Code *c)
+{
+    static const uint8_t registers[] = {RAX, RBX, R14, RDX, RSI, R12};
+    uint8_t to = registers[below(below(2) ? 3 : 6)], from = registers[below(6)];
+    unsigned size = (unsigned[]){1, 4, 8}[below(3)], wide = size > 1;
+    Enc e = {.map = MAP_1B,
+             .opcode = (uint8_t)(0x38 + wide + 2 * below(2)), /* CMP */
+             .w = size == 8,
+             .rex = size == 1,
+             .modrm = true,
+             .reg = from,
+             .rm = to};
+    switch (below(8)) {
+    case 0: /* TEST */
+        e.opcode = (uint8_t)(0x84 + wide);
+        break;
+    case 1:
+        e.opcode = (uint8_t)(0x80 + wide);
+        e.reg = 7;
+        e.imm = (int64_t)below(9) - 4;
+        e.imm_size = wide ? 4 : 1;
+        break;
+    case 2:
+        e.opcode = (uint8_t)(0xf6 + wide);
+        e.reg = 0;
+        e.imm = 0x41;
+        e.imm_size = wide ? 4 : 1;
+        break;
+    case 3:
+    case 4:
+    case 5: /* from a copy: ADD, OR, AND, SUB, XOR; SHL, SHR, SAR; of RDX or R14 */
+        to = one_in(2) ? RDX : R14;
+        if (size == 1 || from == to)
+            break;
+        emit_mov(c, one_in(2), to, from);
+        if (one_in(3) && from != RSI && from != R12) /* the source is something else then */
+            encode(c, &(Enc){.map = MAP_1B, .opcode = 0xf7, .modrm = true, .reg = 2, .rm = from});
+        else if (one_in(2))
+            leave_flags(c);
+        e.rm = to;
+        if (one_in(2)) {
+            e.opcode = 0xc1;
+            e.reg = (uint8_t[]){4, 5, 7}[below(3)];
+            e.imm = below(5);
+            e.imm_size = 1;
+        } else {
+            e.opcode = (uint8_t)(8 * (uint8_t[]){0, 1, 4, 5, 6}[below(5)] + 1);
+            e.reg = registers[below(6)];
+        }
+        break;
+    }
+    encode(c, &e);
+}
+
 static void access_memory(Code *c)
 {
     static const uint8_t ops[] = {0x01, 0x03, 0x89, 0x8b, 0x31, 0x39};
@@ -151,13 +227,9 @@ static uint64_t random_entry(void)
     return (DATA + 0x1000 * below(3)) | rights[below(ARRAY_LEN(rights))];
 }
 
-START_TEST(loops)
+static Jit *begin(void)
 {
     GError *err = NULL;
-    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
-    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
-    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    unsigned seconds = 0;
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
@@ -168,16 +240,31 @@ START_TEST(loops)
     j->kernel_warm = 1;
     j->trace_paths = j->kernel_paths = 1;
     j->mirror_share = 0;
+    return j;
+}
+
+static void both_areas(void)
+{
+    guest_long_mode();
+    tables();
+    put64(G_PML4 + 8 * (LOW >> 39), G_PDPT | 7);
+    put64(G_PML4 + 8 * (HIGH >> 39), G_PDPT | 7);
+}
+
+START_TEST(loops)
+{
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
+    uint64_t from = first ? strtoull(first, NULL, 0) : 0;
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
+    unsigned seconds = 0;
+    Jit *j = begin();
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;
         static uint8_t bytes[768];
         seed = k * 0x5851f42d4c957f2dull + 9;
         j->warm_after = 1 + below(3);
         j->no_mirror = one_in(16);
-        guest_long_mode();
-        tables();
-        put64(G_PML4 + 8 * (LOW >> 39), G_PDPT | 7);
-        put64(G_PML4 + 8 * (HIGH >> 39), G_PDPT | 7);
+        both_areas();
         page = below(14);
         put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);
         registers(&guest.v.st);
@@ -204,6 +291,8 @@ START_TEST(loops)
             emit_imm32(&c, RCX, (uint32_t)in.gpr[RCX]);
         const uint8_t *again = c.p;
         for (unsigned n = outer ? 1 + below(5) : 4 + below(12); n; n--) {
+            if (one_in(4))
+                set_flags(&c);
             access_memory(&c);
             if (one_in(outer ? 8 : 3))
                 change_index(&c);
@@ -247,6 +336,60 @@ START_TEST(loops)
     } else {
         fprintf(stderr, "the mirror: not on this host, or not beside this sanitizer\n");
     }
+    guest_teardown();
+}
+END_TEST
+
+/* Checks that change the flags, of loops whose base is a bad one in the end: what the fault finds
+ * in them. */
+START_TEST(flags)
+{
+    Jit *j = begin();
+    for (uint64_t k = 0; k < 4 * ROUNDS; k++) {
+        static CpuState in;
+        static uint8_t bytes[768];
+        seed = k * 0x5851f42d4c957f2dull + 21;
+        j->warm_after = 1 + below(3);
+        both_areas();
+        page = below(14);
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.gpr[RSI] = (one_in(2) ? HIGH : LOW) + below(0xe00);
+        in.gpr[R12] = (one_in(2) ? HIGH : LOW) + below(0xe00);
+        in.gpr[R13] = one_in(2) ? trap[below(2)] : one_in(2) ? 1ull << 46 : 1ull << 63;
+        in.gpr[RCX] = 42 + below(20);
+        for (unsigned r = 0; r < 3; r++)
+            in.gpr[indices[r]] = rnd();
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        emit_mov(&c, true, RDX, RAX);
+        const uint8_t *again = c.p;
+        for (unsigned groups = 1 + below(3); groups; groups--) {
+            HostMem m = {.base = RSI, .index = H_NONE, .disp = (int32_t)below(0x100)};
+            set_flags(&c);
+            for (unsigned n = below(3); n; n--)
+                leave_flags(&c);
+            if (one_in(2))
+                emit_rm(&c, 0x8b, one_in(2), one_in(2) ? RDX : RAX, m);
+            else
+                emit_rm(&c, one_in(2) ? 0x89 : 0x31, one_in(2), RDX, m);
+            for (unsigned n = below(3); n; n--)
+                leave_flags(&c);
+            if (one_in(2)) {
+                m.base = R12;
+                emit_rm(&c, 0x8b, true, RBX, m);
+            }
+        }
+        code_bytes(&c, "\xf6\xc1\x1f\x75\x03", 5);                      /* test cl, 31; jnz */
+        code_bytes(&c, one_in(2) ? "\x4c\x87\xee" : "\x4d\x87\xec", 3); /* xchg rsi or r12, r13 */
+        code_bytes(&c, "\xff\xc9\x0f\x85", 4);                          /* dec ecx; jnz */
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    ck_assert_uint_gt(j->traces, 0);
     guest_teardown();
 }
 END_TEST
@@ -316,6 +459,7 @@ int main(void)
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, bits_of_registers);
     tcase_add_test(tc, loops);
+    tcase_add_test(tc, flags);
     Suite *suite = suite_create("jit_mirror");
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

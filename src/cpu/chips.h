@@ -76,15 +76,22 @@ typedef struct ChipState {
 typedef struct PitCounter {
     uint32_t n, next; /* the count in use, and one that is to follow; 0: none */
     uint64_t start;   /* tick of the input clock at which n was, or will be, loaded */
+    uint64_t next_at; /* tick at which next is; all ones: with the next rise of the gate */
+    uint64_t held;    /* while the gate holds it: tick at which it stopped */
     uint8_t mode, access;
-    bool bcd, gate, triggered, write_high, read_high, latched, status_latched;
+    bool bcd, gate, triggered, write_high, read_high, latched, status_latched, latch_high;
+    bool next_low; /* mode 3: next begins with its low half */
+    uint8_t low;   /* the byte written first */
     uint16_t latch;
     uint8_t status;
 } PitCounter;
 
 typedef struct PitState {
     PitCounter c[3];
-    uint8_t port_b; /* 0x61 as written: gate of counter 2, speaker */
+    uint8_t port_b;   /* 0x61 as written: gate of counter 2, speaker */
+    bool hpet_legacy; /* IRQ 0 is the HPET's */
+    bool out0;        /* level of counter 0's output, as driven */
+    uint64_t due;     /* tick of its next rising edge, the oldest that is owed; 0: none */
 } PitState;
 
 #endif

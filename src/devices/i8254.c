@@ -426,12 +426,17 @@ void i8254_save(Device *dev, PitState *s)
     Pit *p = (Pit *)dev;
     memset(s, 0, sizeof(*s));
     s->port_b = p->port_b;
+    s->hpet_legacy = !p->irq_enabled;
+    s->out0 = p->level;
+    s->due = timer_pending(p->timer) ? p->due : 0;
     for (unsigned i = 0; i < ARRAY_LEN(p->c); i++) {
         Counter *c = &p->c[i];
         settle(c, now_tick(p));
         s->c[i] = (PitCounter){.n = c->n,
                                .next = c->next,
                                .start = c->start,
+                               .next_at = c->next ? c->next_at : 0,
+                               .held = held(c) ? c->held : 0,
                                .mode = c->mode,
                                .access = c->access,
                                .bcd = c->bcd,
@@ -441,6 +446,9 @@ void i8254_save(Device *dev, PitState *s)
                                .read_high = c->read_high,
                                .latched = c->latched,
                                .status_latched = c->status_latched,
+                               .latch_high = c->latched && c->latch_high,
+                               .next_low = c->next && c->next_low,
+                               .low = c->write_high ? c->low : 0,
                                .latch = c->latch,
                                .status = c->status};
     }

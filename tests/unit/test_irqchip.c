@@ -711,6 +711,69 @@ START_TEST(fields)
 }
 END_TEST
 
+static void pit_difference(const char *group, const char *field, uint64_t a, uint64_t b,
+                           void *opaque)
+{
+    if (!strcmp(group, "pit"))
+        print_difference(group, field, a, b, opaque);
+}
+
+/* The PIT is where it was through any switch, with its counts, its phase and its flags. */
+START_TEST(pit)
+{
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } writes[] = {
+        {0x43, 0x34}, {0x40, 0},    {0x40, 0},    /* 0: rate generator, 65536 */
+        {0x43, 0x7a}, {0x41, 0x12},               /* 1: strobe, half of a count */
+        {0x43, 0xe4},                             /* and its status latched */
+        {0x43, 0xb2}, {0x42, 0x34}, {0x42, 0x12}, /* 2: one-shot by its gate */
+        {0x61, 3},    {0x42, 0x21}, {0x42, 0x43}, /* begun, the next count waiting */
+        {0x43, 0x80},                             /* and latched */
+    };
+    irqchip_start(irqchip_kinds[_i], 1);
+    machine_lock(m);
+    for (unsigned i = 0; i < ARRAY_LEN(writes); i++) {
+        io_write(m->board.pio, writes[i].port, 1, writes[i].value);
+        g_usleep(10); /* a count is loaded a tick later */
+    }
+    io_read(m->board.pio, 0x42, 1); /* of the latched count one byte */
+    machine_unlock(m);
+    for (unsigned legacy = 0; legacy < 2; legacy++) {
+        ChipView before, after;
+        machine_lock(m);
+        io_write(m->board.mmio, 0xfed00010, 4, legacy ? 3 : 1);
+        machine_unlock(m);
+        view(0, false, &before);
+        const PitState *a = &before.pit, *b = &after.pit;
+        ck_assert_uint_eq(a->hpet_legacy, legacy);
+        ck_assert_uint_eq(a->port_b, 3);
+        ck_assert(a->c[0].n == 0x10000 && a->c[0].mode == 2 && a->c[0].start);
+        ck_assert(a->c[1].write_high && a->c[1].low == 0x12 && a->c[1].status_latched);
+        ck_assert(a->c[2].triggered && a->c[2].n == 0x1234 && a->c[2].next == 0x4321);
+        ck_assert(a->c[2].latched && a->c[2].latch_high);
+        for (unsigned i = 0; i < 12; i++) {
+            g_autoptr(GString) text = g_string_new(NULL);
+            go_to(i & 1 ? kvm : soft);
+            serve_for(1000 * i);
+            view(0, i & 2, &after);
+            ck_assert(legacy || b->due);
+            ck_assert(legacy || (b->due - b->c[0].start) % b->c[0].n == 0);
+            after.pit.due = a->due;
+            after.pit.out0 = a->out0;
+            chips_diff(&before, &after, pit_difference, text);
+            ck_assert_str_eq(text->str, "");
+        }
+    }
+    machine_lock(m); /* and goes on by it */
+    io_write(m->board.pio, 0x41, 1, 0x56);
+    ck_assert_uint_eq(io_read(m->board.pio, 0x41, 1) & 0x3f, 0x3a); /* the status as latched */
+    machine_unlock(m);
+    machine_end();
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
     static const struct {
@@ -762,6 +825,7 @@ int main(void)
         {"rescued", rescued, 3},
         {"all_leave_in_a_rescue", all_leave_in_a_rescue, 3},
         {"fields", fields, 3},
+        {"pit", pit, 3},
         {"no_mwait", no_mwait, 3},
         {"bad_arguments", bad_arguments, 1},
     };

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include "base/log.h"
 #include "tcg/blocklog.h"
+#include "tcg/decode.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -56,8 +57,10 @@ bool blocks_init(Tcg *t, GError **err)
     uint8_t *arena = mmap(NULL, BLOCK_ARENA, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     Block *single = aligned_alloc(64, (sizeof(Block) + sizeof(Insn) + 16 + 63) & ~(size_t)63);
-    if (!c || arena == MAP_FAILED || !single) {
+    DecodeKnown *known = decode_known_new();
+    if (!c || arena == MAP_FAILED || !single || !known) {
         g_free(c);
+        g_free(known);
         if (arena != MAP_FAILED)
             munmap(arena, BLOCK_ARENA);
         free(single);
@@ -68,6 +71,7 @@ bool blocks_init(Tcg *t, GError **err)
     memset(single, 0, sizeof(Block));
     c->arena = arena;
     c->single = single;
+    c->known = known;
     c->gen = GENERATION_START;
     t->blocks = c;
     tlb_forget_code(t);
@@ -89,6 +93,7 @@ void blocks_free(Tcg *t)
     clear_own_flags(t);
     munmap(t->blocks->arena, BLOCK_ARENA);
     free(t->blocks->single);
+    g_free(t->blocks->known);
     g_free(t->blocks);
     t->blocks = NULL;
 }
@@ -636,14 +641,16 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     unsigned off = lin & ~PAGE_MASK, pos = 0, n = 0;
     b->gpa2 = NO_GPA;
     bool stop = unlikely(stops_at_offset(t, off));
+    uint8_t ahead[DECODE_ROOM] = {0};
     for (bool ends = false; !ends && n < BLOCK_MAX_INSNS && off + pos < PAGE_SIZE; n++) {
         if (unlikely(t->n_stop_at) && n && (stop || stops_at_offset(t, off + pos)))
             break;
         Insn *i = &b->insn[n];
         unsigned avail = (unsigned)PAGE_SIZE - off - pos;
-        uint8_t bytes[15];
-        memcpy(bytes, host + off + pos, MIN_OF(avail, 15u));
-        DecodeResult res = decode(i, bytes, MIN_OF(avail, 15u), t->decode_mode, t->features);
+        memcpy(ahead, host + off + pos, MIN_OF(avail, 15u));
+        DecodeResult res = avail < 15
+                               ? decode(i, ahead, avail, t->decode_mode, t->features)
+                               : decode_known(c->known, i, ahead, t->decode_mode, t->features);
         if (res == DECODE_MORE)
             break;
         if (res == DECODE_TOO_LONG)
@@ -652,7 +659,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
             i->len = (uint8_t)MIN_OF(avail, 15u);
         if (i->base == GPR_IP)
             i->disp += pos;
-        ends = finish_insn(t, i, res, bytes);
+        ends = finish_insn(t, i, res, ahead);
         pos += i->len;
         i->end = (uint16_t)pos;
     }

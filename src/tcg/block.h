@@ -129,6 +129,7 @@ typedef struct BlockCache {
     size_t used, there; /* of it; there: that the host has made */
     uint32_t gen;       /* never 0 */
     uint64_t flushes, made, killed;
+    struct DecodeKnown *known;
     Block *single; /* room for one instruction decoded under a segment limit */
 } BlockCache;
 

@@ -5,16 +5,17 @@
  * list, takes the first row that fits (prefix, ModRM, mode, features) and lets the row's operands
  * say what else follows.
  */
-#include <pthread.h>
-#include "tcg/tcg.h"
+#include "tcg/decode.h"
 
+#include <pthread.h>
+
+uint8_t decode_needs_modrm[MAP_N][256];
 static uint16_t *row_list;             /* row numbers, grouped by (map, opcode) */
 static uint16_t row_first[MAP_N][256]; /* where a group starts in row_list */
 static uint8_t row_count[MAP_N][256];
-static uint8_t row_needs_modrm[MAP_N][256]; /* some row of the group has a ModRM byte */
 static pthread_once_t rows_once = PTHREAD_ONCE_INIT;
 
-static bool row_has_modrm(const OpRow *r)
+bool decode_row_has_modrm(const OpRow *r)
 {
     if (r->modrm)
         return true;
@@ -74,9 +75,20 @@ static void rows_index(void)
         const OpRow *row = &op_rows[r];
         for (unsigned o = row->opcode; o < row->opcode + row_span(row); o++) {
             row_list[row_first[row->map][o] + row_count[row->map][o]++] = (uint16_t)r;
-            row_needs_modrm[row->map][o] |= row_has_modrm(row);
+            decode_needs_modrm[row->map][o] |= decode_row_has_modrm(row);
         }
     }
+}
+
+void decode_rows_ready(void)
+{
+    pthread_once(&rows_once, rows_index);
+}
+
+const uint16_t *decode_rows(unsigned map, unsigned opcode, unsigned *n)
+{
+    *n = row_count[map][opcode];
+    return &row_list[row_first[map][opcode]];
 }
 
 typedef struct Cursor {
@@ -335,7 +347,7 @@ static bool row_fits(const OpRow *r, const Insn *i, const Cursor *c, unsigned mo
         return false;
     if (r->feature < FEAT_N && !features[r->feature])
         return false;
-    if (row_has_modrm(r)) {
+    if (decode_row_has_modrm(r)) {
         unsigned reg = i->modrm >> 3 & 7, rm = i->modrm & 7;
         bool is_reg = i->modrm >= 0xc0;
         if (((r->modrm & 8) && (r->modrm & 7) != reg) || ((r->modrm & X_MEM) && is_reg) ||
@@ -505,7 +517,7 @@ static bool longer_without(const Cursor *c, unsigned at, unsigned mode, const ui
 DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
                     const uint8_t features[])
 {
-    pthread_once(&rows_once, rows_index);
+    decode_rows_ready();
     bool code64 = mode & DM_CODE64;
     Cursor c = {.b = bytes, .n = MIN_OF(n, 15u), .seg = -1};
     Insn *i = out;
@@ -559,7 +571,7 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         }
     }
     i->op_at = (uint8_t)(c.pos - 1);
-    bool have_modrm = row_needs_modrm[map][op];
+    bool have_modrm = decode_needs_modrm[map][op];
     if (have_modrm) {
         if (c.pos >= c.n)
             return out_of_bytes(&c);
@@ -598,7 +610,7 @@ DecodeResult decode(Insn *out, const uint8_t *bytes, unsigned n, unsigned mode,
         force_reg |= cls == OC_CREG || cls == OC_DREG;
         moffs |= cls == OC_MOFFS;
     }
-    if (row_has_modrm(r)) {
+    if (decode_row_has_modrm(r)) {
         c.pos++;
         reg = (i->modrm >> 3 & 7) | (c.rex & 4) << 1;
         rm = (i->modrm & 7) | (c.rex & 1) << 3;

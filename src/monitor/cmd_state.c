@@ -40,17 +40,13 @@ typedef struct RawWork {
 } RawWork;
 
 /* As the engine gives it: no rule has seen it. Where the engine works in v->st that is the truth.
- */
+ * One that has not taken the state in since somebody looked at it does so now. */
 static void raw_state(Vcpu *v, void *opaque)
 {
     RawWork *w = opaque;
-    g_autofree CpuState *kept = g_memdup2(&v->st, sizeof(v->st));
-    if (v->where == ST_CANONICAL && !v->engine->is_software) {
-        g_set_error(&w->err, TANDEM_ERROR, ERR_STATE,
-                    "cpu %d: %s has not taken its state in since it was last looked at; let it run",
-                    v->id, v->engine->name);
+    if (!v->engine->is_software && !vcpu_bring_in(v, &w->err))
         return;
-    }
+    g_autofree CpuState *kept = g_memdup2(&v->st, sizeof(v->st));
     if (v->where == ST_CANONICAL || v->engine->export_state(v, GROUPS_ALL, &w->err))
         memcpy(w->out, &v->st, sizeof(v->st));
     v->st = *kept;

@@ -690,7 +690,8 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->no_jit = b->stop = stop;
     b->no_runs = b->no_tables = false;
     b->no_slot = 0;
-    b->in_mirror[0] = b->in_mirror[1] = b->no_mirror = 0;
+    memset(b->in_mirror, 0, sizeof(b->in_mirror));
+    b->no_mirror = 0;
     b->mirror_misses = 0;
     if (stop) {
         b->insn[0].exec = b->insn[0].go = exec_stop;

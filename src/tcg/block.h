@@ -31,6 +31,12 @@
 
 typedef struct Block Block;
 
+/* Parts of the guest's linear addresses that the mirror shows: jit_mirror.c. From MIRROR_KERNEL on,
+ * the kernel's: jit_mirror_kernel.c. */
+enum MirrorArea { MIRROR_NONE, MIRROR_LOW, MIRROR_HIGH, MIRROR_KERNEL };
+#define MIRROR_KERNELS 8u
+#define MIRROR_AREAS   (MIRROR_KERNEL + MIRROR_KERNELS)
+
 /* Where a block went last: good while still_good() and that block lives. Dead blocks stay where
  * they are until all are dropped, which changes both generations. */
 typedef struct BlockLink {
@@ -69,8 +75,9 @@ struct Block {
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
     /* Instructions, as bits: those whose access has been seen in an area of the mirror, by enum
-     * MirrorArea - 1; and those that are not to go by it any more. */
-    uint64_t in_mirror[2], no_mirror;
+     * MirrorArea - 1 (the kernel's: bits of its number, jit_kernel_seen()); and those that are not
+     * to go by it any more. */
+    uint64_t in_mirror[4], no_mirror;
     uint16_t mirror_misses; /* since the TSC was mirror_since */
     uint64_t mirror_since;
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */

@@ -1,5 +1,6 @@
 /* The translator: making code of blocks, joining it, taking it away. See jit.h. */
 #include "tcg/blocklog.h"
+#include "tcg/jit_sys.h"
 #include "tcg/perf.h"
 #include "tcg/vec.h"
 
@@ -152,6 +153,7 @@ void jit_free(Jit *j)
     munmap(j->code_rw + j->run, j->code_bytes);
     jit_windows_free(j);
     jit_mirror_free(j);
+    jit_kernel_free(j);
     munmap(j->hot, j->hot_bytes);
     g_free(j->map);
     jit_jumps_free(j);
@@ -434,13 +436,16 @@ static void call_and_retry(Trans *x, const struct Cold *cold, const uint8_t *stu
 }
 
 /* Up to the jump behind the instruction, which C may have done. */
-static void access_missed(Trans *x, JitCode *code, const struct Cold *cold)
+static void access_missed(Trans *x, JitCode *code, const struct Cold *seen)
 {
     Code *c = &x->c;
+    struct Cold missed = *seen, *cold = &missed;
     unsigned flags = cold->run ? JIT_RUN_FLAG : 0;
     if (cold->mirror)
         flags |= JIT_MIRROR_FLAG;
-    if (cold->ea.base != H_AX)
+    if (cold->back)
+        jit_elsewhere(x, cold);
+    if (cold->ea.base != H_AX || cold->ea.disp)
         emit_lea(c, true, H_AX, cold->ea);
     if (cold->run && cold->run <= JIT_RUN_SPAN && !cold->second && !cold->mirror)
         run_crosses(x, code, cold);
@@ -862,6 +867,7 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
     }
     for (unsigned n = 0; n < x->n_runs; n++)
         code->mirrored |= x->run[n].area != MIRROR_NONE;
+    code->kernel = x->kernel;
     code->n_sites = (uint16_t)x->n_sites;
     if (x->n_sites) {
         code->sites = g_new(JitSite, x->n_sites);

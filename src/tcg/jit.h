@@ -14,8 +14,8 @@
  *   are loaded when a block first needs them and stored before any C code runs.
  * - Memory: a first-level TLB of 65,536 pages, below; in user code each access has a slot (JitSlot)
  *   with the page it met last; loops of one block have a second body without checks (jit_loop.c).
- *   Hot code of programs reaches their pages in the mirror, where a check is of the base register
- *   alone (jit_mirror.c).
+ *   Hot code of programs, and all of the kernel's, reaches pages in a mirror, where a check is of
+ *   the base register alone (jit_mirror.c, jit_mirror_kernel.c).
  * - RIP: code is keyed by physical address and made for the linear address that its page has then
  *   (Block.fixed_at). A page that turns up at another one as well has code that does not know where
  *   it runs from then on: the linear address of its page is in JitHot.ip_page.
@@ -111,9 +111,6 @@ typedef struct JitSlot {
 /* Minus a page that no address is in: bit 63 alone is not canonical, so the host's access faults
  * where the guest's does. */
 #define JIT_SLOT_NONE (1ull << 63)
-
-/* Parts of the guest's linear addresses that the mirror shows: jit_mirror.c. */
-enum MirrorArea { MIRROR_NONE, MIRROR_LOW, MIRROR_HIGH, MIRROR_AREAS };
 
 /* What translated code addresses through GS; within 2 GiB of CpuState. */
 typedef struct JitHot {
@@ -236,10 +233,10 @@ typedef struct JitCode {
     } * cross;
     uint16_t n_cross;
     bool is_twin, has_twin;
-    bool mirrored;       /* has accesses by the mirror */
-    uint16_t crossed;    /* times, before there was one */
-    uint32_t warm_after; /* where that began */
-    JitPath *path;       /* what has run from here on, so many times: jit_trace.c */
+    bool mirrored, kernel; /* has accesses by the mirror; it is the kernel's */
+    uint16_t crossed;      /* times, before there was one */
+    uint32_t warm_after;   /* where that began */
+    JitPath *path;         /* what has run from here on, so many times: jit_trace.c */
     unsigned n_paths;
     /* Of a second body, until it has been judged: the places that leave it, where they lead then.
      */
@@ -272,7 +269,8 @@ typedef struct Jit {
     /* stubs */
     int (*enter)(const uint8_t *code);
     const uint8_t *s_exit, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],
-        *s_fill[MMU_MODES][2], *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
+        *s_fill[MMU_MODES][2], *s_tlb[MMU_MODES][2],
+        *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
     /* the last exit */
     Fault fault;
     bool ends_run; /* with `exit`, out of run() */
@@ -305,8 +303,10 @@ typedef struct Jit {
     } range[MMU_MODES][2];      /* that slots have been given; 1: to write */
     struct JitWindows *windows; /* jit_window.c; NULL: none yet */
     struct JitMirror *mirror;   /* jit_mirror.c; likewise */
+    struct JitKernel *kernel;   /* jit_mirror_kernel.c; likewise */
     gva_t mirror_lin;           /* where the access that just faulted in it was */
-    uint64_t mirror_shown, mirror_turns, mirror_faults; /* for info jit */
+    /* for info jit */
+    uint64_t mirror_shown, mirror_turns, mirror_faults, kernel_shown, kernel_turns, kernel_faults;
     struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
     uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
     const uint8_t *s_zmm[2];                    /* store, load */
@@ -436,8 +436,9 @@ int jit_jump_slot(Jit *, unsigned mode);
 
 /* ---- between jit.c and the emitters ---- */
 #define NEAR_MAX 8
-/* base + (index << scale) + disp; registers, or GPR_ZERO. base may be GPR_IP: disp is what Insn's
- * is. */
+/* base + (index << scale) + disp; registers, GPR_ZERO, PLACE_GS (that segment's base), or GPR_IP:
+ * disp is what Insn's is. */
+#define PLACE_GS 32
 struct Place {
     uint8_t base, index, scale;
     int32_t disp;
@@ -487,14 +488,17 @@ struct Trans {
         bool table;   /* that members lie in anywhere; place and offset are without the index */
         uint8_t area; /* enum MirrorArea: by the mirror, with one check of what all are off */
         bool known;   /* and not even that */
+        uint8_t kernel_area; /* where members have been seen */
+        bool no_area;        /* one of them is not to go by the kernel's mirror */
     } run[JIT_RUNS];
     unsigned n_runs;
     int16_t run_of[TRACE_MAX_INSNS];
     int32_t run_at[TRACE_MAX_INSNS];
     struct Place run_place[TRACE_MAX_INSNS]; /* where its operand is: of members of runs */
-    bool mirror;                             /* accesses go by the mirror where they can */
-    bool run_bounded[TRACE_MAX_INSNS];       /* of a member by the mirror: its index is small */
-    int dx_behind[TRACE_MAX_INSNS];          /* dx_run behind each instruction of the first body */
+    bool mirror, kernel; /* accesses go by the mirror where they can; by the kernel's */
+    uint8_t area_of[TRACE_MAX_INSNS];  /* kernel: where they have been seen */
+    bool run_bounded[TRACE_MAX_INSNS]; /* of a member by the mirror: its index is small */
+    int dx_behind[TRACE_MAX_INSNS];    /* dx_run behind each instruction of the first body */
     /* jit_flags.c: instruction w has set the flags, which may be something else before this one; in
      * `copy` is what its destination was, or it is GPR_ZERO. w is -1: they are right. */
     struct Replay {
@@ -538,13 +542,15 @@ struct Trans {
     unsigned n_near;
     bool no_near, out_of_reach;
     struct Cold {
-        uint16_t run;  /* ACCESS: of the first of a run of so many bytes; or 0 */
-        bool second;   /* of the second body: the block is left behind the instruction */
-        bool write;    /* ACCESS */
-        bool backward; /* LINK */
-        bool far;      /* STREAM: JIT_FAR_FLAG */
-        bool mirror;   /* ACCESS, STREAM: of the mirror's, whose check has failed */
-        uint8_t *from; /* rel32 to patch */
+        uint16_t run;        /* ACCESS: of the first of a run of so many bytes; or 0 */
+        bool second;         /* of the second body: the block is left behind the instruction */
+        bool write;          /* ACCESS */
+        bool backward;       /* LINK */
+        bool far;            /* STREAM: JIT_FAR_FLAG */
+        bool mirror;         /* ACCESS, STREAM: of the mirror's, whose check has failed */
+        const uint8_t *back; /* ACCESS, of the kernel's: here with rdx as it is to be */
+        uint16_t size;       /* that many bytes then */
+        uint8_t *from;       /* rel32 to patch */
         const uint8_t *retry, *next;
         HostMem ea;   /* ACCESS: the address, if not in rax */
         int32_t slot; /* ACCESS: or -1; LOOP: the counter */
@@ -629,9 +635,6 @@ void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */
 void jit_flags_out(Code *, const Jit *);
 void jit_flags_in(Code *, const Jit *);
-/* jit_sys.c: after jit_make_stubs() */
-void jit_make_gates(Jit *, Code *);
-bool jit_emit_sys(Trans *, const Insn *);
 /* jit_often.c: EMIT_OFTEN; and the registers it writes, as bits */
 bool jit_emit_often(Trans *, const Insn *);
 uint32_t jit_often_written(const Insn *);
@@ -643,10 +646,6 @@ bool jit_emit_bit_string(Trans *, const Insn *);
 /* jit_soft.c: where in its block i has an immediate that can be soft, and its bytes */
 bool jit_soft_imm(const Insn *i, unsigned *at, unsigned *size);
 bool jit_emit_soft(Trans *, const Insn *);
-/* jit_gate.c: the code that runs next, or NULL */
-const uint8_t *jit_gate_syscall(Tcg *, const JitCode *, unsigned k);
-const uint8_t *jit_gate_sysret(Tcg *, const JitCode *, unsigned k);
-const uint8_t *jit_gate_iret(Tcg *, const JitCode *, unsigned k);
 /* At this offset in the Vcpu that CpuState is in. */
 static inline HostMem jit_vcpu(size_t offset)
 {
@@ -700,8 +699,6 @@ void jit_need_vectors(Trans *, const OpRow *);
 /* jit_gather.c */
 bool jit_emit_gather(Trans *, const Insn *);
 void jit_make_gather_stubs(Jit *, Code *);
-/* jit_bits.c: bits[r] is n if -2^n <= register r < 2^n for sure; 64: anything. Behind i. */
-void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i);
 /* jit_scan.c */
 void jit_scan(Trans *);
 /* Guest registers that i writes, as bits. */

@@ -6,7 +6,7 @@
  * Until the memory operand has been found nothing of the guest's state may change: a miss runs the
  * instruction by its exec function, from the start.
  */
-#include "tcg/jit.h"
+#include "tcg/jit_sys.h"
 #include "tcg/vec.h"
 
 extern const ExecSet exec_x87, exec_x87_store, exec_fnstsw, exec_fwait;

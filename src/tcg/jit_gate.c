@@ -6,7 +6,7 @@
  * Only the plain case is done here, and only when nothing waits: every other answer is NULL before
  * anything has been changed, and the instruction's exec function does it.
  */
-#include "tcg/jit.h"
+#include "tcg/jit_sys.h"
 #include "tcg/run.h"
 #include "tcg/sys.h"
 

@@ -44,6 +44,12 @@ void jit_describe(const Vcpu *v, GString *out)
         g_string_append_printf(out, "%s%s %u", k ? ", " : ", most of all: ", op_rows[row[k]].name,
                                j->row_helpers[row[k]]);
     g_string_append_c(out, '\n');
+    if (j->kernel_shown)
+        g_string_append_printf(out,
+                               "  the kernel's mirror: shown %" PRIu64
+                               " times, faults and failed checks %" PRIu64 ", in use again %" PRIu64
+                               " times\n",
+                               j->kernel_shown, j->kernel_faults, j->kernel_turns);
     if (j->mirror_shown)
         g_string_append_printf(out,
                                "  mirror: shown %" PRIu64

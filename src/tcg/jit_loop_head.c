@@ -350,14 +350,14 @@ static void align(Code *c)
 static enum MirrorArea stream_area(const Trans *x, unsigned n)
 {
     unsigned seen = 0;
-    for (unsigned k = 0; x->mirror && k + 1u < x->n; k++) {
+    for (unsigned k = 0; x->mirror && !x->kernel && k + 1u < x->n; k++) {
         const struct Part *part = jit_part_of(x, k);
         unsigned at = k - part->first;
         if (x->stream_of[k] != (int)n)
             continue;
         if (part->b->no_mirror >> at & 1)
             return MIRROR_NONE;
-        for (unsigned a = MIRROR_LOW; a < MIRROR_AREAS; a++)
+        for (unsigned a = MIRROR_LOW; a <= MIRROR_HIGH; a++)
             seen |= (unsigned)(part->b->in_mirror[a - 1] >> at & 1) << a;
     }
     return seen == BIT(MIRROR_LOW)    ? MIRROR_LOW

@@ -44,6 +44,12 @@ void jit_rip(Trans *x, unsigned to, int64_t off)
 /* A guest register as part of an address: its own host register, or a copy in `copy`. */
 static unsigned address_register(Trans *x, unsigned r, unsigned copy)
 {
+    if (r == PLACE_GS) {
+        emit_load(&x->c, copy,
+                  gs_mem((int32_t)(offsetof(CpuState, seg) + GS * sizeof(Segment) +
+                                   offsetof(Segment, base))));
+        return copy;
+    }
     if (x->host[r] != H_NONE)
         return x->host[r];
     emit_load(&x->c, copy, jit_home(x, r));
@@ -205,13 +211,99 @@ static void slot_check(Trans *x, HostMem ea, int slot)
     emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
 }
 
+/* On if r, a host register, holds an address in the area, and the mirror is in use; else to cold
+ * code. rcx changes. */
+static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
+{
+    Code *c = &x->c;
+    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
+    bool flags = jit_flags_free(x);
+    if (flags && area == MIRROR_LOW) {
+        emit_rm(c, 0x85, true, r, upper); /* test r, upper */
+        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
+    }
+    emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
+    if (flags) {
+        RAW(c, "\x81\xf9"); /* cmp ecx, its upper bits */
+        code32(c, area >= MIRROR_KERNEL ? (uint32_t)jit_kernel_upper(x->j, area) : 1);
+        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
+    }
+    if (area == MIRROR_LOW || area >= MIRROR_KERNEL)
+        emit_lea(c, true, H_CX,
+                 (HostMem){.base = H_CX,
+                           .index = H_NONE,
+                           .disp = area == MIRROR_LOW ? 1 : 1 - jit_kernel_upper(x->j, area)});
+    return jit_unless_one(x, COLD_ACCESS);
+}
+
+/*
+ * check() by the kernel's mirror, where the base is in this area; else by the first-level TLB, out
+ * of line. Either way rdx leads to the host's address.
+ */
+static HostMem area_or_tlb(Trans *x, HostMem ea, unsigned size, bool write, enum MirrorArea area,
+                           bool run)
+{
+    Code *c = &x->c;
+    const uint8_t *retry = here(c);
+    struct Cold *cold = area_check(x, ea.base, area);
+    emit_load(c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area));
+    cold->retry = retry;
+    cold->back = here(c);
+    cold->run = (uint16_t)(run ? size : 0);
+    cold->size = (uint16_t)size;
+    cold->ea = ea;
+    cold->write = write;
+    cold->mode = (uint8_t)jit_mmu_mode(x->mode);
+    x->mirrored = true;
+    x->dx_run = -1;
+    return by_rdx(ea);
+}
+
+/* rdx leads to what the kernel's mirror shows of this address. False: that is in none of its areas.
+ * Where the mirror is not in use the access faults. */
+static bool in_kernel_mirror(Trans *x, int32_t lin)
+{
+    enum MirrorArea area = jit_kernel_area(x->j, (gva_t)(int64_t)lin);
+    if (area == MIRROR_NONE)
+        return false;
+    emit_load(&x->c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area));
+    x->mirrored = true;
+    x->dx_run = -1;
+    return true;
+}
+
+void jit_elsewhere(Trans *x, struct Cold *cold)
+{
+    Code *c = &x->c;
+    HostMem ea = cold->ea;
+    cold->retry = here(c);
+    emit_lea(c, true, H_CX, ea);
+    emit_imm32(c, H_DX, cold->size);
+    emit_call(c, x->j->s_tlb[cold->mode][cold->write]);
+    emit_jmp(c, cold->back);
+    if (ea.base != H_AX || !cold->ea.disp)
+        return;
+    /* rax is to be the address, and the base again when C comes back. */
+    uint8_t *over = emit_jmp(c, here(c));
+    const uint8_t *again = here(c);
+    emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = -cold->ea.disp});
+    emit_jmp(c, cold->retry);
+    patch_rel32(over, c->run, here(c));
+    cold->retry = again;
+}
+
 /* Checks the linear addresses from ea on: [register + disp], in which rax is a scratch register, or
  * [disp], which is sign-extended.
  * Uses rcx and rdx, of which rcx is free afterwards. slot: by that, or (-1) by the first-level TLB.
  * Returns where the host has it. */
-static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot, bool run)
+static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot,
+                     enum MirrorArea area, bool run)
 {
     Code *c = &x->c;
+    if (area != MIRROR_NONE && slot < 0 && ea.base != H_NONE)
+        return area_or_tlb(x, ea, size, write, area, run);
+    if (area != MIRROR_NONE && slot < 0 && in_kernel_mirror(x, ea.disp))
+        return by_rdx(ea);
     if (slot < 0 && ea.disp && ea.base != H_NONE) {
         emit_lea(c, true, H_AX, ea);
         ea = (HostMem){.base = H_AX, .index = H_NONE};
@@ -274,6 +366,9 @@ static HostMem place(Trans *x, unsigned base, int32_t disp)
         emit_imm64(&x->c, H_AX, (uint64_t)lin);
         return (HostMem){.base = H_AX, .index = H_NONE};
     }
+    if (base == PLACE_GS)
+        return (HostMem){
+            .base = (uint8_t)address_register(x, base, H_AX), .index = H_NONE, .disp = disp};
     if (in_place(x, base, disp, code64 ? 8 : 4))
         return (HostMem){.base = x->host[base], .index = H_NONE, .disp = disp};
     unsigned from = address_register(x, base, H_AX);
@@ -316,7 +411,7 @@ static bool table_operand(Trans *x, HostMem *m)
         HostMem ea = {.base = H_NONE, .index = H_NONE, .disp = p.disp + u->lo - x->run_at[x->k]};
         if (p.base != GPR_ZERO)
             ea = run_place(x, &first, u->lo - x->run_at[x->k]);
-        check(x, ea, size, u->write, u->slot, true);
+        check(x, ea, size, u->write, u->slot, MIRROR_NONE, true);
     } else if (x->dx_run != run) {
         emit_load(c, H_DX, jit_slot_mem(x->j, u->slot, offsetof(JitSlot, add)));
     }
@@ -329,27 +424,6 @@ static bool table_operand(Trans *x, HostMem *m)
     *m = (HostMem){.base = H_DX, .scale = p.scale, .disp = p.disp - (int32_t)PAGE_BITS};
     m->index = (uint8_t)address_register(x, p.index, H_CX);
     return true;
-}
-
-/* On if r, a host register, holds an address in the area, and the mirror is in use; else to cold
- * code. rcx changes. */
-static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
-{
-    Code *c = &x->c;
-    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
-    bool flags = jit_flags_free(x);
-    if (flags && area == MIRROR_LOW) {
-        emit_rm(c, 0x85, true, r, upper); /* test r, upper */
-        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
-    }
-    emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
-    if (flags) {
-        RAW(c, "\x83\xf9\x01"); /* cmp ecx, 1 */
-        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
-    }
-    if (area == MIRROR_LOW)
-        emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 1});
-    return jit_unless_one(x, COLD_ACCESS);
 }
 
 /* A member of a run by the mirror. */
@@ -394,10 +468,8 @@ static void mirror_operand(Trans *x, HostMem *m)
 void jit_dx_again(Trans *x, int dx_run)
 {
     HostMem from;
-    if (dx_run == dx_mirror(MIRROR_LOW) || dx_run == dx_mirror(MIRROR_HIGH))
-        from = jit_hot(
-            x->j, offsetof(JitHot, mirror_add) +
-                      8 * (unsigned)(dx_run == dx_mirror(MIRROR_LOW) ? MIRROR_LOW : MIRROR_HIGH));
+    if (dx_run < -1)
+        from = jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)(-1 - dx_run));
     else if (dx_run >= 0 && dx_run < (int)JIT_RUNS)
         from = x->run[dx_run].slot >= 0
                    ? jit_slot_mem(x->j, x->run[dx_run].slot, offsetof(JitSlot, add))
@@ -430,7 +502,7 @@ static bool run_operand(Trans *x, HostMem *m)
         u->ready = true;
         u->slot = jit_slot_new(x, size, u->write);
         HostMem ea = run_place(x, p, u->lo - at);
-        ea = check(x, ea, size, u->write, u->slot, true);
+        ea = check(x, ea, size, u->write, u->slot, u->kernel_area, true);
         x->dx_run = run;
         u->by_add = u->slot >= 0 || (p->index == GPR_ZERO &&
                                      in_place(x, p->base, p->disp, x->mode & DM_CODE64 ? 8 : 4));
@@ -450,12 +522,14 @@ static bool run_operand(Trans *x, HostMem *m)
             emit_load(c, H_DX, slot);
         x->dx_run = run;
         x->guarded = u->slot >= 0;
+        x->mirrored = u->kernel_area;
         *m = by_rdx(run_place(x, p, 0));
         return true;
     } else if (x->dx_run != run) {
         emit_load(c, H_DX, slot);
     }
     x->dx_run = run;
+    x->mirrored = u->kernel_area;
     *m = (HostMem){.base = H_DX, .index = H_NONE, .disp = at - u->lo};
     return true;
 }
@@ -474,18 +548,21 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
         ea = place(x, i->base, (int32_t)i->disp);
     else if (!jit_ea(x, i))
         return false;
-    *m = check(x, ea, size, write, jit_slot_new(x, size, write), false);
+    bool stack = op_rows[i->row].emit == EMIT_BRANCH || op_rows[i->row].emit == EMIT_PUSH;
+    *m = check(x, ea, size, write, jit_slot_new(x, size, write),
+               stack ? MIRROR_NONE : x->area_of[x->k], false);
     return true;
 }
 
 void jit_operand_ax(Trans *x, unsigned size, bool write, HostMem *m)
 {
     HostMem ea = {.base = H_AX, .index = H_NONE};
-    *m = check(x, ea, size, write, jit_slot_new(x, size, write), false);
+    *m = check(x, ea, size, write, jit_slot_new(x, size, write), MIRROR_NONE, false);
 }
 
 void jit_operand_at(Trans *x, unsigned base, int32_t disp, unsigned size, bool write, HostMem *m)
 {
     if (!run_operand(x, m))
-        *m = check(x, place(x, base, disp), size, write, jit_slot_new(x, size, write), false);
+        *m = check(x, place(x, base, disp), size, write, jit_slot_new(x, size, write),
+                   x->area_of[x->k], false);
 }

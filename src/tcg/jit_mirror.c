@@ -109,8 +109,7 @@ static void hide(gva_t lin, size_t pages)
                                                                                  reach */
 }
 
-/* Can some of it be mapped once more? */
-static bool is_file(const MemMap *mem)
+bool jit_mirror_file(const MemMap *mem)
 {
     for (unsigned k = 0; k < mem->n; k++)
         if (mem->slot[k].fd >= 0 && !mem->slot[k].readonly)
@@ -303,7 +302,7 @@ bool jit_mirror_claim(Jit *j)
     struct JitMirror *m = j->mirror;
     if (!m) {
         m = j->mirror = g_new0(struct JitMirror, 1);
-        m->failed = j->t->v->id != 0 || !is_file(j->t->v->vm->mem) || !reserve();
+        m->failed = j->t->v->id != 0 || !jit_mirror_file(j->t->v->vm->mem) || !reserve();
         if (!m->failed)
             m->span = g_new(Span, SPANS_MAX);
         set(j, false);

@@ -71,6 +71,8 @@ uint64_t jit_mirror_add(const Jit *, gva_t page, uint64_t add, bool write);
 uint64_t jit_mirror_direct(const Jit *, gva_t page, uint64_t add);
 /* This page of the guest's memory is not to be written through it. */
 void jit_mirror_drop_writes(Jit *, const uint8_t *host_page);
+/* Can some of RAM be mapped once more? */
+bool jit_mirror_file(const MemMap *);
 void jit_mirror_give_back(Jit *);
 void jit_mirror_free(Jit *);
 
@@ -80,5 +82,35 @@ void jit_mirror_free(Jit *);
 bool jit_flags_free(Trans *);
 /* They are what they were before instruction k, if that is not so. Changes rcx. */
 void jit_flags_again(Trans *, unsigned k);
+
+/* jit_bits.c: bits[r] is n if -2^n <= register r < 2^n for sure; 64: anything. Behind i. */
+void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i);
+
+/* ---- the kernel's mirror (jit_mirror_kernel.c): the same of global pages of its own ---- */
+/* The area of this address, if it has one; and what the upper bits of such are. */
+enum MirrorArea jit_kernel_area(const Jit *, gva_t lin);
+int32_t jit_kernel_upper(const Jit *, enum MirrorArea);
+/* 0: not of these areas */
+gva_t jit_kernel_lin(const Jit *, const void *host);
+/* Instruction k of b, which has no code yet, is about to access this. */
+void jit_kernel_note(Jit *, Block *b, unsigned k, gva_t lin);
+/* Where it has been seen. */
+enum MirrorArea jit_kernel_seen(const Block *b, unsigned k);
+struct Cold;
+/* jit_mem.c: cold code of an access of the kernel's that is not in its mirror: by the first-level
+ * TLB. What follows has a miss there. */
+void jit_elsewhere(Trans *, struct Cold *);
+bool jit_kernel_claim(Jit *);
+bool jit_kernel_on(Jit *);
+void jit_kernel_off(Jit *);
+bool jit_kernel_out(const Jit *);
+bool jit_kernel_show(Jit *, gva_t lin);
+/* What it shows of the page, large or not, that lin is in goes. */
+void jit_kernel_drop(Jit *, gva_t lin);
+uint64_t jit_kernel_add(const Jit *, gva_t page, uint64_t add, bool write);
+/* As jit_mirror_drop_writes(); the first-level TLB has no such entry any more that leads here. */
+void jit_kernel_drop_writes(Jit *, const uint8_t *host_page);
+void jit_kernel_give_back(Jit *);
+void jit_kernel_free(Jit *);
 
 #endif

@@ -288,14 +288,17 @@ static int jit_mirror(JitCode *code, unsigned k, bool run, Tcg *t)
     if (code->n_parts > 1)
         jit_insn(code, k, &part);
     unsigned n = (unsigned)(i - part->insn);
-    bool again = jit_mirror_out(j) && jit_mirror_on(j);
+    bool kernel = code->kernel;
+    bool again = kernel ? jit_kernel_on(j) : jit_mirror_out(j) && jit_mirror_on(j);
     if (run && again) {
         registers_again(j);
         return GO_ON;
     }
-    j->mirror_faults++;
+    *(kernel ? &j->kernel_faults : &j->mirror_faults) += 1;
     int r = exec_insn(j, code, i, GO_BEHIND);
-    if (!run)
+    if (!run && kernel)
+        jit_kernel_show(j, lin);
+    else if (!run)
         jit_mirror_show(j, lin);
     mirror_missed(j, code, part, n);
     if (r != GO_BEHIND)
@@ -325,6 +328,8 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
         jit_insn(code, k_and_run & (JIT_RUN_FLAG - 1), &part);
     unsigned k = (unsigned)(i - part->insn);
     j->accesses++;
+    if (unlikely(code->kernel && jit_kernel_out(j)))
+        jit_kernel_on(j); /* what was flushed is met again */
     const JitSlot *u = slot ? (JitSlot *)((uint8_t *)j->hot->slot + j->hot->slot_at) : NULL;
     bool table = u && u->last >= JIT_RUN_SPAN;
     bool crosses = run && !table && run_crosses(code, k_and_run & (JIT_RUN_FLAG - 1), lin);
@@ -467,7 +472,9 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     const JitCode *code;
     const JitSite *site = current ? site_at(current, pc, &code) : NULL;
     if (site) { /* the instruction's exec function finds the same, and raises it in the guest */
-        current->mirror_lin = jit_mirror_lin(info->si_addr);
+        current->mirror_lin = jit_kernel_lin(current, info->si_addr);
+        if (!current->mirror_lin)
+            current->mirror_lin = jit_mirror_lin(info->si_addr);
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(code->start + site->cold);
         return;
     }
@@ -547,6 +554,36 @@ static Fault interpret(CpuState *s, Tcg *t, const Block *b)
     if (f == FAULT_NONE)
         s->rip = insn_next_rip(s, t, t->at);
     return f;
+}
+
+/* The same of the kernel's, whose code is made next: where its accesses are. */
+static Fault interpret_noting(CpuState *s, Tcg *t, Block *b)
+{
+    rf_done(s);
+    t->blk = b;
+    t->blk_rip = s->gpr[GPR_IP] = s->rip;
+    for (unsigned k = 0; k < b->n; k++) {
+        const Insn *i = t->at = &b->insn[k];
+        unsigned emit = op_rows[i->row].emit;
+        bool stack = emit == EMIT_PUSH || emit == EMIT_PUSHF || emit == EMIT_POP ||
+                     emit == EMIT_LEAVE || emit == EMIT_BRANCH;
+        if (stack)
+            jit_kernel_note(t->jit, b, k, s->gpr[RSP]);
+        else if ((i->flags & IF_MEM) && emit != EMIT_LEA && emit != EMIT_NOP)
+            jit_kernel_note(t->jit, b, k, ea_offset(s, i) + (i->seg == GS ? s->seg[GS].base : 0));
+        Fault f = i->exec(s, t, i);
+        if (f)
+            return f;
+    }
+    s->rip = insn_next_rip(s, t, t->at);
+    return FAULT_NONE;
+}
+
+/* Is b the kernel's, and its code, or that of a trace it is in, made soon? */
+static bool to_note(Jit *j, const Block *b, bool record)
+{
+    bool due = !b->jit && !b->no_jit && b->runs == j->hot_after * b->patience;
+    return (due || record) && (b->mode & (DM_CODE64 | DM_CPL3)) == DM_CODE64 && jit_kernel_claim(j);
 }
 
 /* Instructions of b done when it was left by e, run alone; those a handler left at are
@@ -634,7 +671,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             }
         } else {
             j->pending = NULL;
-            f = interpret(s, t, b);
+            f = unlikely(to_note(j, b, record)) ? interpret_noting(s, t, b) : interpret(s, t, b);
             if (f != FAULT_JUMP && f != FAULT_NONE) {
                 t->insns_left -= (uint64_t)(t->at - b->insn);
                 return leave_block(s, t, t->at, f, x);

@@ -159,8 +159,22 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
     return false;
 }
 
+/* What the kernel has by GS, one for each processor. False: not in a form that takes part. */
+static bool per_cpu(const Trans *x, const struct Part *part, const Insn *i, struct Place *p)
+{
+    int64_t disp = i->disp;
+    if (i->asize != 8 || i->index != GPR_ZERO)
+        return false;
+    if (i->base == GPR_IP)
+        disp += (int64_t)x->b->fixed_at + part->off;
+    *p = i->base < GPR_N ? (struct Place){i->base, PLACE_GS, 0, (int32_t)disp}
+                         : (struct Place){PLACE_GS, GPR_ZERO, 0, (int32_t)disp};
+    return disp == (int32_t)disp;
+}
+
 /* The one access of i that takes part in runs. False: none. */
-static bool access_of(const Trans *x, const Insn *i, struct Place *p, unsigned *size, bool *write)
+static bool access_of(const Trans *x, const struct Part *part, const Insn *i, struct Place *p,
+                      unsigned *size, bool *write)
 {
     const OpRow *r = &op_rows[i->row];
     unsigned word = x->mode & DM_CODE64 ? 8 : 4;
@@ -191,6 +205,8 @@ static bool access_of(const Trans *x, const Insn *i, struct Place *p, unsigned *
     default:
         break;
     }
+    if (x->kernel && i->seg == GS)
+        return per_cpu(x, part, i, p) && jit_memory_operand(i, size, write);
     bool by_rip = i->base == GPR_IP && x->fixed && i->seg == SEG_NONE && word == 8;
     bool indexed = i->index != GPR_ZERO && word == 8 && i->seg == SEG_NONE &&
                    (i->base < GPR_N || i->base == GPR_ZERO);
@@ -269,6 +285,7 @@ static bool sets_number(const Insn *i, unsigned *to, int64_t *n)
 enum {
     ROOT_PAGE,   /* addresses that are known now, from the page of the code */
     ROOT_NUMBER, /* numbers */
+    ROOT_GS,     /* PLACE_GS */
     ROOT_FIRST,
     ROOTS_MAX = ROOT_FIRST + GPR_N + 3 * TRACE_MAX_INSNS,
     PAIRS_MAX = 32
@@ -317,11 +334,15 @@ static bool pair_root(Scan *s, unsigned base, unsigned index, unsigned scale, ui
     return true;
 }
 
+static Value value_of(const Scan *s, unsigned r)
+{
+    return r < GPR_N ? s->value[r] : (Value){r == PLACE_GS ? ROOT_GS : ROOT_NUMBER, 0};
+}
+
 /* What p is, as a root and what is added; a number that is in a register becomes part of the
  * displacement. False: nothing for a run. */
 static bool resolve(Scan *s, int64_t from, struct Place *p, uint16_t *root, int64_t *off)
 {
-    const Value none = {ROOT_NUMBER, 0};
     const int64_t most = INT32_MAX - 2 * (int64_t)PAGE_SIZE; /* a check adds something */
     if (p->disp < -most || p->disp > most)
         return false;
@@ -331,11 +352,11 @@ static bool resolve(Scan *s, int64_t from, struct Place *p, uint16_t *root, int6
         return true;
     }
     if (p->index == GPR_ZERO) {
-        *root = s->value[p->base].root;
-        *off = (int64_t)s->value[p->base].delta + p->disp;
+        *root = value_of(s, p->base).root;
+        *off = (int64_t)value_of(s, p->base).delta + p->disp;
         return true;
     }
-    Value base = p->base == GPR_ZERO ? none : s->value[p->base], index = s->value[p->index];
+    Value base = value_of(s, p->base), index = value_of(s, p->index);
     int64_t more = (int64_t)((uint64_t)index.delta << p->scale), disp = p->disp;
     *off = base.delta + more + disp;
     if (index.root == ROOT_NUMBER && p->base != GPR_ZERO) {
@@ -359,7 +380,7 @@ static bool resolve(Scan *s, int64_t from, struct Place *p, uint16_t *root, int6
 static bool in_table(const Trans *x, const Scan *s, const struct Place *p, uint16_t *root,
                      int64_t *off)
 {
-    if (p->index == GPR_ZERO || s->most[p->index] > (uint64_t)JIT_TABLE_SPAN >> p->scale ||
+    if (p->index >= GPR_N || s->most[p->index] > (uint64_t)JIT_TABLE_SPAN >> p->scale ||
         x->b->no_tables || !jit_has_slots(x))
         return false;
     Value base = p->base == GPR_ZERO ? (Value){ROOT_NUMBER, 0} : s->value[p->base];
@@ -408,11 +429,11 @@ static void add_access(Trans *x, int *open, unsigned k, int64_t off, unsigned si
 static bool mirror_root(Trans *x, Scan *s, unsigned k, const struct Part *part, struct Place *p,
                         uint16_t *root, int64_t *off)
 {
-    bool bounded = p->index != GPR_ZERO && s->bits[p->index] + p->scale <= INDEX_BITS;
+    bool bounded = p->index < GPR_N && s->bits[p->index] + p->scale <= INDEX_BITS;
     x->run_bounded[k] = bounded;
     if (!bounded)
         return resolve(s, part->off, p, root, off);
-    Value base = p->base == GPR_ZERO ? (Value){ROOT_NUMBER, 0} : s->value[p->base];
+    Value base = value_of(s, p->base);
     *root = base.root;
     *off = (int64_t)base.delta + p->disp;
     return llabs(p->disp) < INT32_MAX / 2;
@@ -586,6 +607,19 @@ static void runs_end(Scan *s)
         s->open[r] = s->mirror[r] = s->tables[r][0] = s->tables[r][1] = -1;
 }
 
+/* Where instruction k's access, of the kernel's, has been seen; and its run. */
+static void see_area(Trans *x, unsigned k, const struct Part *part)
+{
+    unsigned at = k - part->first, area = jit_kernel_seen(part->b, at);
+    struct Run *u = x->run_of[k] >= 0 ? &x->run[x->run_of[k]] : NULL;
+    bool out = part->b->no_mirror >> at & 1;
+    x->area_of[k] = (uint8_t)(out ? MIRROR_NONE : area);
+    if (!u)
+        return;
+    u->no_area |= out;
+    u->kernel_area = (uint8_t)(u->no_area ? MIRROR_NONE : u->kernel_area ? u->kernel_area : area);
+}
+
 /* The runs, each with all that are off the same root. look: only at where accesses have been. */
 static void find_runs(Trans *x, Scan *s, bool look)
 {
@@ -610,7 +644,7 @@ static void find_runs(Trans *x, Scan *s, bool look)
             }
             continue;
         }
-        bool access = access_of(x, i, &p, &size, &write);
+        bool access = access_of(x, part, i, &p, &size, &write);
         if (access && x->mirror) { /* pairs get their numbers, the same ones each time */
             struct Place q = p;
             resolve(s, part->off, &q, &root, &off);
@@ -619,7 +653,7 @@ static void find_runs(Trans *x, Scan *s, bool look)
             struct Place q = p;
             unsigned at = k - part->first;
             if (mirror_root(x, s, k, part, &q, &root, &off)) {
-                for (unsigned a = MIRROR_LOW; look && a < MIRROR_AREAS; a++)
+                for (unsigned a = MIRROR_LOW; look && a <= MIRROR_HIGH; a++)
                     s->areas[root] |= (uint8_t)((part->b->in_mirror[a - 1] >> at & 1) << a);
                 if (!look && add_mirrored(x, s, k, root, off)) {
                     x->run_place[k] = q;
@@ -635,6 +669,8 @@ static void find_runs(Trans *x, Scan *s, bool look)
                 add_access(x, &s->open[root], k, off, size, write, false);
             x->run_place[k] = p;
         }
+        if (x->kernel && access)
+            see_area(x, k, part);
         if (!follow(s, x, part, i, word))
             return; /* the rest goes without */
     }
@@ -656,11 +692,15 @@ void jit_scan(Trans *x)
 {
     static _Thread_local Scan s;
     x->n_runs = 0;
-    x->mirror = false;
-    for (unsigned k = 0; k < x->n; k++)
+    x->mirror = x->kernel = false;
+    for (unsigned k = 0; k < x->n; k++) {
         x->run_of[k] = -1;
+        x->area_of[k] = MIRROR_NONE;
+    }
     if (x->b->no_runs || x->twin_of)
         return;
+    x->kernel =
+        x->fixed && (x->b->mode & (DM_CODE64 | DM_CPL3)) == DM_CODE64 && jit_kernel_claim(x->j);
     x->mirror = x->fixed && x->b->hot && jit_has_slots(x) && jit_mirror_claim(x->j);
     if (x->mirror) {
         memset(s.areas, 0, sizeof(s.areas));

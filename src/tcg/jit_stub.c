@@ -325,6 +325,33 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
     return at;
 }
 
+/*
+ * rcx is an address, rdx the bytes from there on: rdx = `add` if the first-level TLB lets them be
+ * accessed; if not, the return is five bytes further. Of rcx and rdx alone; flags do not change.
+ */
+static const uint8_t *tlb_stub(Jit *j, Code *c, unsigned mode, bool write)
+{
+    const uint8_t *at = here(c);
+    size_t tlb = offsetof(JitHot, tlb) + mode * sizeof(JTlb);
+    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
+    tag.index = add.index = H_DX;
+    tag.scale = add.scale = 3;
+    RAW(c, "\x56"); /* push rsi */
+    emit_lea(c, true, H_SI, (HostMem){.base = H_CX, .index = H_DX, .disp = (int32_t)PAGE_SIZE - 1});
+    emit_rorx(c, H_CX, H_CX, NULL, PAGE_BITS);
+    RAW(c, "\x0f\xb7\xd1"); /* movzx edx, cx */
+    emit_load(c, H_CX, tag);
+    emit_load(c, H_DX, add);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_SI});
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
+    RAW(c, "\x5e\xe3\x07");                 /* pop rsi; jrcxz, to the ret */
+    RAW(c, "\x59\x48\x8d\x49\x05\xff\xe1"); /* pop rcx; lea rcx, [rcx + 5]; jmp rcx */
+    RAW(c, "\xc3");
+    return at;
+}
+
 void jit_make_stubs(Jit *j, Code *c)
 {
     for (unsigned load = 0; load < 2 && j->zmm; load++)
@@ -353,9 +380,12 @@ void jit_make_stubs(Jit *j, Code *c)
     j->s_access = call_stub(j, c, offsetof(JitHot, fn_access));
     j->s_stream = call_stub(j, c, offsetof(JitHot, fn_stream));
     j->s_vec = call_stub(j, c, offsetof(JitHot, fn_vec));
-    for (unsigned m = 0; m < MMU_MODES; m++)
-        for (unsigned w = 0; w < 2; w++)
+    for (unsigned m = 0; m < MMU_MODES; m++) {
+        for (unsigned w = 0; w < 2; w++) {
             j->s_fill[m][w] = fill_stub(j, c, m, w);
+            j->s_tlb[m][w] = tlb_stub(j, c, m, w);
+        }
+    }
     if (j->ymm)
         jit_make_gather_stubs(j, c);
 }

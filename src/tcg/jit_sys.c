@@ -5,7 +5,7 @@
  * SYSCALL, SYSRET and IRET call jit_gate.c, which needs few registers saved; a plain helper saves
  * all of them, the vector registers among them.
  */
-#include "tcg/jit.h"
+#include "tcg/jit_sys.h"
 #include "tcg/sys.h"
 
 extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,

@@ -92,6 +92,7 @@ void jit_tlb_give_back(Jit *j)
     jit_slots_flush(j);
     jit_windows_free(j); /* nothing leads there any more */
     jit_mirror_give_back(j);
+    jit_kernel_give_back(j);
     jit_zero(j->hot->tlb, sizeof(j->hot->tlb));
     entries_init(j);
     memset(j->tlb_set, 0, sizeof(j->tlb_set));
@@ -105,6 +106,7 @@ void jit_tlb_flush(Jit *j, bool all)
     jit_mirror_off(j);
     set_flush(j, &j->tlb_set[0]);
     if (all) {
+        jit_kernel_off(j);
         set_flush(j, &j->tlb_set[1]);
         j->tlb_large = (LargePages){0};
     }
@@ -122,6 +124,7 @@ static void drop(Jit *j, unsigned mode, unsigned x)
 void jit_tlb_flush_page(Jit *j, gva_t lin)
 {
     unsigned shift = large_shift(&j->tlb_large, lin), x = index_of(lin), n = 1;
+    jit_kernel_drop(j, lin);
     if (unlikely(shift == HUGE_SHIFT)) {
         jit_tlb_flush(j, true);
         return;
@@ -170,7 +173,8 @@ void jit_tlb_show(Jit *j, gva_t page, uint64_t to, bool write)
 /* `add` of an entry for a page that is so far from the guest's RAM. */
 static uint64_t shown_at(const Jit *j, gva_t page, uint64_t add, bool write)
 {
-    uint64_t mirror = jit_mirror_add(j, page, add, write);
+    uint64_t mirror =
+        page >> 63 ? jit_kernel_add(j, page, add, write) : jit_mirror_add(j, page, add, write);
     return mirror != add ? mirror : jit_window_add(j, page, add);
 }
 
@@ -180,7 +184,9 @@ static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8
     if (l->write[x] == none_tag(x))
         return;
     gva_t page = 0 - l->write[x];
-    uint64_t add = jit_window_direct(j, page, jit_mirror_direct(j, page, l->add[x]));
+    uint64_t add = l->add[x];
+    if (!(page >> 63)) /* what leads into the kernel's mirror is gone already */
+        add = jit_window_direct(j, page, jit_mirror_direct(j, page, add));
     if (add - PAGE_BITS - l->write[x] == (uintptr_t)host)
         entry_clear(l, x);
 }
@@ -190,6 +196,7 @@ void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
     jit_slots_flush(j);
     jit_mirror_drop_writes(j, host_page);
+    jit_kernel_drop_writes(j, host_page);
     for (unsigned g = 0; g < 2; g++)
         set_each(j, &j->tlb_set[g], false, host_page, clear_writable);
 }

@@ -127,23 +127,39 @@ bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t
     return true;
 }
 
-bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p)
+/* lin's page, if it has been accessed and is in RAM that can be written. */
+static bool page_now(Tcg *t, gva_t lin, PageWalk *w, UserPage *p)
 {
     const CpuState *s = &t->v->st;
-    PageWalk w;
     WalkModel model = walk_model(t);
     if (((s->efer & EFER_LMA) && !lin_canonical(s, lin)) ||
-        mmu_walk(s, t->v->vm->mem, &model, lin, &w) != WALK_OK || !w.user)
+        mmu_walk(s, t->v->vm->mem, &model, lin, w) != WALK_OK || !mmu_walk_accessed(w))
         return false;
-    if (!mmu_walk_accessed(&w))
-        return false;
-    p->ram = memmap_find(t->v->vm->mem, w.page);
+    p->ram = memmap_find(t->v->vm->mem, w->page);
     if (!p->ram || p->ram->readonly)
         return false;
-    p->gpa = w.page;
-    p->write = w.writable && w.dirty && !blocks_page_has_code(t, w.page);
-    p->big = w.big;
+    p->gpa = w->page;
+    p->write = w->writable && w->dirty && !blocks_page_has_code(t, w->page);
+    p->big = w->big;
+    return true;
+}
+
+bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p)
+{
+    PageWalk w;
+    if (!page_now(t, lin, &w, p) || !w.user)
+        return false;
     memmap_use(p->ram, w.page, true);
+    return true;
+}
+
+bool mmu_kernel_page(Tcg *t, gva_t lin, KernelPage *p)
+{
+    PageWalk w;
+    if (!page_now(t, lin, &w, &p->at) || w.user || !w.global)
+        return false;
+    p->writable = w.writable && w.dirty;
+    p->huge = w.huge;
     return true;
 }
 

@@ -373,6 +373,13 @@ typedef struct UserPage {
 } UserPage;
 /* lin's; false: it is not such a page, or not in RAM that can be written. */
 bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p);
+/* The same of one that is global and not user code's. */
+typedef struct KernelPage {
+    UserPage at;
+    bool writable; /* as the tables have it, whatever is on it */
+    bool huge;     /* of one of 1 GiB */
+} KernelPage;
+bool mmu_kernel_page(Tcg *t, gva_t lin, KernelPage *p);
 /* Debugger's view: no fault, no accessed bits; false if not mapped. */
 bool mmu_debug_translate(const CpuState *s, const VmCommon *vm, gva_t lin, gpa_t *gpa);
 

@@ -126,6 +126,10 @@ static void run(const Engine *e, const CpuState *from, CpuState *to, uint8_t *da
     RunLimit none = {0};
     guest.v.st = *from;
     memcpy(gp(DATA), memory, DATA_LEN);
+#ifdef GUEST_REACHES /* so far around */
+    memset(gp(DATA - GUEST_REACHES), 0, GUEST_REACHES);
+    memset(gp(DATA + DATA_LEN), 0, GUEST_REACHES);
+#endif
     memcpy(gp(G_CODE), code, sizeof(code));
     e->import_state(&guest.v, GROUPS_ALL, NULL);
     e->enter(&guest.v);

@@ -1,0 +1,16 @@
+/* System instructions in translated code: jit_sys.c, jit_gate.c. See jit.h. */
+#ifndef TANDEM_TCG_JIT_SYS_H
+#define TANDEM_TCG_JIT_SYS_H
+
+#include "tcg/jit.h"
+
+/* After jit_make_stubs(). */
+void jit_make_gates(Jit *, Code *);
+/* As jit_emit_one(). */
+bool jit_emit_sys(Trans *, const Insn *);
+/* The code that runs next, or NULL. */
+const uint8_t *jit_gate_syscall(Tcg *, const JitCode *, unsigned k);
+const uint8_t *jit_gate_sysret(Tcg *, const JitCode *, unsigned k);
+const uint8_t *jit_gate_iret(Tcg *, const JitCode *, unsigned k);
+
+#endif

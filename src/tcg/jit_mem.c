@@ -217,15 +217,14 @@ static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
 {
     Code *c = &x->c;
     HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
-    bool flags = jit_flags_free(x);
+    bool flags = area < MIRROR_KERNEL && jit_flags_free(x);
     if (flags && area == MIRROR_LOW) {
         emit_rm(c, 0x85, true, r, upper); /* test r, upper */
         return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
     }
     emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
     if (flags) {
-        RAW(c, "\x81\xf9"); /* cmp ecx, its upper bits */
-        code32(c, area >= MIRROR_KERNEL ? (uint32_t)jit_kernel_upper(x->j, area) : 1);
+        RAW(c, "\x83\xf9\x01"); /* cmp ecx, 1 */
         return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
     }
     if (area == MIRROR_LOW || area >= MIRROR_KERNEL)

@@ -73,14 +73,17 @@ def rom(path, program):
 class GuestRam:
     """The one mapping of the process that has the size of its guest's RAM."""
 
-    def __init__(self, pid, size):
+    def __init__(self, pid, base):
+        self.base = base
+        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+
+    @classmethod
+    def of(cls, pid, size):
         for line in open(f"/proc/{pid}/maps"):
             begin, end = (int(x, 16) for x in line.split()[0].split("-"))
             if end - begin == size and " rw-" in line:
-                self.base = begin
-                self.fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-                return
-        raise SystemExit("resume: the process has no mapping of its guest's size")
+                return cls(pid, begin)
+        return None
 
     def words(self, form, at):
         return struct.unpack(form, os.pread(self.fd, struct.calcsize(form), self.base + at))
@@ -126,12 +129,17 @@ def main():
     shares = {"kvm": [], "tcg": []}
     with tempfile.TemporaryDirectory() as tmp:
         rom(f"{tmp}/rom", a.program)
+        begun = time.monotonic()
         proc = subprocess.Popen([a.tandem, "-accel", a.accel, "-m", "128", "-bios", f"{tmp}/rom", "-display", "none", "-nodefaults", "-monitor",
                                  "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         atexit.register(proc.kill)  # whatever goes wrong
         tell = lambda line: (proc.stdin.write(line + "\n"), proc.stdin.flush())
-        time.sleep(0.5)
-        ram = GuestRam(proc.pid, 128 << 20)
+        ram = None
+        while not ram or not ram.words("<I", HEAD)[0]:  # not up yet
+            if time.monotonic() > begun + 60:
+                raise SystemExit("resume: the guest does not begin")
+            time.sleep(0.1)
+            ram = ram or GuestRam.of(proc.pid, 128 << 20)
         engines = ["tcg", "kvm"] * a.switches
         for to in ["kvm", "tcg", *engines]:  # the first of each are cold
             tell("stop")

@@ -104,7 +104,7 @@ static void flush_all(Tcg *t)
     if (t->jit)
         jit_flush(t->jit);
     clear_own_flags(t);
-    memset(c->hash, 0, sizeof(c->hash));
+    jit_zero(c->hash, sizeof(c->hash));
     memset(c->page, 0, sizeof(c->page));
     c->used = 0;
     c->flushes++;
@@ -590,9 +590,11 @@ static void link_page(Tcg *t, Block *b, gpa_t page)
     b->patience = (uint8_t)(1 + MIN_OF(p->died / DIED_EACH, PATIENCE_MOST));
 }
 
+/* Blocks that lie beside each other are found by what lies beside each other, and few share a list:
+ * most of what a look-up costs is waiting for memory. */
 static unsigned block_hash(gpa_t gpa, unsigned mode)
 {
-    return (unsigned)((gpa ^ gpa >> 16 ^ (uint64_t)mode << 10) & (BLOCK_HASH_SIZE - 1));
+    return (unsigned)((gpa >> 2 ^ gpa >> 20 ^ (uint64_t)mode << 10) & (BLOCK_HASH_SIZE - 1));
 }
 
 #define SOFT_AFTER 4 /* kills by stores to immediates */

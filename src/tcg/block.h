@@ -24,7 +24,7 @@
 #define BLOCK_MAX_INSNS  64
 #define BLOCK_ARENA      (96u << 20) /* bytes for blocks of one vCPU; all are dropped when full */
 #define JUMP_CACHE_SIZE  8192u
-#define BLOCK_HASH_SIZE  65536u
+#define BLOCK_HASH_SIZE  262144u
 #define PAGE_HASH_SIZE   4096u
 #define FETCH_TLB_SIZE   256u
 #define CODE_FLAGS_PAGES (1u << 20) /* page flags wrap beyond 4 GiB: false alarms, no misses */

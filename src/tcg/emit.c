@@ -1,44 +1,53 @@
 /* Encoding of host instructions: SDM vol. 2, chapter 2. */
 #include "tcg/emit.h"
 
-static void modrm(Code *c, const Enc *e)
+#define INSN_ROOM 32 /* bytes that encode() may write, and more */
+
+static inline uint8_t *put32(uint8_t *p, int32_t v)
+{
+    memcpy(p, &v, 4);
+    return p + 4;
+}
+
+static inline uint8_t *modrm(uint8_t *p, const Enc *e)
 {
     unsigned reg = (e->reg & 7u) << 3;
     const HostMem *m = e->mem;
     if (!m) {
-        code8(c, 0xc0 | reg | (e->rm & 7u));
-        return;
+        *p++ = (uint8_t)(0xc0 | reg | (e->rm & 7u));
+        return p;
     }
+    unsigned index = m->index == H_NONE ? 4u : m->index & 7u;
     if (m->base == H_NONE) { /* [index * scale + disp32], without RIP */
-        code8(c, reg | 4);
-        code8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 | 5);
-        code32(c, (uint32_t)m->disp);
-        return;
+        *p++ = (uint8_t)(reg | 4);
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | index << 3 | 5);
+        return put32(p, m->disp);
     }
     bool sib = m->index != H_NONE || (m->base & 7) == H_SP;
     bool disp8 = m->disp == (int8_t)m->disp && !is_evex_map(e->map); /* there it is scaled */
     unsigned mod = m->disp == 0 && (m->base & 7) != H_BP ? 0 : disp8 ? 1 : 2;
-    code8(c, mod << 6 | reg | (sib ? 4u : m->base & 7u));
+    *p++ = (uint8_t)(mod << 6 | reg | (sib ? 4u : m->base & 7u));
     if (sib)
-        code8(c, (unsigned)m->scale << 6 | (m->index == H_NONE ? 4u : m->index & 7u) << 3 |
-                     (m->base & 7u));
+        *p++ = (uint8_t)((unsigned)m->scale << 6 | index << 3 | (m->base & 7u));
+    if (mod == 2)
+        return put32(p, m->disp);
     if (mod == 1)
-        code8(c, (uint8_t)m->disp);
-    else if (mod == 2)
-        code32(c, (uint32_t)m->disp);
+        *p++ = (uint8_t)m->disp;
+    return p;
 }
 
 /* r, x, b: the register bits above the low three; with 16 where there are 32 registers. */
-static void evex_prefix(Code *c, const Enc *e, unsigned r, unsigned x, unsigned b)
+static uint8_t *evex_prefix(uint8_t *p, const Enc *e, unsigned r, unsigned x, unsigned b)
 {
     static const uint8_t pp[] = {[PFX_66] = 1, [PFX_F3] = 2, [PFX_F2] = 3};
     unsigned p0 = (r & 1) << 7 | x << 6 | (b & 1) << 5 | (r & 2) << 3;
     if (!e->mem)
         p0 |= (b & 2) << 5;
-    code8(c, 0x62);
-    code8(c, (p0 ^ 0xf0) | (e->map - MAP_EVEX0F + 1u));
-    code8(c, (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | 4 | pp[e->pfx]);
-    code8(c, (e->evex & ~8u) | (e->vvvv & 16 ? 0 : 8));
+    *p++ = 0x62;
+    *p++ = (uint8_t)((p0 ^ 0xf0) | (e->map - MAP_EVEX0F + 1u));
+    *p++ = (uint8_t)((unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | 4 | pp[e->pfx]);
+    *p++ = (uint8_t)((e->evex & ~8u) | (e->vvvv & 16 ? 0 : 8));
+    return p;
 }
 
 void encode(Code *c, const Enc *e)
@@ -48,36 +57,42 @@ void encode(Code *c, const Enc *e)
     const HostMem *m = e->mem;
     unsigned r = e->reg >> 3, x = m && m->index != H_NONE ? m->index >> 3 : 0;
     unsigned b = m ? (m->base != H_NONE ? m->base >> 3 : 0u) : e->rm >> 3;
+    uint8_t *p = c->p;
 
+    if (c->end - p < INSN_ROOM) {
+        c->overflow = true;
+        return;
+    }
     if (m && m->gs)
-        code8(c, 0x65);
+        *p++ = 0x65;
     if (e->lock)
-        code8(c, 0xf0);
+        *p++ = 0xf0;
     if (is_evex_map(e->map)) {
-        evex_prefix(c, e, r, x, b);
+        p = evex_prefix(p, e, r, x, b);
     } else if (e->map >= MAP_VEX0F) {
-        code8(c, 0xc4);
-        code8(c, (r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
-        code8(c,
-              (unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | (unsigned)e->l << 2 | pfx_vex[e->pfx]);
+        *p++ = 0xc4;
+        *p++ = (uint8_t)((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | (e->map - MAP_VEX0F + 1u));
+        *p++ = (uint8_t)((unsigned)e->w << 7 | (~e->vvvv & 15u) << 3 | (unsigned)e->l << 2 |
+                         pfx_vex[e->pfx]);
     } else {
         if (e->p66)
-            code8(c, 0x66);
+            *p++ = 0x66;
         if (pfx_byte[e->pfx])
-            code8(c, pfx_byte[e->pfx]);
+            *p++ = pfx_byte[e->pfx];
         unsigned rex = (unsigned)e->w << 3 | r << 2 | x << 1 | b;
         if (rex || e->rex)
-            code8(c, 0x40 | rex);
+            *p++ = (uint8_t)(0x40 | rex);
         if (e->map != MAP_1B) {
-            code8(c, 0x0f);
+            *p++ = 0x0f;
             if (e->map != MAP_0F)
-                code8(c, e->map == MAP_0F38 ? 0x38 : 0x3a);
+                *p++ = e->map == MAP_0F38 ? 0x38 : 0x3a;
         }
     }
-    code8(c, e->opcode);
+    *p++ = e->opcode;
     if (e->modrm)
-        modrm(c, e);
-    code_bytes(c, &e->imm, e->imm_size);
+        p = modrm(p, e);
+    memcpy(p, &e->imm, sizeof(e->imm));
+    c->p = p + e->imm_size;
 }
 
 void emit_imm64(Code *c, unsigned reg, uint64_t v)

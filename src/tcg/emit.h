@@ -72,8 +72,12 @@ static inline void code8(Code *c, unsigned v)
 }
 static inline void code_bytes(Code *c, const void *b, unsigned n)
 {
-    for (unsigned k = 0; k < n; k++)
-        code8(c, ((const uint8_t *)b)[k]);
+    if ((size_t)(c->end - c->p) < n) {
+        c->overflow = true;
+        return;
+    }
+    memcpy(c->p, b, n);
+    c->p += n;
 }
 /* The bytes of a string literal. */
 #define RAW(c, s) code_bytes(c, s, sizeof(s) - 1)

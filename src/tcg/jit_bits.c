@@ -131,7 +131,6 @@ void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i)
         if (i->opsize == 8 || (i->opsize == 4 && (op_rows[i->row].map == MAP_0F)))
             n = MIN_OF(n, after(bits, i, to));
     }
-    for (unsigned r = 0; r < GPR_N; r++)
-        if (w >> r & 1)
-            bits[r] = (uint8_t)n;
+    for (w &= (1u << GPR_N) - 1; w; w &= w - 1)
+        bits[__builtin_ctz(w)] = (uint8_t)n;
 }

@@ -311,6 +311,8 @@ static bool new_value(Scan *s, Value *v)
 {
     if (s->roots == ROOTS_MAX)
         return false;
+    s->open[s->roots] = s->mirror[s->roots] = -1;
+    s->tables[s->roots][0] = s->tables[s->roots][1] = -1;
     *v = (Value){(uint16_t)s->roots++, 0};
     return true;
 }
@@ -603,7 +605,7 @@ static bool follow(Scan *s, const Trans *x, const struct Part *part, const Insn 
 
 static void runs_end(Scan *s)
 {
-    for (unsigned r = 0; r < ROOTS_MAX; r++)
+    for (unsigned r = 0; r < s->roots; r++)
         s->open[r] = s->mirror[r] = s->tables[r][0] = s->tables[r][1] = -1;
 }
 

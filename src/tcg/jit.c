@@ -477,7 +477,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     if (cold->from)
         patch_rel32(cold->from, c->run, here(c));
     jit_homes(x, cold->second && cold->kind != COLD_STREAM);
-    if (cold->kind != COLD_STREAM)
+    if (cold->kind != COLD_STREAM && cold->kind != COLD_POLL && cold->kind != COLD_WARM)
         jit_flags_again(x, cold->k);
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
@@ -714,6 +714,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
 {
     Code *c = &x->c;
     Block *b = x->b;
+    x->k = 0; /* what is before the first instruction is of that one */
     code->start = here(c);
     const uint8_t *warm = here(c);
     if (code->heat >= 0)

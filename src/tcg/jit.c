@@ -422,13 +422,18 @@ static void call_and_retry(Trans *x, const struct Cold *cold, const uint8_t *stu
 {
     Code *c = &x->c;
     const uint8_t *retry = cold->retry;
-    if (cold->second && x->n_swaps) {
+    bool swaps = cold->second && x->n_swaps;
+    if (swaps || cold->area) {
         uint8_t *over = emit_jmp(c, here(c));
         retry = here(c);
-        jit_homes_swap(x, true);
+        if (swaps)
+            jit_homes_swap(x, true);
+        if (cold->area)
+            emit_load(c, H_DX, jit_mirror_adds(x->j, cold->area));
         emit_jmp(c, cold->retry);
         patch_rel32(over, c->run, here(c));
-        jit_homes_swap(x, true);
+        if (swaps)
+            jit_homes_swap(x, true);
     }
     name_insn(x, k);
     emit_call(c, stub);

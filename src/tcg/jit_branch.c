@@ -332,7 +332,18 @@ static struct Cold *expect_next(Trans *x, enum ColdKind kind)
     Code *c = &x->c;
     HostMem less = {.base = H_AX, .index = H_NONE};
     bool one = x->j->near_jumps;
-    uint64_t minus = (uint64_t)one - jit_fixed_rip(x, x->at[1].off);
+    uint64_t next = jit_fixed_rip(x, x->at[1].off), minus = (uint64_t)one - next;
+    if (kind == COLD_ELSEWHERE && next == (uint64_t)(int32_t)next && jit_flags_free(x)) {
+        encode(c, &(Enc){.map = MAP_1B,
+                         .opcode = 0x81, /* cmp rax, next */
+                         .w = true,
+                         .modrm = true,
+                         .reg = 7,
+                         .rm = H_AX,
+                         .imm = (int64_t)next,
+                         .imm_size = 4});
+        return jit_cold(x, emit_jcc(c, 5, here(c)), kind);
+    }
     if ((int64_t)minus == (int32_t)minus) {
         less.disp = (int32_t)minus;
     } else {

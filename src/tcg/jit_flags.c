@@ -109,15 +109,26 @@ static enum Effect effect(const Insn *i)
 }
 
 /* Is instruction k a branch in the middle of a trace, which leaves the flags alone; and (ahead)
- * does nothing leave the code there? */
+ * does nothing but its cold code leave there? */
 static bool passes(const Trans *x, unsigned k, bool ahead)
 {
     const OpRow *r = &op_rows[x->insn[k]->row];
     if (r->emit != EMIT_BRANCH || k + 1u >= x->n)
         return false;
-    return !ahead ||
-           (r->map == MAP_1B && (r->opcode == 0xe8 || r->opcode == 0xe9 || r->opcode == 0xeb) &&
-            !jit_part_of(x, k)[1].cross);
+    if (!ahead)
+        return true;
+    if (r->map != MAP_1B || jit_part_of(x, k)[1].cross)
+        return false;
+    switch (r->opcode) {
+    case 0xc2:
+    case 0xc3:
+    case 0xe8:
+    case 0xe9:
+    case 0xeb:
+        return true;
+    default:
+        return r->opcode == 0xff && (r->modrm & 7) == 4; /* of CALL the other way is no cold code */
+    }
 }
 
 static bool register_of(const Insn *i, unsigned field, uint8_t *r)

@@ -324,6 +324,11 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot,
     return by_rdx(ea);
 }
 
+HostMem jit_mirror_adds(const Jit *j, enum MirrorArea area)
+{
+    return jit_hot(j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area);
+}
+
 /* Trans.dx_run: the mirror's `add` of an area. */
 static int dx_mirror(enum MirrorArea area)
 {
@@ -447,10 +452,11 @@ static void mirror_operand(Trans *x, HostMem *m)
         cold->run = 1;
         cold->ea = ea;
         cold->mirror = true;
+        cold->area = x->dx_run == dx_mirror(area) ? area : MIRROR_NONE;
     }
     u->ready = true;
     if (x->dx_run != dx_mirror(area))
-        emit_load(&x->c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area));
+        emit_load(&x->c, H_DX, jit_mirror_adds(x->j, area));
     x->dx_run = dx_mirror(area);
     x->mirrored = true;
     if (done) {

@@ -76,6 +76,9 @@ bool jit_mirror_file(const MemMap *);
 void jit_mirror_give_back(Jit *);
 void jit_mirror_free(Jit *);
 
+/* Where the host's minus the guest's address in an area is, plus 12 (jit_mem.c). */
+HostMem jit_mirror_adds(const Jit *, enum MirrorArea);
+
 /* ---- checks that change the flags (jit_flags.c) ---- */
 /* May code before instruction x->k change them? Then only its cold code, and that of some that
  * follow, needs jit_flags_again(). */

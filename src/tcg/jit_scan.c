@@ -438,6 +438,10 @@ static bool mirror_root(Trans *x, Scan *s, unsigned k, const struct Part *part, 
     Value base = value_of(s, p->base);
     *root = base.root;
     *off = (int64_t)base.delta + p->disp;
+    if (base.root == ROOT_NUMBER && !x->kernel && llabs(*off) < INT32_MAX / 2) {
+        p->base = GPR_ZERO; /* it is part of the displacement */
+        p->disp = (int32_t)*off;
+    }
     return llabs(p->disp) < INT32_MAX / 2;
 }
 

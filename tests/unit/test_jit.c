@@ -778,6 +778,8 @@ START_TEST(strings)
                                         size);
         if (one_in(4)) /* up to a page's end, nearly */
             in.gpr[R8] = (0x2000 - (in.gpr[RDI] & 0xfff) - below(32)) >> size;
+        if (one_in(2)) /* and the page there is elsewhere in memory */
+            put64(LOW_PT + 8 * ((in.gpr[RDI] >> 12) + 2), (DATA + 0x1000 * below(3)) | 7);
         in.gpr[R9] = in.gpr[RDI];
         in.gpr[R10] = in.gpr[RSI];
         in.gpr[RBX] = 3 + below(4);

@@ -181,6 +181,8 @@ static void access_memory(Code *c)
         m.scale = 0;
     }
     unsigned size = 1u << below(4);
+    if (m.base == R9 && m.index != H_NONE && one_in(4)) /* a number */
+        emit_imm32(c, R9, below(0x7000));
     if (one_in(6)) { /* PUSH and POP */
         code8(c, one_in(2) ? 0x52 : 0x5a);
         return;
@@ -361,17 +363,30 @@ START_TEST(flags)
         for (unsigned r = 0; r < 3; r++)
             in.gpr[indices[r]] = rnd();
         Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
-        emit_mov(&c, true, RDX, RAX);
+        uint8_t *to[2] = {NULL, NULL}; /* what R8 and R9 point to */
+        code_bytes(&c, "\x4c\x8d\x05\0\0\0\0\x4c\x8d\x0d\0\0\0\0", 14); /* lea r8, r9 */
         const uint8_t *again = c.p;
+        unsigned jumps = below(6);
         for (unsigned groups = 1 + below(3); groups; groups--) {
             HostMem m = {.base = RSI, .index = H_NONE, .disp = (int32_t)below(0x100)};
             set_flags(&c);
             for (unsigned n = below(3); n; n--)
                 leave_flags(&c);
-            if (one_in(2))
+            if (groups == 1 && jumps < 3) { /* mov [rsi + 128], r8; jmp [rsi + 128] */
+                m.disp = 128;
+                if (jumps == 0)
+                    emit_rm(&c, 0x89, true, R8, m);
+                code_bytes(&c,
+                           jumps == 0   ? "\xff\xa6\x80\0\0\0"
+                           : jumps == 1 ? "\x41\x50\xc3\x90\x90\x90"  /* push r8; ret */
+                                        : "\x41\xff\xe0\x90\x90\x90", /* jmp r8 */
+                           6);
+                to[0] = c.p;
+            } else if (one_in(2)) {
                 emit_rm(&c, 0x8b, one_in(2), one_in(2) ? RDX : RAX, m);
-            else
+            } else {
                 emit_rm(&c, one_in(2) ? 0x89 : 0x31, one_in(2), RDX, m);
+            }
             for (unsigned n = below(3); n; n--)
                 leave_flags(&c);
             if (one_in(2)) {
@@ -379,10 +394,19 @@ START_TEST(flags)
                 emit_rm(&c, 0x8b, true, RBX, m);
             }
         }
-        code_bytes(&c, "\xf6\xc1\x1f\x75\x03", 5);                      /* test cl, 31; jnz */
-        code_bytes(&c, one_in(2) ? "\x4c\x87\xee" : "\x4d\x87\xec", 3); /* xchg rsi or r12, r13 */
-        code_bytes(&c, "\xff\xc9\x0f\x85", 4);                          /* dec ecx; jnz */
+        code_bytes(&c, "\xf6\xc1\x1f\x75\x03", 5); /* test cl, 31; jnz */
+        code_bytes(&c,
+                   to[0] && one_in(2) ? "\x4d\x87\xc1" /* xchg r8, r9 */
+                   : one_in(2)        ? "\x4c\x87\xee" /* rsi, r13 */
+                                      : "\x4d\x87\xec",       /* r12, r13 */
+                   3);
+        code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
+        to[1] = c.p;
+        for (unsigned n = 0; n < 2 && to[0]; n++) {
+            int32_t disp = (int32_t)(to[n] - (bytes + 7 * n + 7));
+            memcpy(bytes + 7 * n + 3, &disp, 4);
+        }
         code8(&c, 0xf4);
         ck_assert(!c.overflow);
         n_cuts = 0;

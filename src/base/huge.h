@@ -6,7 +6,8 @@
  * find, takes up to 5 ms for them. So it is not asked for them before many pages have been used, or
  * few very often or for long: a kernel that boots uses half of what it touches the huge pages of.
  * Who asks is a thread of its own: the host first has all its processors give up the pages they
- * hold back (lru_add_drain_all()), and waits for them, on a busy one for seconds.
+ * hold back (lru_add_drain_all()), and waits for them, on a busy one for seconds. Who is refused,
+ * or would have to wait long, has small pages.
  */
 #ifndef TANDEM_BASE_HUGE_H
 #define TANDEM_BASE_HUGE_H
@@ -27,7 +28,8 @@ typedef struct HugePage {
 typedef struct HugePages {
     uint8_t *host;
     struct _GThreadPool *asker; /* has no thread before there is something to ask for */
-    _Atomic unsigned answered;  /* how often the host has been asked, whatever it has said */
+    _Atomic unsigned answered;  /* pages of those asked for that are done with, huge or not */
+    bool slow;                  /* asking has taken long: it is not asked again */
     HugePage page[];
 } HugePages;
 

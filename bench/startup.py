@@ -51,13 +51,15 @@ def once(command):
 
 def beyond_ram(pid, ram):
     """Megabytes that a process holds (its share where others have the page too), the mappings of guest RAM left out."""
-    total = size = 0
+    total = 0
+    is_ram = False
     with open(f"/proc/{pid}/smaps") as f:
         for line in f:
             m = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
             if m:
-                size = int(m[2], 16) - int(m[1], 16)
-            elif line.startswith("Pss:") and size != ram:
+                # The translator's mirror and windows show pages of the memfd once more.
+                is_ram = int(m[2], 16) - int(m[1], 16) == ram or "/memfd:tandem-ram" in line
+            elif line.startswith("Pss:") and not is_ram:
                 total += int(line.split()[1])
     return total / 1024
 

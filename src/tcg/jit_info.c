@@ -6,6 +6,16 @@
 
 #define ROWS_SHOWN 12
 
+static void mirror_line(GString *out, const char *name, uint64_t shown, uint64_t faults,
+                        uint64_t turns)
+{
+    if (shown)
+        g_string_append_printf(out,
+                               "  %s: shown %" PRIu64 " times, faults and failed checks %" PRIu64
+                               ", in use again %" PRIu64 " times\n",
+                               name, shown, faults, turns);
+}
+
 static int by_count(const void *a, const void *b, void *counts)
 {
     const uint32_t *n = counts, x = n[*(const uint16_t *)a], y = n[*(const uint16_t *)b];
@@ -44,16 +54,6 @@ void jit_describe(const Vcpu *v, GString *out)
         g_string_append_printf(out, "%s%s %u", k ? ", " : ", most of all: ", op_rows[row[k]].name,
                                j->row_helpers[row[k]]);
     g_string_append_c(out, '\n');
-    if (j->kernel_shown)
-        g_string_append_printf(out,
-                               "  the kernel's mirror: shown %" PRIu64
-                               " times, faults and failed checks %" PRIu64 ", in use again %" PRIu64
-                               " times\n",
-                               j->kernel_shown, j->kernel_faults, j->kernel_turns);
-    if (j->mirror_shown)
-        g_string_append_printf(out,
-                               "  mirror: shown %" PRIu64
-                               " times, faults and failed checks %" PRIu64 ", in use again %" PRIu64
-                               " times\n",
-                               j->mirror_shown, j->mirror_faults, j->mirror_turns);
+    mirror_line(out, "the kernel's mirror", j->kernel_shown, j->kernel_faults, j->kernel_turns);
+    mirror_line(out, "mirror", j->mirror_shown, j->mirror_faults, j->mirror_turns);
 }

@@ -270,6 +270,17 @@ static HostMem slot_mem(const Jit *j, size_t member)
     return m;
 }
 
+/* Tag and `add` of the first-level TLB's entry whose number is in the register. */
+static void jtlb_entry(const Jit *j, unsigned mode, bool write, uint8_t number, HostMem *tag,
+                       HostMem *add)
+{
+    size_t tlb = offsetof(JitHot, tlb) + mode * sizeof(JTlb);
+    *tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
+    *add = jit_hot(j, tlb + offsetof(JTlb, add));
+    tag->index = add->index = number;
+    tag->scale = add->scale = 3;
+}
+
 /*
  * A slot has another page than the access: rax is its address, edx the slot's offset. If the
  * first-level TLB has the page it is put there; if not, or if C is to look at this slot, the return
@@ -278,11 +289,8 @@ static HostMem slot_mem(const Jit *j, size_t member)
 static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
 {
     const uint8_t *at = here(c);
-    size_t tlb = offsetof(JitHot, tlb) + mode * sizeof(JTlb);
-    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
-    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
-    tag.index = add.index = H_DI;
-    tag.scale = add.scale = 3;
+    HostMem tag, add;
+    jtlb_entry(j, mode, write, H_DI, &tag, &add);
     RAW(c, "\x56\x57");                 /* push rsi; push rdi */
     RAW(c, "\xc4\xe3\xfb\xf0\xf8\x0c"); /* rorx rdi, rax, 12 */
     RAW(c, "\x0f\xb7\xff");             /* movzx edi, di */
@@ -332,11 +340,8 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
 static const uint8_t *tlb_stub(Jit *j, Code *c, unsigned mode, bool write)
 {
     const uint8_t *at = here(c);
-    size_t tlb = offsetof(JitHot, tlb) + mode * sizeof(JTlb);
-    HostMem tag = jit_hot(j, tlb + (write ? offsetof(JTlb, write) : offsetof(JTlb, read)));
-    HostMem add = jit_hot(j, tlb + offsetof(JTlb, add));
-    tag.index = add.index = H_DX;
-    tag.scale = add.scale = 3;
+    HostMem tag, add;
+    jtlb_entry(j, mode, write, H_DX, &tag, &add);
     RAW(c, "\x56"); /* push rsi */
     emit_lea(c, true, H_SI, (HostMem){.base = H_CX, .index = H_DX, .disp = (int32_t)PAGE_SIZE - 1});
     emit_rorx(c, H_CX, H_CX, NULL, PAGE_BITS);

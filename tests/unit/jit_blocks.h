@@ -217,4 +217,24 @@ static void must_agree(uint64_t which, const CpuState *in, const uint8_t *bytes,
     g_string_free(what, TRUE);
 }
 
+/* Runs them: what main() returns. */
+static int jit_suite(const char *name, const TTest *const *tests, unsigned n)
+{
+    if (!jit_supported(NULL)) {
+        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
+        return 77;
+    }
+    TCase *tc = tcase_create(name);
+    tcase_set_timeout(tc, 900);
+    for (unsigned k = 0; k < n; k++)
+        tcase_add_test(tc, tests[k]);
+    Suite *suite = suite_create(name);
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failures = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failures ? 1 : 0;
+}
+
 #endif

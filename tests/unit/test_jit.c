@@ -1007,24 +1007,7 @@ END_TEST
 
 int main(void)
 {
-    if (!jit_supported(NULL)) {
-        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
-        return 77;
-    }
-    TCase *tc = tcase_create("jit");
-    tcase_set_timeout(tc, 900);
-    tcase_add_test(tc, random_blocks);
-    tcase_add_test(tc, random_traces);
-    tcase_add_test(tc, over_page_ends);
-    tcase_add_test(tc, strings);
-    tcase_add_test(tc, mapped_anew);
-    tcase_add_test(tc, code_mapped_anew);
-    tcase_add_test(tc, at_two_places);
-    Suite *suite = suite_create("jit");
-    suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    const TTest *const tests[] = {random_blocks, random_traces,    over_page_ends, strings,
+                                  mapped_anew,   code_mapped_anew, at_two_places};
+    return jit_suite("jit", tests, ARRAY_LEN(tests));
 }

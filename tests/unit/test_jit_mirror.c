@@ -475,20 +475,6 @@ END_TEST
 
 int main(void)
 {
-    if (!jit_supported(NULL)) {
-        fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
-        return 77;
-    }
-    TCase *tc = tcase_create("jit_mirror");
-    tcase_set_timeout(tc, 900);
-    tcase_add_test(tc, bits_of_registers);
-    tcase_add_test(tc, loops);
-    tcase_add_test(tc, flags);
-    Suite *suite = suite_create("jit_mirror");
-    suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    const TTest *const tests[] = {bits_of_registers, loops, flags};
+    return jit_suite("jit_mirror", tests, ARRAY_LEN(tests));
 }

@@ -95,6 +95,11 @@ static bool choose_first(Machine *m, GError **err)
                                    m->engine_error[id]->message);
         }
     }
+    if (m->first == &engine_kvm && !kvm_has_hardware() && (m->cfg.kernel || m->cfg.bios))
+        warn_user("-accel %s: this host's processor has neither VMX nor SVM, and a KVM made of "
+                  "software may not run a stock kernel ('info kvm' in the monitor says what it "
+                  "gets wrong); -accel auto tries it first",
+                  accel);
     if (m->first)
         return true;
     g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED, "-accel %s: %s", accel, why->str);

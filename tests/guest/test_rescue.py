@@ -46,13 +46,16 @@ def whole(accel, args):
 
 def test_kvm(args):
     err = whole("kvm", args)
+    with open("/proc/cpuinfo") as f:
+        hardware = re.search(r"^flags.*\b(vmx|svm)\b", f.read(), re.M)
+    assert bool(hardware) != ("neither VMX nor SVM" in err), f"what KVM is made of: {err}"
     whole("kvm", [*args, "-machine", "kernel-irqchip=on"])  # where vCPUs move for an instruction, or all together
     status, parts, err = run([BINARY, "-accel", "kvm,rescue=off", "-cpu", "max", *args])
     if parts == PARTS:
         print("this KVM needs no rescue")
         return
     assert re.search(r"KVM (cannot emulate|refused|does not have)|-cpu: feature", err) or status == 0, f"{status} {err}"
-    print(f"tandem -accel kvm,rescue=off: {len(parts)} parts, then: {err.strip().splitlines()[0] if err else 'reset'}")
+    print(f"tandem -accel kvm,rescue=off: {len(parts)} parts, then: {err.strip().splitlines()[-1] if err else 'reset'}")
     qemu = shutil.which("qemu-system-x86_64")
     if qemu:
         status, parts, err = run([qemu, "-accel", "kvm", "-cpu", "qemu64", *args], 5)

@@ -374,7 +374,7 @@ static void name_insn(Trans *x, unsigned k)
 static void by_helper(Trans *x, const Insn *i)
 {
     const ExecSet *exec = op_rows[i->row].exec;
-    jit_flags_again(x, x->k);
+    jit_flags_again(x, x->k, false);
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
     x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
@@ -483,7 +483,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         patch_rel32(cold->from, c->run, here(c));
     jit_homes(x, cold->second && cold->kind != COLD_STREAM);
     if (cold->kind != COLD_STREAM && cold->kind != COLD_POLL && cold->kind != COLD_WARM)
-        jit_flags_again(x, cold->k);
+        jit_flags_again(x, cold->k, cold->second);
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, code, cold);
@@ -857,6 +857,7 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         x->n_cold = x->n_sites = x->n_near = 0;
         nothing_known(x);
         x->second = x->helped = false;
+        x->round_setter = -1;
         x->n_swaps = 0;
         for (unsigned k = 0; k < x->n; k++)
             x->replay[k].w = -1;

@@ -504,7 +504,8 @@ struct Trans {
     struct Replay {
         int16_t w;
         uint8_t copy;
-    } replay[TRACE_MAX_INSNS];
+    } replay[TRACE_MAX_INSNS], round_replay;
+    int round_setter; /* up to this one they are what round_replay says, in the second body; or -1 */
     /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
      * displacement there and its bytes. */
     bool second;
@@ -515,7 +516,8 @@ struct Trans {
         uint8_t by, by_scale;       /* or by << by_scale, a register that stays; or GPR_ZERO */
         int slot;                   /* or -1: by the first-level TLB */
         bool write;
-        uint8_t area; /* enum MirrorArea: by the mirror, without a slot */
+        uint8_t area;  /* enum MirrorArea: by the mirror, without a slot */
+        uint8_t table; /* likewise, if accesses have an index besides, of few bits; else 0 */
     } stream[JIT_STREAMS];
     unsigned n_streams;
     uint32_t changes; /* registers that the loop writes, as bits */

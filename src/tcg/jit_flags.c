@@ -12,6 +12,10 @@
  * fault, first does the CMP once more: what it compared is still in its registers. An ADD is undone
  * in a scratch register and done again, a shift by what its source was moved from.
  *
+ * In the second body of a loop the same holds from one round to the next: its bound is looked at by
+ * a CMP where an instruction at the top sets the flags, and cold code before that repeats what the
+ * end of the round has done.
+ *
  * Only rows count of which the processors here and the interpreter set every flag whatever it was.
  */
 #include "tcg/jit.h"
@@ -240,6 +244,8 @@ bool jit_flags_free(Trans *x)
     unsigned k, w;
     if (x->b->soft || x->twin_of || x->k >= x->n)
         return false;
+    if (x->second && (int)x->k <= x->round_setter)
+        return true;
     /* Who sets them next, and what changes until then. */
     for (k = x->k; k < x->n && k - x->k < AHEAD; k++) {
         enum Effect e = effect(x->insn[k]);
@@ -264,6 +270,33 @@ bool jit_flags_free(Trans *x)
     p.w = (int16_t)w;
     for (unsigned n = x->k; n <= k; n++)
         x->replay[n] = p;
+    return true;
+}
+
+bool jit_flags_free_round(Trans *x)
+{
+    uint32_t changed = 0;
+    unsigned k, w;
+    x->round_setter = -1;
+    for (k = 0; k + 1u < x->n && k < AHEAD; k++) {
+        enum Effect e = effect(x->insn[k]);
+        if (e == FLAGS_SET)
+            break;
+        if (e == FLAGS_OTHER && !passes(x, k, true))
+            return false;
+        changed |= jit_written(x->insn[k]);
+    }
+    if (k + 1u >= x->n || k == AHEAD)
+        return false;
+    for (w = x->n - 1u; w-- > k && effect(x->insn[w]) != FLAGS_SET;) {
+        if (effect(x->insn[w]) == FLAGS_OTHER && !passes(x, w, false))
+            return false;
+        changed |= jit_written(x->insn[w]);
+    }
+    if (!replay_of(x, w, changed, &x->round_replay))
+        return false;
+    x->round_replay.w = (int16_t)w;
+    x->round_setter = (int)k;
     return true;
 }
 
@@ -301,14 +334,12 @@ static void operate(Trans *x, const Setter *s, unsigned op, unsigned to)
     encode(&x->c, &e);
 }
 
-void jit_flags_again(Trans *x, unsigned k)
+static void replay(Trans *x, const struct Replay *p)
 {
     Setter s;
-    if (k >= x->n || x->replay[k].w < 0)
-        return;
-    setter_of(x->insn[x->replay[k].w], &s);
-    if (x->replay[k].copy != GPR_ZERO) {
-        jit_get(x, H_CX, x->replay[k].copy);
+    setter_of(x->insn[p->w], &s);
+    if (p->copy != GPR_ZERO) {
+        jit_get(x, H_CX, p->copy);
     } else {
         jit_get(x, H_CX, s.to);
         if (is_logic(s.op) && s.from != s.to) {
@@ -321,4 +352,12 @@ void jit_flags_again(Trans *x, unsigned k)
         }
     }
     operate(x, &s, s.op, H_CX);
+}
+
+void jit_flags_again(Trans *x, unsigned k, bool second)
+{
+    if (second && (int)k <= x->round_setter)
+        replay(x, &x->round_replay);
+    else if (k < x->n && x->replay[k].w >= 0)
+        replay(x, &x->replay[k]);
 }

@@ -44,7 +44,8 @@ static void weigh(const Trans *x, unsigned use[GPR_N])
         if (i->opsize && (i->flags & IF_MEM)) {
             if (i->base < GPR_N && (n < 0 || !jit_stays(x, x->stream[n].base)))
                 reads |= 1u << i->base;
-            if (i->index < GPR_N && (n < 0 || !jit_stays(x, x->stream[n].index)))
+            if (i->index < GPR_N &&
+                (n < 0 || x->stream[n].table || !jit_stays(x, x->stream[n].index)))
                 reads |= 1u << i->index;
         }
         for (unsigned op = 0; op < 4; op++) {

@@ -142,7 +142,7 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
     int32_t lo = (int32_t)off, hi = lo + (int32_t)size;
     for (unsigned n = 0; n < x->n_streams; n++) {
         struct Stream *s = &x->stream[n];
-        if (s->base != base || s->index != index || s->scale != scale ||
+        if (s->table || s->base != base || s->index != index || s->scale != scale ||
             MAX_OF(s->hi, hi) - MIN_OF(s->lo, lo) > JIT_RUN_SPAN)
             continue;
         s->lo = MIN_OF(s->lo, lo);
@@ -163,6 +163,35 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
                                               .by_scale = (uint8_t)by_scale,
                                               .write = write};
     return (int)x->n_streams++;
+}
+
+/* Instruction k's access is by the mirror, and its index, which may be anything, of few bits: a
+ * stream that stays, if what is added to the index does. */
+static bool table_for(Trans *x, unsigned k, Value base, bool write)
+{
+    const struct Run *u = x->run_of[k] >= 0 ? &x->run[x->run_of[k]] : NULL;
+    const struct Place *p = &x->run_place[k];
+    int64_t disp = p->disp + (p->base == GPR_ZERO ? 0 : base.delta);
+    unsigned root = p->base == GPR_ZERO ? GPR_ZERO : base.root, n;
+    if (!u || !u->area || p->index == GPR_ZERO || !x->run_bounded[k] || p->base == GPR_IP ||
+        disp != (int32_t)disp || base.by != GPR_ZERO || root >= GPR_SLOTS || !jit_stays(x, root))
+        return false;
+    for (n = 0; n < x->n_streams; n++)
+        if (x->stream[n].base == root && x->stream[n].table == u->area)
+            break;
+    if (n == JIT_STREAMS)
+        return false;
+    if (n == x->n_streams)
+        x->stream[x->n_streams++] = (struct Stream){.base = (uint8_t)root,
+                                                    .index = GPR_ZERO,
+                                                    .by = GPR_ZERO,
+                                                    .lo = (int32_t)disp,
+                                                    .hi = (int32_t)disp + 1,
+                                                    .table = u->area};
+    x->stream[n].write |= write;
+    x->stream_of[k] = (int8_t)n;
+    x->stream_disp[k] = (int32_t)disp;
+    return true;
 }
 
 /* Follows registers through the loop, and finds the streams. */
@@ -213,6 +242,10 @@ static bool find_streams(Trans *x, Loop *l)
             size > 64)
             continue;
         Value base = at[k].base, index = at[k].index;
+        if (table_for(x, k, base, write)) {
+            x->stream_size[k] = (uint8_t)size;
+            continue;
+        }
         if (base.by != GPR_ZERO || index.by != GPR_ZERO)
             continue;
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
@@ -263,7 +296,10 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
     if (host == H_NONE)
         host = H_DX;
     *m = (HostMem){.base = (uint8_t)host, .index = H_NONE, .disp = x->stream_disp[x->k]};
-    if (by_base && by_index) {
+    if (s->table) {
+        m->index = (uint8_t)jit_loop_bring(x, i->index, H_AX);
+        m->scale = i->scale;
+    } else if (by_base && by_index) {
         m->base = (uint8_t)jit_loop_bring(x, i->base, H_AX);
         m->index = (uint8_t)jit_loop_bring(x, i->index, H_CX);
         m->scale = i->scale;
@@ -378,9 +414,12 @@ void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
     code->loop->way[code->loop->n].at = cold->from;
     code->loop->way[code->loop->n++].to = cold->retry;
     emit_load(c, H_CX, sums[0].from);
-    emit_lea(
-        c, true, H_CX,
-        (HostMem){.base = H_CX, .index = (uint8_t)jit_loop_bring(x, (unsigned)cold->slot, H_AX)});
+    if (x->round_setter >= 0)
+        code_bytes(c, "\x48\xf7\xd1", 3); /* not rcx */
+    emit_lea(c, true, H_CX,
+             (HostMem){.base = H_CX,
+                       .index = (uint8_t)jit_loop_bring(x, (unsigned)cold->slot, H_AX),
+                       .disp = x->round_setter >= 0});
     if (cold->by != GPR_ZERO) { /* in rounds */
         HostMem tmp = jit_hot(x->j, offsetof(JitHot, tmp));
         jit_flags_out(c, x->j);
@@ -452,6 +491,17 @@ static bool write_second(Trans *x, JitCode *code, Loop *l)
         if (!one_round(x, l))
             return false;
     jit_island_before(x, 60);
+    if (x->round_setter >= 0 && l->counter != GPR_ZERO) {
+        unsigned r = jit_loop_bring(x, l->counter, H_AX);
+        emit_rm(c, 0x39, true, r, jit_frame(FRAME_BOUND)); /* cmp [bound], r */
+        emit_jcc(c, 5, again);                             /* jne */
+        jit_homes_swap(x, false);
+        jit_loop_set_again(c, true);
+        jit_homes(x, false);
+        jit_flags_again(x, 0, true);
+        emit_jmp(c, x->jcc);
+        return true;
+    }
     if (l->counter != GPR_ZERO) {
         emit_load(c, H_CX, jit_frame(FRAME_BOUND));
         unsigned r = jit_loop_bring(x, l->counter, H_AX);
@@ -519,6 +569,7 @@ void jit_loop(Trans *x, JitCode *code)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
     jit_homes_choose(x);
+    jit_flags_free_round(x);
     bool done = try_second(x, code, &loop);
     if (!done && x->n_swaps) { /* an emitter wants its register where it always is */
         x->n_swaps = 0;

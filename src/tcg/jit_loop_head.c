@@ -83,6 +83,15 @@ static void divide(Code *c, unsigned n)
                      .rm = H_AX}); /* mulx rax, rcx, rax */
 }
 
+/* The flags as they were at the head: cx, or ax changes. */
+static void flags_again(Trans *x)
+{
+    if (x->round_setter >= 0)
+        jit_flags_again(x, 0, true);
+    else
+        jit_flags_in(&x->c, x->j);
+}
+
 /* A guest register, or a copy of it in `copy`. */
 unsigned jit_loop_bring(Trans *x, unsigned r, unsigned copy)
 {
@@ -248,8 +257,12 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
     while (x->stream_of[k] != (int)n)
         k++;
     first_byte(x, s);
-    emit_bits(c, PFX_F3, H_CX, H_AX, upper);
-    alu_imm(c, CMP, true, H_CX, s->area == MIRROR_HIGH);
+    if (s->area == MIRROR_HIGH) {
+        emit_bits(c, PFX_F3, H_CX, H_AX, upper);
+        alu_imm(c, CMP, true, H_CX, 1);
+    } else {
+        emit_rm(c, 0x85, true, H_AX, upper); /* test rax, upper */
+    }
     struct Cold *cold = jit_cold(x, emit_jcc(c, 5, here(c)), COLD_STREAM); /* jne */
     cold->mirror = true;
     cold->k = (uint16_t)k;
@@ -317,9 +330,11 @@ void jit_loop_stream(Trans *x, const JitCode *code, const struct Cold *cold)
         emit_call(c, x->j->s_fill[cold->mode][cold->write]);
         emit_jmp(c, cold->retry); /* it comes back behind this if it has not filled the slot */
     }
-    emit_store(c, H_AX, tmp);
-    jit_flags_in(c, x->j);
-    emit_load(c, H_AX, tmp);
+    if (x->round_setter < 0)
+        emit_store(c, H_AX, tmp);
+    flags_again(x);
+    if (x->round_setter < 0)
+        emit_load(c, H_AX, tmp);
     emit_imm64(c, H_DX, (uintptr_t)code);
     emit_imm32(c, H_CX,
                cold->k | (cold->far ? JIT_FAR_FLAG : 0) | (cold->mirror ? JIT_MIRROR_FLAG : 0));
@@ -386,47 +401,28 @@ static uint8_t *fetch_all_ahead(Trans *x)
     return emit_jmp(&x->c, here(&x->c));
 }
 
-/* From `head` to `again`, straight on; before it, what it leaves it for. */
-void jit_loop_enter(Trans *x, JitCode *code, const Loop *l, unsigned copies)
+/* FRAME_ROUNDS and FRAME_BOUND: minus what the counter will be, or (flags are free) that. */
+static void set_bound(Trans *x, const Loop *l, unsigned copies, bool have_rounds,
+                      const uint8_t *fails)
 {
     Code *c = &x->c;
-    HostMem again = jit_frame(FRAME_AGAIN);
-    bool have_rounds = false, fetches = false;
-    const uint8_t *fails = here(c);
-    jit_flags_in(c, x->j);
-    emit_jmp(c, code->entry);
-    for (unsigned n = 0; n < x->n_streams; n++) {
-        struct Stream *s = &x->stream[n];
-        s->area = stream_area(x, n);
-        code->mirrored |= s->area != MIRROR_NONE;
-        s->slot = s->area ? -1 : jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
-        fetches |= s->step && abs(s->step) <= FETCH_STEP;
-    }
-    const uint8_t *ahead = here(c);
-    uint8_t *back = fetches ? fetch_all_ahead(x) : NULL;
-    const uint8_t *poll = here(c);
-    emit_jmp(c, code->start);
-    code->head = here(c);
-    jit_poll(x);
-    code8(c, 0xe3); /* jrcxz */
-    code8(c, (uint8_t)(poll - (here(c) + 1)));
-    jit_flags_out(c, x->j);
-    if (fetches) {
-        encode(c, &(Enc){.map = MAP_1B, /* cmp dword [FRAME_AGAIN], 0 */
-                         .opcode = 0x83,
+    HostMem rounds = jit_frame(FRAME_ROUNDS);
+    int64_t all = l->counter_by == GPR_ZERO ? l->at_end[l->counter].delta * ROUNDS_MAX : INT64_MAX;
+    if (!have_rounds && all == (int32_t)all) {
+        encode(c, &(Enc){.map = MAP_1B, /* mov qword */
+                         .opcode = 0xc7,
+                         .w = true,
                          .modrm = true,
-                         .reg = CMP,
-                         .mem = &again,
-                         .imm_size = 1});
-        emit_jcc(c, 5, ahead); /* jne */
-        patch_rel32(back, c->run, here(c));
-    }
-    for (unsigned n = 0; n < x->n_streams; n++)
-        check_stream(x, n, fails, &have_rounds);
-    if (l->counter != GPR_ZERO) {
+                         .mem = &rounds,
+                         .imm = ROUNDS_MAX,
+                         .imm_size = 4});
+        unsigned counter = jit_loop_bring(x, l->counter, H_CX);
+        emit_lea(c, true, H_AX,
+                 (HostMem){.base = (uint8_t)counter, .index = H_NONE, .disp = (int32_t)all});
+    } else {
         emit_imm32(c, H_CX, ROUNDS_MAX);
         if (have_rounds) { /* rax is the least number that there is yet one more of */
-            emit_load(c, H_AX, jit_frame(FRAME_ROUNDS));
+            emit_load(c, H_AX, rounds);
             emit_lea(c, true, H_AX, (HostMem){.base = H_AX, .index = H_NONE, .disp = 1});
             alu(c, CMP, true, H_AX, H_CX);
             encode(c, &(Enc){.map = MAP_0F,
@@ -442,7 +438,7 @@ void jit_loop_enter(Trans *x, JitCode *code, const Loop *l, unsigned copies)
             alu_imm(c, AND, true, H_AX, -(int32_t)copies);
             emit_jcc(c, 4, fails); /* jz */
         }
-        emit_store(c, H_AX, jit_frame(FRAME_ROUNDS));
+        emit_store(c, H_AX, rounds);
         if (l->counter_by == GPR_ZERO)
             multiply(c, H_AX, (int32_t)l->at_end[l->counter].delta);
         else
@@ -453,10 +449,54 @@ void jit_loop_enter(Trans *x, JitCode *code, const Loop *l, unsigned copies)
                              .reg = H_AX,
                              .rm = (uint8_t)jit_loop_bring(x, l->counter_by, H_CX)});
         alu(c, ADD, true, H_AX, jit_loop_bring(x, l->counter, H_CX));
-        code_bytes(c, "\x48\xf7\xd8", 3); /* neg rax */
-        emit_store(c, H_AX, jit_frame(FRAME_BOUND));
     }
-    jit_flags_in(c, x->j);
+    if (x->round_setter < 0)
+        code_bytes(c, "\x48\xf7\xd8", 3); /* neg rax */
+    emit_store(c, H_AX, jit_frame(FRAME_BOUND));
+}
+
+/* From `head` to `again`, straight on; before it, what it leaves it for. */
+void jit_loop_enter(Trans *x, JitCode *code, const Loop *l, unsigned copies)
+{
+    Code *c = &x->c;
+    HostMem again = jit_frame(FRAME_AGAIN);
+    bool have_rounds = false, fetches = false;
+    const uint8_t *fails = here(c);
+    flags_again(x);
+    emit_jmp(c, code->entry);
+    for (unsigned n = 0; n < x->n_streams; n++) {
+        struct Stream *s = &x->stream[n];
+        s->area = s->table ? s->table : stream_area(x, n);
+        code->mirrored |= s->area != MIRROR_NONE;
+        s->slot = s->area ? -1 : jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
+        fetches |= s->step && abs(s->step) <= FETCH_STEP;
+    }
+    const uint8_t *ahead = here(c);
+    uint8_t *back = fetches ? fetch_all_ahead(x) : NULL;
+    const uint8_t *poll = here(c);
+    emit_jmp(c, code->start);
+    code->head = here(c);
+    jit_poll(x);
+    code8(c, 0xe3); /* jrcxz */
+    code8(c, (uint8_t)(poll - (here(c) + 1)));
+    if (x->round_setter < 0)
+        jit_flags_out(c, x->j);
+    if (fetches) {
+        encode(c, &(Enc){.map = MAP_1B, /* cmp dword [FRAME_AGAIN], 0 */
+                         .opcode = 0x83,
+                         .modrm = true,
+                         .reg = CMP,
+                         .mem = &again,
+                         .imm_size = 1});
+        emit_jcc(c, 5, ahead); /* jne */
+        patch_rel32(back, c->run, here(c));
+    }
+    for (unsigned n = 0; n < x->n_streams; n++)
+        check_stream(x, n, fails, &have_rounds);
+    if (l->counter != GPR_ZERO)
+        set_bound(x, l, copies, have_rounds, fails);
+    if (x->round_setter < 0)
+        jit_flags_in(c, x->j);
     jit_homes_swap(x, false);
     align(c);
 }

@@ -84,7 +84,9 @@ HostMem jit_mirror_adds(const Jit *, enum MirrorArea);
  * follow, needs jit_flags_again(). */
 bool jit_flags_free(Trans *);
 /* They are what they were before instruction k, if that is not so. Changes rcx. */
-void jit_flags_again(Trans *, unsigned k);
+void jit_flags_again(Trans *, unsigned k, bool second);
+/* The same of where the second body of a loop goes back to its top: Trans.round_setter is set. */
+bool jit_flags_free_round(Trans *);
 
 /* jit_bits.c: bits[r] is n if -2^n <= register r < 2^n for sure; 64: anything. Behind i. */
 void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i);

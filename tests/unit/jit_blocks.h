@@ -217,6 +217,20 @@ static void must_agree(uint64_t which, const CpuState *in, const uint8_t *bytes,
     g_string_free(what, TRUE);
 }
 
+/* One less in a register: DEC, which keeps CF, or SUB, which sets all flags. */
+static inline void count_down(Code *c, unsigned r, bool wide)
+{
+    bool dec = one_in(2);
+    encode(c, &(Enc){.map = MAP_1B,
+                     .opcode = dec ? 0xff : 0x83,
+                     .w = wide,
+                     .modrm = true,
+                     .reg = dec ? 1 : 5,
+                     .rm = (uint8_t)r,
+                     .imm = 1,
+                     .imm_size = !dec});
+}
+
 /* Runs them: what main() returns. */
 static int jit_suite(const char *name, const TTest *const *tests, unsigned n)
 {

@@ -229,12 +229,7 @@ static unsigned make_loop(uint8_t *bytes, size_t room, CpuState *in)
         if (over)
             *over = (uint8_t)(c.p - (over + 1));
     }
-    encode(&c, &(Enc){.map = MAP_1B,
-                      .opcode = 0xff,
-                      .w = one_in(2),
-                      .modrm = true,
-                      .reg = 1,
-                      .rm = (uint8_t)counter}); /* dec */
+    count_down(&c, counter, one_in(2));
     if (one_in(4) && c.p - top < 120) { /* JNZ, JG, JNS, JNBE: the short form, or the long */
         code8(&c, (uint8_t[]){0x75, 0x7f, 0x79}[below(3)]);
         code8(&c, (uint8_t)(top - (c.p + 1)));

@@ -312,7 +312,8 @@ START_TEST(loops)
             change_something(&c);
             *over = (uint8_t)(c.p - over - 1);
         }
-        code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
+        count_down(&c, RCX, false);
+        code_bytes(&c, "\x0f\x85", 2); /* jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
         if (outer) {
             change_something(&c);
@@ -400,7 +401,8 @@ START_TEST(flags)
                    : one_in(2)        ? "\x4c\x87\xee" /* rsi, r13 */
                                       : "\x4d\x87\xec",       /* r12, r13 */
                    3);
-        code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
+        count_down(&c, RCX, false);
+        code_bytes(&c, "\x0f\x85", 2); /* jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
         to[1] = c.p;
         for (unsigned n = 0; n < 2 && to[0]; n++) {

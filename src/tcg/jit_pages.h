@@ -118,4 +118,36 @@ void jit_kernel_drop_writes(Jit *, const uint8_t *host_page);
 void jit_kernel_give_back(Jit *);
 void jit_kernel_free(Jit *);
 
+/* ---- jump cache and jumps to other pages (jit_jump.c) ---- */
+/* Of memory that is all zero. */
+void jit_jumps_init(Jit *);
+void jit_jumps_free(Jit *);
+/* Out of use until their pages are found again; all: global pages too. */
+void jit_jumps_flush(Jit *, bool all);
+/* What leads into this page, or (of a large page) into this gigabyte. */
+void jit_jumps_flush_page(Jit *, gva_t lin);
+/* What leads to b's code by its RIP, which has no code any more. */
+void jit_jumps_to_dead(Jit *, const Block *b);
+/* Code or trust in it has gone: nothing comes back. */
+void jit_jumps_forget(Jit *);
+/* The same, and memory goes back to the host. */
+void jit_jumps_give_back(Jit *);
+/* b has been found at rip, in this map_gen. */
+void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
+/* True: code in rip's page that was known before is in the cache again. */
+bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
+/* l is linked to b, which has been found at its target: until that page is out of use. */
+void jit_far_add(Jit *, JitLink *l, const Block *b);
+/* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */
+static inline const uint8_t *jit_code_at(const Jit *j, unsigned mode, uint64_t rip)
+{
+    unsigned x = rip & (JJUMP_SIZE - 1);
+    for (unsigned k = 0; k < j->jump_modes; k++)
+        if (j->jump_mode[k] == mode)
+            return j->hot->jump[k].neg[x] == 0 - rip ? j->hot->jump[k].code[x] : NULL;
+    return NULL;
+}
+/* Number of the jump cache of this decode mode, or -1. */
+int jit_jump_slot(Jit *, unsigned mode);
+
 #endif

@@ -10,8 +10,8 @@
 #include "tcg/jit.h"
 
 /* What must be gained by a register for each that is exchanged; of a stream, which is only read. */
-#define SWAP_GAIN   2u
-#define STREAM_GAIN 1u
+#define SWAP_GAIN   2
+#define STREAM_GAIN 1
 
 void jit_homes(Trans *x, bool second)
 {
@@ -82,6 +82,11 @@ static void weigh_streams(const Trans *x, unsigned use[JIT_STREAMS])
             use[x->stream_of[k]]++;
 }
 
+static int gain(const unsigned use[], unsigned r)
+{
+    return (int)use[r] - (r < GPR_N ? SWAP_GAIN : STREAM_GAIN);
+}
+
 void jit_homes_choose(Trans *x)
 {
     enum { NONE = GPR_N + JIT_STREAMS };
@@ -96,13 +101,12 @@ void jit_homes_choose(Trans *x)
             if (done >> r & 1)
                 continue;
             bool on_frame = r >= GPR_N || jit_host[r] == H_NONE;
-            if (on_frame && (in == NONE || use[r] > use[in]))
+            if (on_frame && (in == NONE || gain(use, r) > gain(use, in)))
                 in = r;
             if (!on_frame && (out == NONE || use[r] < use[out]))
                 out = r;
         }
-        if (in == NONE || out == NONE ||
-            use[in] < use[out] + (in < GPR_N ? SWAP_GAIN : STREAM_GAIN))
+        if (in == NONE || out == NONE || gain(use, in) < (int)use[out])
             return;
         done |= 1u << in | 1u << out;
         x->swap[x->n_swaps++] = (struct Swap){.in = (uint8_t)in, .out = (uint8_t)out};

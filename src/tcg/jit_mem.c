@@ -395,6 +395,18 @@ static HostMem run_place(Trans *x, const struct Place *p, int32_t more)
     return (HostMem){.base = H_AX, .index = H_NONE};
 }
 
+/* [base + index + disp] by rdx, an index in a host register: what is often known late is added by
+ * the access itself. */
+static HostMem by_index(Trans *x, const struct Place *p)
+{
+    HostMem m = {.base = (uint8_t)address_register(x, p->base, H_AX), .index = H_DX, .scale = 0};
+    emit_lea(&x->c, true, H_AX, m);
+    return (HostMem){.base = H_AX,
+                     .index = x->host[p->index],
+                     .scale = p->scale,
+                     .disp = p->disp - (int32_t)PAGE_BITS};
+}
+
 /* A member of a run that is a table. False: there is no slot, and no run. */
 static bool table_operand(Trans *x, HostMem *m)
 {
@@ -422,7 +434,7 @@ static bool table_operand(Trans *x, HostMem *m)
     x->dx_run = run;
     x->guarded = true;
     if (p.base != GPR_ZERO) {
-        *m = by_rdx(run_place(x, &p, 0));
+        *m = x->host[p.index] != H_NONE ? by_index(x, &p) : by_rdx(run_place(x, &p, 0));
         return true;
     }
     *m = (HostMem){.base = H_DX, .scale = p.scale, .disp = p.disp - (int32_t)PAGE_BITS};
@@ -464,6 +476,8 @@ static void mirror_operand(Trans *x, HostMem *m)
     } else if (p->base == GPR_ZERO && p->index != GPR_ZERO) {
         *m = (HostMem){.base = H_DX, .scale = p->scale, .disp = p->disp - (int32_t)PAGE_BITS};
         m->index = (uint8_t)address_register(x, p->index, H_CX);
+    } else if (p->index != GPR_ZERO && x->host[p->index] != H_NONE) {
+        *m = by_index(x, p);
     } else {
         *m = by_rdx(run_place(x, p, 0));
     }

@@ -420,6 +420,47 @@ START_TEST(flags)
 }
 END_TEST
 
+/* An index that has always been small, and in the end is what leads to the test's own memory. */
+START_TEST(indices_go_astray)
+{
+    Jit *j = begin();
+    for (uint64_t k = 0; k < ROUNDS; k++) {
+        static CpuState in;
+        static uint8_t bytes[256];
+        seed = k * 0x5851f42d4c957f2dull + 33;
+        j->warm_after = 1 + below(3);
+        both_areas();
+        page = below(14);
+        registers(&guest.v.st);
+        in = guest.v.st;
+        bool high = one_in(2);
+        in.gpr[RSI] = (high ? HIGH : LOW) + 8 * below(0x100);
+        in.gpr[RBX] = 8 * below(0x40);
+        in.gpr[RCX] = 94 + below(20);
+        HostMem m = {
+            .base = RSI, .index = RBX, .scale = (uint8_t)below(4), .disp = 8 * (int32_t)below(8)};
+        in.gpr[R13] = (trap[high] + 0x200 - in.gpr[RSI]) >> m.scale;
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        const uint8_t *again = c.p;
+        emit_rm(&c, one_in(2) ? 0x8b : 0x31, one_in(2), one_in(2) ? RDX : RAX, m);
+        if (one_in(2))
+            emit_rm(&c, 0x89, true, RDX, m);
+        code_bytes(&c, "\x48\x83\xf3\x08", 4);             /* xor rbx, 8 */
+        code_bytes(&c, "\xf6\xc1\x1f\x49\x0f\x44\xdd", 7); /* test cl, 31; cmovz rbx, r13 */
+        code_bytes(&c, "\xff\xc9\x0f\x85", 4);             /* dec ecx; jnz */
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    if (!jit_mirror_out(j) || j->mirror_turns)
+        ck_assert_uint_gt(j->mirror_shown, 0);
+    guest_teardown();
+}
+END_TEST
+
 static unsigned bits_of(uint64_t v)
 {
     uint64_t u = v >> 63 ? ~v : v;
@@ -477,6 +518,6 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {bits_of_registers, loops, flags};
+    const TTest *const tests[] = {bits_of_registers, loops, flags, indices_go_astray};
     return jit_suite("jit_mirror", tests, ARRAY_LEN(tests));
 }

@@ -3,6 +3,7 @@
 #include "machine/loader_priv.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/log.h"
 
@@ -18,6 +19,7 @@ enum {
     H_INITRD_ADDR_MAX = 0x22c,
     H_XLOADFLAGS = 0x236,
     H_CMDLINE_SIZE = 0x238,
+    H_SETUP_DATA = 0x250,
     H_PREF_ADDRESS = 0x258,
     H_INIT_SIZE = 0x260,
     H_END = 0x290, /* nothing after it is known to any protocol */
@@ -27,12 +29,33 @@ enum {
 
     LOAD_ADDRESS = 0x100000,
     ENTRY_64 = 0x200, /* from the start of the protected-mode code */
+
+    /* struct setup_data: next, type, length, data */
+    SETUP_DATA_HEAD = 16,
+    SETUP_RNG_SEED = 9,
+    SEED_BYTES = 32,
 };
 
 bool is_bzimage(const Image *k)
 {
     return k->size >= H_VERSION && le16(k->data + H_BOOT_FLAG) == 0xaa55 &&
            !memcmp(k->data + H_MAGIC, "HdrS", 4);
+}
+
+/*
+ * A seed for the kernel's random numbers, which it wipes when it has read it. Without one, on a
+ * processor without RDRAND, it has none worth the name until it has seen many interrupts, and makes
+ * those that it gives out meanwhile at great cost.
+ */
+static void put_seed(const Loader *l, uint8_t *setup_data)
+{
+    uint8_t d[SETUP_DATA_HEAD + SEED_BYTES] = {0};
+    if (getrandom(d + SETUP_DATA_HEAD, SEED_BYTES, 0) != SEED_BYTES)
+        return;
+    put_le(d + 8, SETUP_RNG_SEED, 4);
+    put_le(d + 12, SEED_BYTES, 4);
+    put_ram(l->map, BOOT_SEED, d, sizeof(d));
+    put_le(setup_data, BOOT_SEED, 8);
 }
 
 bool load_bzimage(Loader *l, GError **err)
@@ -93,6 +116,8 @@ bool load_bzimage(Loader *l, GError **err)
 
     put_ram(l->map, at, k->data + setup, size);
     put_le(h + H_CODE32_START, at, 4);
+    if (version >= 0x209)
+        put_seed(l, h + H_SETUP_DATA);
     put_boot_params(l, h + H_SETUP_SECTS, end - H_SETUP_SECTS, initrd);
     if (entry64)
         enter_long(l, at + ENTRY_64);

@@ -16,6 +16,7 @@ enum {
     BOOT_PD = 0x73000,
     BOOT_PARAMS = 0x77000, /* Linux's zero page */
     BOOT_INFO = 0x78000,   /* multiboot or PVH information, with its maps */
+    BOOT_SEED = BOOT_INFO, /* Linux's: there is none of the other then */
     BOOT_CMDLINE = 0x79000,
     BOOT_DATA_END = 0x90000,
     BOOT_CMDLINE_MAX = BOOT_DATA_END - BOOT_CMDLINE - 1,

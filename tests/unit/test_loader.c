@@ -266,6 +266,33 @@ START_TEST(linux64)
 }
 END_TEST
 
+/* A setup_data of 32 random bytes, others each time. */
+static void check_seed(uint8_t seed[32])
+{
+    uint64_t at = get(ram + boot.gpr[RSI] + 0x250, 8);
+    ck_assert_uint_gt(at, 0);
+    ck_assert_uint_eq(get(ram + at, 8), 0); /* the last of them */
+    ck_assert_uint_eq(get(ram + at + 8, 4), 9);
+    ck_assert_uint_eq(get(ram + at + 12, 4), 32);
+    ck_assert_mem_ne(seed, ram + at + 16, 32);
+    memcpy(seed, ram + at + 16, 32);
+}
+
+START_TEST(linux_seed)
+{
+    uint8_t seed[32] = {0}, *b = bzimage(true);
+    set_file(kernel_fd, b, BZ_SIZE);
+    load_ok();
+    check_seed(seed);
+    load_ok();
+    check_seed(seed);
+    put(b + 0x206, 0x208, 2); /* there is no such field yet */
+    set_file(kernel_fd, b, BZ_SIZE);
+    load_ok();
+    ck_assert_uint_eq(get(ram + boot.gpr[RSI] + 0x250, 8), 0);
+}
+END_TEST
+
 START_TEST(linux32)
 {
     set_file(kernel_fd, bzimage(false), BZ_SIZE);
@@ -590,6 +617,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, linux64);
     tcase_add_test(tc, linux32);
+    tcase_add_test(tc, linux_seed);
     tcase_add_test(tc, pvh);
     tcase_add_test(tc, plain_elf);
     tcase_add_test(tc, multiboot);

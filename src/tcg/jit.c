@@ -204,7 +204,8 @@ void jit_link(Jit *j, JitLink *l, Block *b)
                    l->inlined == b ? straight_on(j, l)
                    : again         ? code->head
                    : l->backward   ? code->entry_poll
-                                   : code->entry);
+                   : l->counts     ? code->entry
+                                   : code->entry_on);
 }
 
 static void unlink_in(Jit *j, JitCode *code)
@@ -476,6 +477,14 @@ static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const
     }
 }
 
+/* Code that counts its own runs becomes a trace with what it leads to: only what is called, for
+ * functions are where most traces begin, is counted as well. */
+static bool counts_target(const Trans *x, unsigned k)
+{
+    const OpRow *r = k < x->n ? &op_rows[x->insn[k]->row] : NULL;
+    return x->code->heat < 0 || (r && r->map == MAP_1B && r->opcode == 0xe8);
+}
+
 static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const uint8_t *const next[])
 {
     Code *c = &x->c;
@@ -546,6 +555,7 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         l->guard = cold->link > (int)x->n_parts;
         l->far = l->guard || !jit_same_page(jit_off_of(x, cold->k), cold->rip_off);
         l->left = 1;
+        l->counts = counts_target(x, cold->k);
         if (l->guard)
             l->inlined = x->part[cold->link - (int)x->n_parts].b;
         const uint8_t *out = l->cold;
@@ -739,6 +749,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     code->entry = here(c);
     if (code->heat >= 0)
         count_run(x, code, warm);
+    code->entry_on = jit_trace_rounds(b) ? code->entry : here(c);
     x->at = x->part;
     for (x->k = 0; x->k < x->n; x->k++) {
         const Insn *i = x->insn[x->k];

@@ -168,7 +168,7 @@ typedef struct JitLink {
     struct JitLink *next_in; /* of the same target */
     uint64_t rip;            /* far: the target */
     uint32_t left;           /* far: jumps by the jump cache before it is to be linked */
-    bool backward, far, listed;
+    bool backward, far, listed, counts;
     bool guard;            /* at a trace's way into another page: a NOP while */
     struct Block *inlined; /* this block is what it leads to, and follows it */
 } JitLink;
@@ -214,9 +214,9 @@ typedef struct JitCode {
     uint16_t n_parts;
     uint16_t first_off; /* of `first` in its page */
     /* entry_far: RIP is in rax. entry_poll: looks at Vcpu.go first; the target of jumps backwards.
-     */
+     * entry: counts the run. entry_on: does not. */
     /* head: of the second body of a loop, with a poll; or NULL (jit_loop.c). */
-    const uint8_t *start, *entry_far, *entry_poll, *entry, *cold, *head;
+    const uint8_t *start, *entry_far, *entry_poll, *entry, *entry_on, *cold, *head;
     uint32_t size, cold_size; /* from start on, and from cold on */
     uint16_t n_sites, n_links;
     JitLink *link; /* of the last part two; of each before it one, and then of each one's guard */

@@ -1,13 +1,14 @@
 /*
  * Traces: a hot block's code goes on with the blocks that run after it.
  *
- * The first code of a block counts its runs, and comes back when they are JIT_WARM (JX_WARM). From
- * there on the interpreter runs what comes next, and the path is noted; that is done JIT_PATHS
- * times, some runs apart. The next code has the block and, behind it, up to JIT_PARTS - 1 others,
- * in the order that most of the paths had: where a Jcc, JMP or CALL goes, where a RET goes back to,
- * and where indirect jumps mostly go (the target is compared with that one). What a check has found
- * stays known across them (jit_scan.c takes all for one block), vector registers stay, and nothing
- * jumps. The other way of each Jcc is a link like any other.
+ * The first code of a block counts its runs, and comes back when they are JIT_WARM (JX_WARM). Not
+ * those by a jump forward from code that counts as well (JitLink.counts): a trace that begins there
+ * has it. From there on the interpreter runs what comes next, and the path is noted; that is done
+ * JIT_PATHS times, some runs apart. The next code has the block and, behind it, up to JIT_PARTS - 1
+ * others, in the order that most of the paths had: where a Jcc, JMP or CALL goes, where a RET goes
+ * back to, and where indirect jumps mostly go (the target is compared with that one). What a check
+ * has found stays known across them (jit_scan.c takes all for one block), vector registers stay,
+ * and nothing jumps. The other way of each Jcc is a link like any other.
  *
  * A block may be there several times: a function that calls itself, a handler of an interpreter.
  * Where the trace comes into another page than before there is a guard: a far JitLink that leads

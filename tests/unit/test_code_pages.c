@@ -207,6 +207,60 @@ START_TEST(second_block_of_a_trace)
 }
 END_TEST
 
+/* The code that begins there now. */
+static const JitCode *code_at(uint64_t gpa)
+{
+    const Jit *j = jit_of(&guest.v);
+    for (unsigned k = 0; k < j->map_n; k++)
+        if (j->map[k]->block && j->map[k]->block->gpa == gpa)
+            return j->map[k];
+    return NULL;
+}
+
+static uint32_t runs_counted(uint64_t gpa)
+{
+    const JitCode *code = code_at(gpa);
+    ck_assert(code && code->heat >= 0);
+    return code->warm_after - jit_of(&guest.v)->hot->heat[code->heat];
+}
+
+/* A loop of four blocks, all but its beginning reached by jumps forward: only that one counts its
+ * runs. When it is a trace, with one of the two ways, the other way is counted. */
+START_TEST(runs_are_counted_once)
+{
+    static const uint8_t code[] = {
+        0xff, 0xc9,          /* A: dec ecx */
+        0x74, 0x14,          /* jz end */
+        0x48, 0xff, 0xc0,    /* B: inc rax */
+        0xf6, 0xc1, 3,       /* test cl, 3 */
+        0x74, 0x06,          /* jz D */
+        0x48, 0x83, 0xc0, 2, /* C: add rax, 2 */
+        0xeb, 0xee,          /* jmp A */
+        0x48, 0x83, 0xc0, 4, /* D: add rax, 4 */
+        0xeb, 0xe8,          /* jmp A */
+        0xf4,                /* end: hlt */
+    };
+    Jit *j = jit_of(&guest.v);
+    CpuState *s = &guest.v.st;
+    j->hot_after = 0;
+    j->warm_after = 200;
+    memcpy(gp(G_CODE), code, sizeof(code));
+    s->gpr[RAX] = 0;
+    s->gpr[RCX] = 101;
+    run_to_halt(1);
+    ck_assert_uint_eq(s->gpr[RAX], 100 + 75 * 2 + 25 * 4);
+    ck_assert_uint_ge(runs_counted(G_CODE), 100);
+    for (unsigned k = 0; k < 3; k++) /* while they were not linked */
+        ck_assert_uint_lt(runs_counted(G_CODE + (const uint8_t[]){4, 12, 18}[k]), 5);
+    s->gpr[RAX] = 0;
+    s->gpr[RCX] = 4001;
+    run_to_halt(1);
+    ck_assert_uint_eq(s->gpr[RAX], 4000 + 3000 * 2 + 1000 * 4);
+    ck_assert_uint_gt(code_at(G_CODE)->n_parts, 2);
+    ck_assert_uint_gt(code_at(G_CODE + 18)->n_parts, 1);
+}
+END_TEST
+
 /* mov [rdi], esi; call rbx; add r13, rax; add r13, r9; add esi, 0x01234567; dec ecx; jnz; hlt */
 static const uint8_t patch_loop[] = {0x89, 0x37, 0xff, 0xd3, 0x49, 0x01, 0xc5,
                                      0x4d, 0x01, 0xcd, 0x81, 0xc6, 0x67, 0x45,
@@ -426,6 +480,7 @@ int main(void)
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
+    tcase_add_test(c, runs_are_counted_once);
     tcase_add_loop_test(c, short_lives, 0, 2);
     tcase_add_loop_test(c, page_of_entries, 0, 2);
     tcase_add_loop_test(c, written_and_mapped_anew, 0, 2);

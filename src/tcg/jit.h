@@ -643,8 +643,8 @@ static inline HostMem jit_home(const Trans *x, unsigned r)
 }
 /* jit_home.c: registers are where most code has them; or where the second body has them. */
 void jit_homes(Trans *, bool second);
-/* What the second body is to have where, once its streams are known. */
-void jit_homes_choose(Trans *);
+/* What the second body is to have where, once its streams are known; instructions saved a round. */
+unsigned jit_homes_choose(Trans *);
 /* Code that goes from one to the other: uses rax and rcx; or nothing, where time does not matter.
  */
 void jit_homes_swap(Trans *, bool slowly);

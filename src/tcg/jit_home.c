@@ -87,13 +87,14 @@ static int gain(const unsigned use[], unsigned r)
     return (int)use[r] - (r < GPR_N ? SWAP_GAIN : STREAM_GAIN);
 }
 
-void jit_homes_choose(Trans *x)
+unsigned jit_homes_choose(Trans *x)
 {
     enum { NONE = GPR_N + JIT_STREAMS };
     unsigned use[NONE]; /* of guest registers, and then of streams */
     uint32_t done = 0;
     weigh(x, use);
     weigh_streams(x, use + GPR_N);
+    unsigned saved = 0;
     x->n_swaps = 0;
     while (x->n_swaps < ARRAY_LEN(x->swap)) {
         unsigned in = NONE, out = NONE;
@@ -107,10 +108,12 @@ void jit_homes_choose(Trans *x)
                 out = r;
         }
         if (in == NONE || out == NONE || gain(use, in) < (int)use[out])
-            return;
+            break;
+        saved += use[in] - use[out];
         done |= 1u << in | 1u << out;
         x->swap[x->n_swaps++] = (struct Swap){.in = (uint8_t)in, .out = (uint8_t)out};
     }
+    return saved;
 }
 
 void jit_homes_swap(Trans *x, bool slowly)

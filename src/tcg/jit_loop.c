@@ -25,8 +25,15 @@
  *
  * Loops of few rounds are better off without: the ways out count at first (COLD_LOOP), until
  * jit_loop_judge() has seen enough.
+ *
+ * A loop of one block without streams has a second body where that gains enough by having the
+ * loop's registers at hand (jit_home.c), with the rounds that its first code has counted.
  */
 #include "tcg/jit_loop.h"
+
+/* Instructions that a second body without streams has to gain each time it is entered, by where it
+ * has the registers: its head, and the exchange. */
+#define HOMES_GAIN 96u
 
 static bool known(const OpRow *r)
 {
@@ -260,7 +267,7 @@ static bool find_streams(Trans *x, Loop *l)
         x->stream_size[k] = (uint8_t)size;
         x->stream_disp[k] = (int32_t)disp;
     }
-    return x->n_streams > 0;
+    return true;
 }
 
 /* One that lives in a host register, if there is any. */
@@ -549,7 +556,7 @@ static bool try_second(Trans *x, JitCode *code, Loop *l)
 bool jit_loop_may(Trans *x)
 {
     Loop loop = {0};
-    return x->code->heat < 0 && !x->twin_of && is_loop(x, &loop);
+    return x->code->heat < 0 && !x->twin_of && is_loop(x, &loop) && x->n_streams;
 }
 
 void jit_loop(Trans *x, JitCode *code)
@@ -568,10 +575,16 @@ void jit_loop(Trans *x, JitCode *code)
     for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
-    jit_homes_choose(x);
+    unsigned gain = jit_homes_choose(x);
+    if (!x->n_streams && (x->n_parts > 1 || gain * x->b->rounds < HOMES_GAIN)) {
+        memcpy(x->run_of, run_of, sizeof(run_of));
+        x->n_swaps = 0;
+        return;
+    }
     jit_flags_free_round(x);
     bool done = try_second(x, code, &loop);
-    if (!done && x->n_swaps) { /* an emitter wants its register where it always is */
+    if (!done && x->n_swaps &&
+        x->n_streams) { /* an emitter wants its register where it always is */
         x->n_swaps = 0;
         done = try_second(x, code, &loop);
     }

@@ -1,8 +1,9 @@
 # What both rigs boot: an initramfs with busybox, the built tandem, its KVM unit tests and the test guests. Sourced, after lib.sh.
 
-# rig_initramfs WORK BUILD GUESTS FILES COMMAND...: makes WORK/rig.gz. FILES: an array's name, copied to /files.
+# rig_initramfs WORK BUILD GUESTS MODULES FILES COMMAND...: makes WORK/rig.gz. MODULES: the folder of the kernel's; FILES: an array's
+# name, copied to /files.
 rig_initramfs() {
-    local work=$1 build_dir=$2 guests=$3 root=$1/root; local -n extra=$4; shift 4
+    local work=$1 build_dir=$2 guests=$3 mods=$4 root=$1/root; local -n extra=$5; shift 5
     local a t f lib programs=()
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,guests,tests,files,lib64,mods}
     cp "$(command -v busybox)" "$root/bin/busybox"
@@ -13,9 +14,9 @@ rig_initramfs() {
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
-    cp "$guests"/rig-mods/*.ko "$root/mods/"
+    cp "$mods"/*.ko "$root/mods/"
     programs=("$root/tandem")
-    for t in kvm kvm_run exec_kvm switch_engines contract irqchip irqchip_waits pv mwait fail_entry; do
+    for t in kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue
         cp "$build_dir/tests/test_$t" "$root/tests/"
         programs+=("$root/tests/test_$t")

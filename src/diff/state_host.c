@@ -235,6 +235,9 @@ void state_host_make_enterable(const StateHost *h, CpuState *s)
     const uint64_t keep = ~0xffffffffffull; /* what a reserved bit may be in */
 
     s->idt.limit = 0;
+    /* There is no memory for system-management mode: KVM (6.12) declares a VM dead whose vCPU could
+     * not save its state there. */
+    s->ev.smi.pending = false;
     if (paged) {
         unsigned root = lma ? s->cr4 & CR4_LA57 ? PML5 : PML4 : s->cr4 & CR4_PAE ? PAE_PDPT : PD32;
         s->cr3 = (s->cr3 & keep) | root;

@@ -20,6 +20,7 @@
 #include "base/symbols.h"
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
+#include "cpu/fresh.h"
 #include "cpu/writelog.h"
 
 typedef struct Vcpu Vcpu;
@@ -171,6 +172,7 @@ typedef struct VmCommon {
     unsigned n_vcpus;
     /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
     bool tsc_offset_fixed;
+    bool no_prefault;       /* KVM maps what a guest uses in it, and no page before */
     bool cpu_pm;            /* KVM lets the guest's HLT, MWAIT and PAUSE through to the processor */
     size_t jit_code_bytes;  /* of translated code, a vCPU; 0: as the translator likes */
     const Symbols *symbols; /* of guest code, for logs; may be NULL */
@@ -230,6 +232,9 @@ struct Vcpu {
      * engine has run, or the machine was reset. Until this vCPU goes into KVM. Set by its own
      * thread, read by all. */
     _Atomic bool wrote_unseen;
+    /* KVM's: where software engines list the pages they use; or NULL. Changed while paused, and by
+     * its own thread. */
+    Fresh *fresh;
     /* NULL, or where software engines note their stores. Set before engine->enter(). */
     WriteLog *writes;
     struct {

@@ -66,7 +66,7 @@ static bool is_guarded(const KvmSlot *s, uint64_t page)
 }
 
 /* Lock held. */
-static void guard(KvmSlot *s, uint64_t offset)
+static void guard(KvmVm *kvm, KvmSlot *s, uint64_t offset)
 {
     uint64_t from = offset & ~(PAGE - 1), to = from + PAGE;
     if (is_guarded(s, from / PAGE))
@@ -84,6 +84,7 @@ static void guard(KvmSlot *s, uint64_t offset)
     }
     for (uint64_t page = from / PAGE; page < to / PAGE; page++)
         s->guarded[page / 64] |= BIT(page % 64);
+    fresh_map_forget(&kvm->fresh, s->ram.gpa + from, to - from);
 }
 
 static void guard_page(VmCommon *vm, gpa_t page)
@@ -92,7 +93,7 @@ static void guard_page(VmCommon *vm, gpa_t page)
     g_mutex_lock(&kvm->guard_lock);
     KvmSlot *s = slot_at(kvm, page);
     if (s && vm->guard)
-        guard(s, page - s->ram.gpa);
+        guard(kvm, s, page - s->ram.gpa);
     g_mutex_unlock(&kvm->guard_lock);
 }
 
@@ -129,7 +130,7 @@ static void guard_all(VmCommon *vm, KvmVm *kvm)
         KvmSlot *s = &kvm->slot[id];
         for (uint64_t at = 0; s->alias && at < s->ram.size; at += PAGE)
             if (vm->has_code(vm, s->ram.gpa + at))
-                guard(s, at);
+                guard(kvm, s, at);
     }
 }
 

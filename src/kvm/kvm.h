@@ -79,6 +79,19 @@ void kvm_vm_replaced(VmCommon *, KvmAside *, bool ok);
 /* v is about to run in KVM, or in another engine. On v's thread, outside run(). */
 void kvm_guard_engine(Vcpu *v, bool in_kvm);
 
+/* v is about to go into KVM, for more than an instruction: KVM maps what it has used elsewhere, as
+ * far as KVM can. On v's thread, after the import. */
+void kvm_prefault(Vcpu *v);
+/* What came of it. On v's thread; false: no KVM. */
+typedef struct KvmPrefault {
+    uint64_t switches, pages,
+        ns; /* in so many switches, so many pages mapped ahead, and the time */
+    uint64_t last_pages, last_ns; /* of the last of them */
+    uint64_t faults;              /* exits of KVM's for a page that was not mapped, if known */
+    bool faults_known, possible;
+} KvmPrefault;
+bool kvm_prefault_stats(const Vcpu *, KvmPrefault *);
+
 /* v has left KVM for a while, so that KVM may be made ready for its return meanwhile. On v's
  * thread, outside run(); never waits for long. */
 void kvm_away(Vcpu *v);

@@ -21,6 +21,14 @@
 #ifndef KVM_CAP_X86_TRIPLE_FAULT_EVENT
 #define KVM_CAP_X86_TRIPLE_FAULT_EVENT 218
 #endif
+#ifndef KVM_CAP_PRE_FAULT_MEMORY
+#define KVM_CAP_PRE_FAULT_MEMORY 236
+struct kvm_pre_fault_memory {
+    uint64_t gpa, size; /* in and out: what is left to do */
+    uint64_t flags, padding[5];
+};
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
 
 /* Capabilities: name, required. */
 #define KVM_CAPS(X)                      \
@@ -59,6 +67,7 @@
     X(ADJUST_CLOCK, false)               \
     X(DISABLE_QUIRKS2, false)            \
     X(X86_DISABLE_EXITS, false)          \
+    X(PRE_FAULT_MEMORY, false)           \
     X(MAX_VCPUS, false)
 
 enum KvmCap {
@@ -176,6 +185,7 @@ typedef struct KvmVm {
     bool dirty_log;
     int xsave_size;
     KvmForget forget;
+    FreshMap fresh;            /* of its slots */
     GMutex lock;               /* over the list below, made by the first vCPU */
     bool kernel_apic;          /* the local APICs are KVM's, and what a vCPU waits for with them */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
@@ -224,6 +234,8 @@ typedef struct KvmVcpu {
     bool synced; /* run->s.regs is REGS, SREGS and EVENTS of now: see kvm_ask_sync() */
     /* REGS is in run->s.regs still, for KVM_RUN to take: see kvm_regs_settle(). */
     bool regs_wait;
+    Fresh fresh;
+    KvmPrefault prefault;
     uint8_t *xsave;
     struct kvm_msrs *msrs;
 } KvmVcpu;
@@ -266,6 +278,9 @@ void kvm_tables_left(KvmVcpu *);
 bool kvm_tables_drop(KvmVcpu *, GError **err);
 void kvm_tables_init(KvmVm *);
 void kvm_tables_end(KvmVm *);
+
+/* prefault.c: Vcpu.fresh by what KVM can do and the VM wants. */
+void kvm_fresh_init(Vcpu *);
 
 /* guard.c. A slot's own mapping; set and cleared with the slot. */
 void kvm_alias_map(KvmVm *, KvmSlot *);

@@ -28,6 +28,7 @@ static bool drop(KvmVm *kvm, unsigned id, GError **err)
     RamSlot none = {.gpa = kvm->slot[id].ram.gpa};
     if (!set_region(kvm, id, &none, NULL, 0, err))
         return false;
+    fresh_map_forget(&kvm->fresh, none.gpa, kvm->slot[id].ram.size);
     kvm_alias_unmap(&kvm->slot[id]);
     kvm->slot[id] = (KvmSlot){.ram.size = 0};
     return true;
@@ -91,6 +92,8 @@ bool kvm_slots_sync(VmCommon *vm, GError **err)
         }
         new.flags = flags;
         *s = new;
+        if (kvm->host->cap[CAP_PRE_FAULT_MEMORY])
+            fresh_map_grow(&kvm->fresh, ram->gpa + ram->size);
     }
     return true;
 }

@@ -338,6 +338,7 @@ static void free_vm(KvmVm *kvm)
         kvm_alias_unmap(&kvm->slot[id]);
     g_mutex_clear(&kvm->lock);
     g_mutex_clear(&kvm->guard_lock);
+    fresh_map_free(&kvm->fresh);
     g_free(kvm);
 }
 
@@ -432,8 +433,10 @@ bool kvm_vcpu_init(Vcpu *v, GError **err)
         kv->run = mmap(NULL, kvm->host->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, kv->fd, 0);
         if (kv->run == MAP_FAILED)
             kvm_error(err, "mmap of kvm_run");
-        else if (set_up_vcpu(v, kv, err))
+        else if (set_up_vcpu(v, kv, err)) {
+            kvm_fresh_init(v);
             return true;
+        }
     }
     kvm_vcpu_free(v);
     return false;
@@ -443,6 +446,7 @@ void kvm_vcpu_free(Vcpu *v)
 {
     KvmVcpu *kv = kvm_of(v);
     v->engine_data[ENGINE_KVM] = NULL;
+    v->fresh = NULL;
     if (kv)
         free_vcpu(kv);
 }
@@ -462,6 +466,7 @@ KvmAside *kvm_vm_set_aside(VmCommon *vm)
     for (unsigned i = 0; i < vm->n_vcpus; i++) {
         a->vcpu[i] = kvm_of(vm->vcpu[i]);
         vm->vcpu[i]->engine_data[ENGINE_KVM] = NULL;
+        vm->vcpu[i]->fresh = NULL;
     }
     return a;
 }
@@ -474,6 +479,7 @@ void kvm_vm_replaced(VmCommon *vm, KvmAside *a, bool ok)
         if (!ok) {
             kv = kvm_of(vm->vcpu[i]);
             vm->vcpu[i]->engine_data[ENGINE_KVM] = a->vcpu[i];
+            kvm_fresh_init(vm->vcpu[i]);
         }
         if (kv)
             free_vcpu(kv);

@@ -170,6 +170,7 @@ bool accel_init(Machine *m, GError **err)
     const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
     bool want_kvm = accel_wants_kvm(m);
     bool kvm = false;
+    m->vm.no_prefault = m->cfg.no_prefault;
 
     if (want_kvm)
         kvm = kvm_available(&m->engine_error[ENGINE_KVM]) &&

@@ -26,6 +26,7 @@ typedef struct MachineConfig {
     const char *machine; /* "pc" */
     const char *accel;   /* kvm | tcg | interp | kvm:tcg | auto */
     bool no_rescue;      /* what KVM cannot execute stops the machine */
+    bool no_prefault;    /* KVM maps no page before it is used there */
     enum { ADAPTIVE_AUTO, ADAPTIVE_ON, ADAPTIVE_OFF } adaptive; /* AUTO: with accel auto */
     const char *kernel_irqchip; /* on | split | off; NULL: what suits the machine */
     const char *cpu;            /* -cpu argument; NULL: "max" */

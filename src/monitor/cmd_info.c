@@ -172,6 +172,8 @@ typedef struct StatsCopy {
     const char *engine;
     SwitchStats s;
     uint64_t resident[ENGINE_N];
+    bool has_prefault;
+    KvmPrefault prefault;
     GString *policies;
 } StatsCopy;
 
@@ -183,6 +185,7 @@ static void copy_stats(Vcpu *v, void *opaque)
     if (s)
         copy->s = *s;
     vcpu_residency(v, copy->resident);
+    copy->has_prefault = kvm_prefault_stats(v, &copy->prefault);
     g_string_truncate(copy->policies, 0);
     policies_describe(v->vm->policies, v, copy->policies);
 }
@@ -282,6 +285,20 @@ static void describe_more(MonCall *c, const SwitchStats *s)
     }
 }
 
+static void describe_prefault(GString *out, const KvmPrefault *p)
+{
+    if (p->possible || p->pages)
+        g_string_append_printf(
+            out,
+            "  KVM mapped %" G_GUINT64_FORMAT " pages ahead, in %" G_GUINT64_FORMAT
+            " switches, %.2f us each (last: %" G_GUINT64_FORMAT " pages, %.1f us)\n",
+            p->pages, p->switches, p->pages ? (double)p->ns / 1000 / (double)p->pages : 0.0,
+            p->last_pages, (double)p->last_ns / 1000);
+    if (p->faults_known)
+        g_string_append_printf(
+            out, "  page faults that KVM counts for this vCPU: %" G_GUINT64_FORMAT "\n", p->faults);
+}
+
 static void describe_jit(Vcpu *v, void *opaque)
 {
     jit_describe(v, opaque);
@@ -304,6 +321,8 @@ void info_switch(MonCall *c)
         describe_stats(c, i, copy);
         if (c->has[0])
             describe_more(c, &copy->s);
+        if (c->has[0] && copy->has_prefault)
+            describe_prefault(c->out, &copy->prefault);
         g_string_append(c->out, policies->str);
     }
 }

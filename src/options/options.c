@@ -102,20 +102,22 @@ static bool accel_prop(Options *o, const char *arg, const char *name, const Prop
 {
     const uint64_t most = 2047; /* jumps inside the code reach 2 GiB */
     uint64_t mib;
-    if (!strcmp(p->key, "rescue") || !strcmp(p->key, "adaptive")) {
+    if (!strcmp(p->key, "rescue") || !strcmp(p->key, "adaptive") || !strcmp(p->key, "prefault")) {
         bool on = p->value && !strcmp(p->value, "on");
         if (!strcmp(p->key, "adaptive"))
             o->cfg.adaptive = on ? ADAPTIVE_ON : ADAPTIVE_OFF;
+        else if (!strcmp(p->key, "prefault"))
+            o->cfg.no_prefault = !on;
         else
             o->cfg.no_rescue = !on;
         return on || (p->value && !strcmp(p->value, "off")) ||
                bad(err, "-accel %s: %s is on or off", arg, p->key);
     }
     if (strcmp(p->key, "tb-size") != 0)
-        return bad(
-            err,
-            "-accel %s: no property '%s'; there are rescue, adaptive, and tb-size of tcg and jit",
-            arg, p->key);
+        return bad(err,
+                   "-accel %s: no property '%s'; there are rescue, adaptive, prefault, and tb-size "
+                   "of tcg and jit",
+                   arg, p->key);
     if (!strstr(name, "tcg") && !strstr(name, "jit"))
         return bad(err, "-accel %s: %s has no translated code; tb-size is for tcg and jit", arg,
                    name);

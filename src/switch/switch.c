@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cpu/mwait.h"
 #include "cpu/pv.h"
+#include "kvm/kvm.h"
 #include "switch/loop_priv.h"
 #include "switch/trace.h"
 #include "vmstate/checks.h"
@@ -353,8 +354,11 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     bool ok =
         moves_alone(v, to, reason, &why_not) && move(v, to, &r, &old, &imported, &notes, &why_not);
     if (ok) {
-        if (from->is_software && !to->is_software)
+        if (from->is_software && !to->is_software) {
             pv_leave_software(v);
+            if (reason != SWITCH_RESCUE)
+                kvm_prefault(v);
+        }
         if (!to->is_software) /* what it watches by then nobody tells us */
             mwait_disarm(v);
         v->engine = to;

@@ -84,6 +84,17 @@ static Fault walk_checked(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigne
     return FAULT_NONE;
 }
 
+/* The page is used, and the tables that lead to it: by KVM, too, if the vCPU goes there. */
+static void fresh_walk(Tcg *t, const PageWalk *w)
+{
+    Fresh *f = t->v->fresh;
+    if (likely(!f))
+        return;
+    for (unsigned k = 0; k < w->n; k++)
+        fresh_used(f, w->entry[k].gpa);
+    fresh_used(f, w->page);
+}
+
 static unsigned exec_bit(gva_t lin)
 {
     return (unsigned)((lin >> PAGE_BITS ^ lin >> 24) & (EXEC_PAGES - 1));
@@ -99,6 +110,7 @@ Fault mmu_translate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
         return f;
     *gpa = w.page | (lin & ~PAGE_MASK);
     if (a == ACC_EXEC) {
+        fresh_walk(t, &w);
         t->exec_global = w.global;
         unsigned bit = exec_bit(lin);
         t->bank->exec_pages[bit / 64] |= BIT(bit % 64);
@@ -141,6 +153,7 @@ static bool page_now(Tcg *t, gva_t lin, PageWalk *w, UserPage *p)
     p->gpa = w->page;
     p->write = w->writable && w->dirty && !blocks_page_has_code(t, w->page);
     p->big = w->big;
+    fresh_walk(t, w);
     return true;
 }
 
@@ -244,6 +257,7 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     if (e->tag[ACC_WRITE] != TLB_NONE)
         may_write(t, page + e->addend);
     memmap_use(slot, w->page, mode == MMU_USER);
+    fresh_walk(t, w);
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
     t->around.page = TLB_NONE;

@@ -209,6 +209,12 @@ START_TEST(values_arrive)
     ck_assert(o.cfg.no_rescue);
     ck_assert_int_eq(o.cfg.adaptive, ADAPTIVE_ON);
     options_clear(&o);
+    ck_assert(!o.cfg.no_prefault);
+    const char *prefault[] = {"-bios", "B", "-accel", "kvm,prefault=off", NULL};
+    ck_assert(parse(&o, prefault, &err));
+    ck_assert(o.cfg.no_prefault);
+    ck_assert(!o.cfg.no_rescue);
+    options_clear(&o);
     const char *rtc[] = {"-bios", "B", "-global", "a.b=c", "-rtc", "driftfix=none", NULL};
     ck_assert(parse(&o, rtc, &err));
     ck_assert_str_eq(o.globals->pdata[0], "a.b=c");

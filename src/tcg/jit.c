@@ -359,6 +359,7 @@ struct Cold *jit_cold(Trans *x, uint8_t *from, enum ColdKind kind)
                           .k = (uint16_t)x->k,
                           .decode_mode = (uint8_t)x->mode,
                           .second = x->second,
+                          .dx_run = -1,
                           .ea = {.base = H_AX, .index = H_NONE},
                           .slot = -1};
     return cold;
@@ -424,13 +425,12 @@ static void call_and_retry(Trans *x, const struct Cold *cold, const uint8_t *stu
     Code *c = &x->c;
     const uint8_t *retry = cold->retry;
     bool swaps = cold->second && x->n_swaps;
-    if (swaps || cold->area) {
+    if (swaps || cold->dx_run != -1) {
         uint8_t *over = emit_jmp(c, here(c));
         retry = here(c);
         if (swaps)
             jit_homes_swap(x, true);
-        if (cold->area)
-            emit_load(c, H_DX, jit_mirror_adds(x->j, cold->area));
+        jit_dx_again(x, cold->dx_run);
         emit_jmp(c, cold->retry);
         patch_rel32(over, c->run, here(c));
         if (swaps)

@@ -126,7 +126,8 @@ typedef struct JitHot {
     /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
     uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
         low5, low6, df, page_offset, sign;
-    uint64_t mirror_upper[MIRROR_AREAS], mirror_add[MIRROR_AREAS]; /* jit_mirror.c */
+    uint64_t mirror_upper[MIRROR_AREAS], mirror_add[MIRROR_AREAS],
+        mirror_low_end;              /* jit_mirror.c */
     const _Atomic uint64_t *late_at; /* timers_late_at() of the machine's clock, or NULL */
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
@@ -485,6 +486,7 @@ struct Trans {
         uint8_t by, by_scale;       /* or by << by_scale, a register that stays; or GPR_ZERO */
         int slot;                   /* or -1: by the first-level TLB */
         bool write;
+        bool direct;   /* by the mirror's lower area, as the guest has it */
         uint8_t area;  /* enum MirrorArea: by the mirror, without a slot */
         uint8_t table; /* likewise, if accesses have an index besides, of few bits; else 0 */
     } stream[JIT_STREAMS];
@@ -519,7 +521,7 @@ struct Trans {
         bool backward; /* LINK */
         bool far;      /* STREAM: JIT_FAR_FLAG */
         bool mirror;   /* ACCESS, STREAM: of the mirror's, whose check has failed */
-        uint8_t area;  /* ACCESS: enum MirrorArea; rdx has its `add` where it is tried again */
+        int dx_run;    /* ACCESS, of the mirror's: what rdx has where it is tried again, or -1 */
         const uint8_t *back; /* ACCESS, of the kernel's: here with rdx as it is to be */
         uint16_t size;       /* that many bytes then */
         uint8_t *from;       /* rel32 to patch */

@@ -42,10 +42,11 @@ static void weigh(const Trans *x, unsigned use[GPR_N])
         uint32_t reads = 0, writes = jit_written(i);
         int n = x->stream_of[k];
         if (i->opsize && (i->flags & IF_MEM)) {
-            if (i->base < GPR_N && (n < 0 || !jit_stays(x, x->stream[n].base)))
+            bool direct = n < 0 || x->stream[n].direct;
+            if (i->base < GPR_N && (direct || !jit_stays(x, x->stream[n].base)))
                 reads |= 1u << i->base;
             if (i->index < GPR_N &&
-                (n < 0 || x->stream[n].table || !jit_stays(x, x->stream[n].index)))
+                (direct || x->stream[n].table || !jit_stays(x, x->stream[n].index)))
                 reads |= 1u << i->index;
         }
         for (unsigned op = 0; op < 4; op++) {
@@ -78,7 +79,7 @@ static void weigh_streams(const Trans *x, unsigned use[JIT_STREAMS])
 {
     memset(use, 0, JIT_STREAMS * sizeof(*use));
     for (unsigned k = 0; k + 1u < x->n; k++)
-        if (x->stream_of[k] >= 0)
+        if (x->stream_of[k] >= 0 && !x->stream[x->stream_of[k]].direct)
             use[x->stream_of[k]]++;
 }
 

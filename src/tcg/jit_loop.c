@@ -298,6 +298,10 @@ bool jit_loop_operand(Trans *x, unsigned size, bool write, HostMem *m)
         return false;
     const struct Stream *s = &x->stream[n];
     x->mirrored = s->area != MIRROR_NONE;
+    if (s->direct) {
+        *m = jit_as_it_stands(x, &(struct Place){i->base, i->index, i->scale, (int32_t)i->disp});
+        return true;
+    }
     bool by_base = !jit_stays(x, s->base), by_index = !jit_stays(x, s->index);
     unsigned host = x->stream_host[n];
     if (host == H_NONE)
@@ -575,6 +579,7 @@ void jit_loop(Trans *x, JitCode *code)
     for (unsigned k = 0; k + 1u < x->n; k++)
         if (x->stream_of[k] >= 0)
             x->run_of[k] = -1;
+    jit_loop_areas(x);
     unsigned gain = jit_homes_choose(x);
     if (!x->n_streams && (x->n_parts > 1 || gain * x->b->rounds < HOMES_GAIN)) {
         memcpy(x->run_of, run_of, sizeof(run_of));

@@ -30,6 +30,8 @@ typedef struct Loop {
 
 /* A guest register's host register, or `copy`, which it is brought to. */
 unsigned jit_loop_bring(Trans *, unsigned r, unsigned copy);
+/* Which streams are in the mirror, and how. */
+void jit_loop_areas(Trans *);
 /* JitCode.head, and what goes before it. The streams and the counter are known. */
 void jit_loop_enter(Trans *, JitCode *, const Loop *, unsigned copies);
 /* Writes FRAME_AGAIN: the second body has been left at its bound. Flags stay. */

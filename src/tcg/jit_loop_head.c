@@ -261,13 +261,16 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
         emit_bits(c, PFX_F3, H_CX, H_AX, upper);
         alu_imm(c, CMP, true, H_CX, 1);
     } else {
-        emit_rm(c, 0x85, true, H_AX, upper); /* test rax, upper */
+        alu_mem(c, CMP, H_AX, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));
     }
-    struct Cold *cold = jit_cold(x, emit_jcc(c, 5, here(c)), COLD_STREAM); /* jne */
+    struct Cold *cold = /* jne, jae */
+        jit_cold(x, emit_jcc(c, s->area == MIRROR_HIGH ? 5 : 3, here(c)), COLD_STREAM);
     cold->mirror = true;
     cold->k = (uint16_t)k;
     if (s->by != GPR_ZERO)
         step_by_register(x, s, fails);
+    if (s->direct)
+        return;
     emit_load(c, H_DX, jit_hot(x->j, offsetof(JitHot, mirror_add) + 8u * s->area));
     keep_host(x, s, n);
 }
@@ -380,6 +383,15 @@ static enum MirrorArea stream_area(const Trans *x, unsigned n)
                                       : MIRROR_NONE;
 }
 
+void jit_loop_areas(Trans *x)
+{
+    for (unsigned n = 0; n < x->n_streams; n++) {
+        struct Stream *s = &x->stream[n];
+        s->area = s->table ? s->table : stream_area(x, n);
+        s->direct = s->area == MIRROR_LOW && s->base != GPR_IP;
+    }
+}
+
 void jit_loop_set_again(Code *c, bool to)
 {
     HostMem m = jit_frame(FRAME_AGAIN);
@@ -466,7 +478,6 @@ void jit_loop_enter(Trans *x, JitCode *code, const Loop *l, unsigned copies)
     emit_jmp(c, code->entry);
     for (unsigned n = 0; n < x->n_streams; n++) {
         struct Stream *s = &x->stream[n];
-        s->area = s->table ? s->table : stream_area(x, n);
         code->mirrored |= s->area != MIRROR_NONE;
         s->slot = s->area ? -1 : jit_slot_new(x, (unsigned)(s->hi - s->lo), s->write);
         fetches |= s->step && abs(s->step) <= FETCH_STEP;

@@ -211,6 +211,17 @@ static void slot_check(Trans *x, HostMem ea, int slot)
     emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
 }
 
+HostMem jit_mirror_adds(const Jit *j, enum MirrorArea area)
+{
+    return jit_hot(j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area);
+}
+
+/* Trans.dx_run: the mirror's `add` of an area. */
+static int dx_mirror(enum MirrorArea area)
+{
+    return -1 - (int)area;
+}
+
 /* On if r, a host register, holds an address in the area, and the mirror is in use; else to cold
  * code. rcx changes. */
 static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
@@ -219,19 +230,25 @@ static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
     HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
     bool flags = area < MIRROR_KERNEL && jit_flags_free(x);
     if (flags && area == MIRROR_LOW) {
-        emit_rm(c, 0x85, true, r, upper); /* test r, upper */
-        return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
+        emit_rm(c, 0x3b, true, r, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));
+        return jit_cold(x, emit_jcc(c, 3, here(c)), COLD_ACCESS); /* jae */
     }
     emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
     if (flags) {
         RAW(c, "\x83\xf9\x01"); /* cmp ecx, 1 */
         return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
     }
-    if (area == MIRROR_LOW || area >= MIRROR_KERNEL)
+    if (area == MIRROR_LOW) { /* 0 is an address there too: out of use, it is not to pass */
+        if (x->dx_run != dx_mirror(area))
+            emit_load(c, H_DX, jit_mirror_adds(x->j, area));
+        x->dx_run = dx_mirror(area);
         emit_lea(c, true, H_CX,
-                 (HostMem){.base = H_CX,
-                           .index = H_NONE,
-                           .disp = area == MIRROR_LOW ? 1 : 1 - jit_kernel_upper(x->j, area)});
+                 (HostMem){.base = H_CX, .index = H_DX, .disp = 1 - (int32_t)PAGE_BITS});
+    } else if (area >= MIRROR_KERNEL) {
+        emit_lea(
+            c, true, H_CX,
+            (HostMem){.base = H_CX, .index = H_NONE, .disp = 1 - jit_kernel_upper(x->j, area)});
+    }
     return jit_unless_one(x, COLD_ACCESS);
 }
 
@@ -324,17 +341,6 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot,
     return by_rdx(ea);
 }
 
-HostMem jit_mirror_adds(const Jit *j, enum MirrorArea area)
-{
-    return jit_hot(j, offsetof(JitHot, mirror_add) + 8 * (unsigned)area);
-}
-
-/* Trans.dx_run: the mirror's `add` of an area. */
-static int dx_mirror(enum MirrorArea area)
-{
-    return -1 - (int)area;
-}
-
 /* Is there room beside disp for what a check adds to it? */
 static bool small(int64_t disp)
 {
@@ -407,6 +413,20 @@ static HostMem by_index(Trans *x, const struct Place *p)
                      .disp = p->disp - (int32_t)PAGE_BITS};
 }
 
+HostMem jit_as_it_stands(Trans *x, const struct Place *p)
+{
+    HostMem m = {.base = H_NONE, .index = H_NONE, .scale = p->scale, .disp = p->disp};
+    if (p->index == GPR_ZERO)
+        return p->base == GPR_ZERO ? m : place(x, p->base, p->disp);
+    bool on_frame = p->base != GPR_ZERO && x->host[p->base] == H_NONE;
+    if (on_frame && x->host[p->index] == H_NONE)
+        return run_place(x, p, 0);
+    if (p->base != GPR_ZERO)
+        m.base = (uint8_t)address_register(x, p->base, H_AX);
+    m.index = (uint8_t)address_register(x, p->index, H_AX);
+    return m;
+}
+
 /* A member of a run that is a table. False: there is no slot, and no run. */
 static bool table_operand(Trans *x, HostMem *m)
 {
@@ -457,6 +477,7 @@ static void mirror_operand(Trans *x, HostMem *m)
             base.disp = 0;
         }
         const uint8_t *retry = here(&x->c);
+        int dx_run = x->dx_run;
         ea = run_place(x, &base, 0);
         done = whole;
         struct Cold *cold = area_check(x, ea.base, area);
@@ -464,9 +485,15 @@ static void mirror_operand(Trans *x, HostMem *m)
         cold->run = 1;
         cold->ea = ea;
         cold->mirror = true;
-        cold->area = x->dx_run == dx_mirror(area) ? area : MIRROR_NONE;
+        if (x->dx_run == dx_run && (area == MIRROR_LOW || dx_run == dx_mirror(area)))
+            cold->dx_run = dx_run;
     }
     u->ready = true;
+    if (area == MIRROR_LOW && !u->known) {
+        x->mirrored = true;
+        *m = done ? (HostMem){.base = H_AX, .index = H_NONE} : jit_as_it_stands(x, p);
+        return;
+    }
     if (x->dx_run != dx_mirror(area))
         emit_load(&x->c, H_DX, jit_mirror_adds(x->j, area));
     x->dx_run = dx_mirror(area);
@@ -493,6 +520,8 @@ void jit_dx_again(Trans *x, int dx_run)
         from = x->run[dx_run].slot >= 0
                    ? jit_slot_mem(x->j, x->run[dx_run].slot, offsetof(JitSlot, add))
                    : jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)dx_run);
+    else if (dx_run >= (int)JIT_RUNS)
+        from = jit_frame((unsigned)dx_run - JIT_RUNS);
     else
         return;
     emit_load(&x->c, H_DX, from);

@@ -2,22 +2,31 @@
  * The mirror: a program's pages at their own places in the host's address space, so that hot code
  * reaches them without looking each one up.
  *
- * Two areas of the guest's linear addresses, where programs are, have one of the host's each, so
- * far from it everywhere. RAM is a memfd (memory.c), and a page that user code has accessed is
- * mapped there a second time. What is not mapped faults: the signal handler has the access done by
- * its exec function, which walks the guest's tables and raises what there is to raise, and then
- * the page is shown if it can be (jit_mirror_show()). The check of an access (jit_mem.c) is then
- * only whether its base register points into the area at all. Around an area nothing else is mapped
- * within 2^LOW_BITS bytes, so whatever is added to a checked base, if it is less than that
- * (INDEX_BITS in jit_scan.c), meets the right page or faults. `mov r9, [rdi+8]` becomes
+ * Two areas of the guest's linear addresses, where programs are, have one of the host's each: the
+ * lower one lies where it does in the guest, the upper one so far from there everywhere. RAM is a
+ * memfd (memory.c), and a page that user code has accessed is mapped there a second time. What is
+ * not mapped faults: the signal handler has the access done by its exec function, which walks the
+ * guest's tables and raises what there is to raise, and then the page is shown if it can be
+ * (jit_mirror_show()). The check of an access (jit_mem.c) is then only whether its base register
+ * points into the area at all. Around an area nothing else is mapped within 2^LOW_BITS bytes, so
+ * whatever is added to a checked base, if it is less than that (INDEX_BITS in jit_scan.c), meets
+ * the right page or faults. `mov r9, [rdi+8]` becomes
  *
  *     pext  rcx, rdi, gs:[upper]     1 for an address in the upper area
- *     lea   rcx, [rcx+1]             and 0 in the lower one, where this follows
  *     loop  miss
  *     mov   rdx, gs:[add]            unless it is there already
  *     mov   r9, [rdi+rdx-4]
  *
- * with TEST and a jump for the first three where flags may change (jit_flags.c).
+ * and in the lower area, whose operands are as they stand once they are checked,
+ *
+ *     pext  rcx, rdi, gs:[upper]     0
+ *     mov   rdx, gs:[add]            12, or what no check passes
+ *     lea   rcx, [rcx+rdx-11]
+ *     loop  miss
+ *     mov   r9, [rdi+8]
+ *
+ * with CMP and a jump for all but the last where flags may change (jit_flags.c). An address that is
+ * known now needs no check, and goes by `add`, which leads nowhere while the mirror is not in use.
  *
  * The mirror belongs to one address space, by the page of CR3. It is in use from when that has been
  * looked at: each page shown is still what the tables say, with the accessed (and, to be written,
@@ -35,11 +44,12 @@
 
 #define LOW_BITS  40
 #define HIGH_BITS 46
-/* Where the host has guest address 0 of the lower area; of the upper one it is minus 2^46. */
-#define LOW_HOST 0x480000000000ull
-/* All that is reserved: the upper area, and the lower one with room on both sides. */
+/* Where the host has the first of the upper area; the lower one is where it is in the guest. */
+#define HIGH_HOST BIT(42)
+/* All that is reserved: both areas with room around them. Below the first no process has anything,
+ * and addresses below 0 are the host kernel's. */
 #define RESERVED_FIRST 0x100000ull
-#define RESERVED_END   (LOW_HOST + 2 * BIT(LOW_BITS))
+#define RESERVED_END   (HIGH_HOST + BIT(HIGH_BITS) + BIT(LOW_BITS))
 /* Each is a mapping of the host's, and, but for large ones, a place in the processor's TLB, where
  * guest RAM takes one each 2 MiB. */
 #define SPANS_MAX 2048u
@@ -83,16 +93,16 @@ struct JitMirror {
 /* ---- the host's side ---- */
 static uint8_t *host_of(gva_t lin)
 {
-    uint64_t at = lin >> LOW_BITS ? lin - BIT(HIGH_BITS) : lin + LOW_HOST;
+    uint64_t at = lin >> LOW_BITS ? lin - BIT(HIGH_BITS) + HIGH_HOST : lin;
     return (uint8_t *)(uintptr_t)at;
 }
 
 gva_t jit_mirror_lin(const void *host)
 {
     uint64_t at = (uintptr_t)host;
-    if (at < BIT(HIGH_BITS))
-        return at + BIT(HIGH_BITS);
-    return at - LOW_HOST < BIT(LOW_BITS) ? at - LOW_HOST : NOWHERE;
+    if (at < BIT(LOW_BITS))
+        return at;
+    return at - HIGH_HOST < BIT(HIGH_BITS) ? at - HIGH_HOST + BIT(HIGH_BITS) : NOWHERE;
 }
 
 enum MirrorArea jit_mirror_area(gva_t lin)
@@ -117,8 +127,21 @@ bool jit_mirror_file(const MemMap *mem)
     return false;
 }
 
+/* Has the host a page of the kernel's that programs may read (vsyscall=emulate)? It would be within
+ * what an index may take from a base in the lower area. */
+static bool kernel_page_readable(void)
+{
+    g_autofree char *maps = NULL;
+    const char *line = NULL;
+    if (g_file_get_contents("/proc/self/maps", &maps, NULL, NULL))
+        line = strstr(maps, "\nffffffffff600000-ffffffffff601000 r");
+    return line != NULL;
+}
+
 static bool reserve(void)
 {
+    if (kernel_page_readable())
+        return false;
     void *at = (void *)(uintptr_t)RESERVED_FIRST;
     size_t bytes = RESERVED_END - RESERVED_FIRST;
     void *p = mmap(at, bytes, PROT_NONE,
@@ -206,8 +229,9 @@ static void set(Jit *j, bool on)
     j->mirror->active = on;
     h->mirror_upper[MIRROR_LOW] = on ? ~0ull << LOW_BITS : ~0ull;
     h->mirror_upper[MIRROR_HIGH] = on ? ~0ull << HIGH_BITS : 0;
-    h->mirror_add[MIRROR_LOW] = (on ? LOW_HOST : NOWHERE) + PAGE_BITS;
-    h->mirror_add[MIRROR_HIGH] = (on ? 0 - BIT(HIGH_BITS) : NOWHERE) + PAGE_BITS;
+    h->mirror_low_end = on ? BIT(LOW_BITS) : 0;
+    h->mirror_add[MIRROR_LOW] = (on ? 0 : NOWHERE) + PAGE_BITS;
+    h->mirror_add[MIRROR_HIGH] = (on ? HIGH_HOST - BIT(HIGH_BITS) : NOWHERE) + PAGE_BITS;
 }
 
 void jit_mirror_off(Jit *j)

@@ -78,6 +78,9 @@ void jit_mirror_free(Jit *);
 
 /* Where the host's minus the guest's address in an area is, plus 12 (jit_mem.c). */
 HostMem jit_mirror_adds(const Jit *, enum MirrorArea);
+/* jit_mem.c: a place that has been checked, of the mirror's lower area; rax may change. */
+struct Place;
+HostMem jit_as_it_stands(Trans *, const struct Place *);
 
 /* ---- checks that change the flags (jit_flags.c) ---- */
 /* May code before instruction x->k change them? Then only its cold code, and that of some that

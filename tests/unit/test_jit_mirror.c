@@ -27,7 +27,7 @@ static gva_t somewhere(void)
                                 (1ull << 47) - 4,
                                 1ull << 47,
                                 HIGH + 0xffff,
-                                0x480000001000ull,
+                                (1ull << 42) + 0x1000,
                                 0xffff800000001000ull,
                                 ~7ull};
     if (one_in(80))
@@ -235,8 +235,8 @@ static Jit *begin(void)
     guest_setup();
     ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
     Jit *j = jit_of(&guest.v);
-    trap[0] = (uintptr_t)memory - 0x480000000000ull;
-    trap[1] = (uintptr_t)memory + (1ull << 46);
+    trap[0] = (uintptr_t)memory;
+    trap[1] = (uintptr_t)memory + (1ull << 46) - (1ull << 42);
     j->hot_after = 0;
     j->kernel_slots = true;
     j->kernel_warm = 1;

@@ -6,8 +6,8 @@
  * engine first, costs an exit each: the guest has started there, or gone on, or a slot was made
  * anew. KVM_PRE_FAULT_MEMORY (Linux 6.11) does the same for less, without leaving the guest. It is
  * an ioctl of a vCPU, which would wait for KVM_RUN: so the vCPU's own thread makes it, on the way
- * in, and for no more than MOST pages a switch, the latest first. In the long run nothing is left
- * to do: a page is fresh once (cpu/fresh.h).
+ * in, for no more pages than its list has, the latest first. In the long run nothing is left to do:
+ * a page is fresh once (cpu/fresh.h).
  *
  * KVM maps for reading, and for writing as well if the host has the page writable where KVM looks
  * for it: so that is seen to before.
@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #define PAGE 4096ull
-#define MOST 256u
 
 static const KvmSlot *slot_of(const KvmVm *kvm, gpa_t gpa)
 {
@@ -68,10 +67,10 @@ void kvm_prefault(Vcpu *v)
 {
     KvmVcpu *kv = kvm_of(v);
     KvmPrefault *did = &kv->prefault;
-    gpa_t page[MOST];
+    gpa_t page[FRESH_MAX];
     if (!v->fresh || !v->fresh->n)
         return;
-    unsigned n = fresh_take(v->fresh, page, MOST), done = 0, k;
+    unsigned n = fresh_take(v->fresh, page, FRESH_MAX), done = 0, k;
     uint64_t begun = now();
     for (; done < n; done += k) {
         const KvmSlot *s = slot_of(kv->vm, page[done]);

@@ -25,7 +25,7 @@
  * makes its tables from what memory holds then, with every store that was made before.
  *
  * A vCPU that goes away for one instruction (rescue) does not say so: to wake a thread costs more
- * than it would save.
+ * than it would save, and one that stores nothing (Vcpu.writes) leaves no table to be dropped.
  */
 #include "kvm/kvm_priv.h"
 

@@ -2,6 +2,7 @@
 #ifndef TANDEM_SWITCH_LOOP_PRIV_H
 #define TANDEM_SWITCH_LOOP_PRIV_H
 
+#include "cpu/writelog.h"
 #include "switch/rescue.h"
 #include "switch/switch.h"
 #include "switch/vcpu_loop.h"
@@ -27,6 +28,8 @@ typedef struct Rescue {
     unsigned in_window;
     uint64_t window_start, stay, stay_end;
     GSource *timer; /* ends a stay by a kick */
+    /* The stores of the instruction: where it makes none KVM has nothing to forget. */
+    WriteLog log;
 } Rescue;
 
 /*

@@ -93,9 +93,25 @@ static void drop_timer(Rescue *r)
     r->timer = NULL;
 }
 
+/* Before a software engine has the vCPU; unless somebody else does. */
+static void note_stores(VcpuLoop *l)
+{
+    write_log_clear(&l->rescue.log);
+    if (!l->v->writes)
+        l->v->writes = &l->rescue.log;
+}
+
+static void note_no_stores(VcpuLoop *l)
+{
+    if (l->v->writes == &l->rescue.log)
+        l->v->writes = NULL;
+}
+
 void rescue_end(VcpuLoop *l)
 {
     drop_timer(&l->rescue);
+    note_no_stores(l);
+    write_log_free(&l->rescue.log);
 }
 
 static bool moves_alone(const VcpuLoop *l)
@@ -108,6 +124,7 @@ static void stay_for(VcpuLoop *l, uint64_t ns, const char *why)
 {
     Rescue *r = &l->rescue;
 
+    note_no_stores(l);
     r->until = switch_now_ns() + ns;
     if (!moves_alone(l)) {
         /* The interrupts it would miss come with the others. */
@@ -180,6 +197,7 @@ void rescue_forget(VcpuLoop *l)
     l->rescue.until = 0;
     l->rescue.pending = l->rescue.single_done = false;
     drop_timer(&l->rescue);
+    note_no_stores(l);
 }
 
 /* ---- there and back ---- */
@@ -239,7 +257,9 @@ static void leave(VcpuLoop *l)
     if (e.kind == EXIT_SHUTDOWN)
         undo_shutdown(v);
     const Engine *home = v->engine;
+    note_stores(l);
     if (!vcpu_switch(v, r->policy.engine, SWITCH_RESCUE, &err)) {
+        note_no_stores(l);
         g_strlcat(e.msg, "; ", sizeof(e.msg));
         g_strlcat(e.msg, err->message, sizeof(e.msg));
         g_error_free(err);

@@ -547,9 +547,15 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     if (atomic_load(&v->request) & VREQ_EXIT_MASK) {
         x = (Exit){.kind = EXIT_KICK};
     } else {
+        bool unseen = v->wrote_unseen;
+        size_t noted = v->writes ? v->writes->used : 0;
+        t->flushed = false;
         atomic_store_explicit(&v->wrote_unseen, true, memory_order_relaxed);
         if (inject(s, t, &x) == NEXT_BLOCK)
             x = run_loop(v, t);
+        /* No store, as far as they are noted, and nothing that is to flush a TLB. */
+        if (v->writes && v->writes->used == noted && !t->flushed)
+            atomic_store_explicit(&v->wrote_unseen, unseen, memory_order_relaxed);
     }
     vec_release(t);
     if (t->inhibit && !s->ev.shadow_mov_ss)

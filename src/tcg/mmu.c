@@ -267,9 +267,10 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     }
 }
 
-/* What is known of single pages beside the TLB. */
+/* What is known of single pages beside the TLB. Each flush has them forgotten. */
 static void forget_pages(Tcg *t)
 {
+    t->flushed = true;
     t->around.page = TLB_NONE;
     for (unsigned k = 0; k < ARRAY_LEN(t->code_at); k++)
         t->code_at[k].page = TLB_NONE;
@@ -394,6 +395,7 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
 
 void tlb_flush_pcid(Tcg *t, uint16_t pcid)
 {
+    t->flushed = true;
     TlbBank *b = bank_of(t, pcid);
     if (b)
         bank_clear_local(t, b);

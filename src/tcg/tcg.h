@@ -135,6 +135,7 @@ struct Tcg {
      * POP SS set this and s->ev.shadow_mov_ss (#DB traps wait too). The run loop clears all. */
     bool inhibit;
     bool look;      /* at Vcpu.request, before the next instruction; for translated code */
+    bool flushed;   /* a tlb_flush*() or tlb_switch() since run() began */
     bool ferr;      /* FERR# is asserted: an x87 exception was pending with CR0.NE clear */
     bool zmm_clean; /* bits 511:256 of ZMM0-15 are known to be zero */
     bool fp_live;   /* the guest's MXCSR is in the host's register: vec_release() */

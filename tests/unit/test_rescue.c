@@ -20,6 +20,7 @@ static struct {
     uint64_t rip[SCRIPT];
     unsigned n;
     _Atomic unsigned at, singles, longs, hard_waits;
+    _Atomic unsigned noted; /* of singles, less longs: with stores noted */
     _Atomic bool fail_import, soft_shuts_down;
     CpuState own; /* of "hard" */
 } fake;
@@ -70,9 +71,11 @@ static Exit soft_run(Vcpu *v, const RunLimit *limit)
         return (Exit){.kind = EXIT_KICK};
     if (limit->max_insns == 1) {
         fake.singles++;
+        fake.noted += v->writes != NULL;
         v->st.rip += 2;
         return (Exit){.kind = fake.soft_shuts_down ? EXIT_SHUTDOWN : EXIT_LIMIT};
     }
+    fake.noted -= v->writes != NULL;
     fake.longs++;
     return until_kicked(v);
 }
@@ -203,6 +206,8 @@ START_TEST(one_instruction_and_back)
     RescueStats s = stats();
     ck_assert_uint_eq(s.insns, 2);
     ck_assert_uint_eq(fake.singles, 2);
+    ck_assert_uint_eq(fake.noted, 2);
+    ck_assert_ptr_null(cpu->writes);
     ck_assert_uint_eq(fake.longs + errors + s.stays, 0);
     ck_assert_ptr_eq(cpu->engine, &hard);
     ck_assert_uint_eq(fake.own.rip, 0x2002); /* what the software engine made of it went back */
@@ -232,6 +237,7 @@ START_TEST(too_many_and_it_stays)
     ck_assert_uint_eq(s.insns, 4);
     ck_assert_uint_eq(s.stays, 1);
     ck_assert_uint_eq(fake.singles, 3);
+    ck_assert_uint_eq(fake.noted, 3);
     ck_assert(s.away && strstr(s.why, "4 instructions"));
     ck_assert_ptr_eq(cpu->engine, &soft);
 }

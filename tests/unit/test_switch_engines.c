@@ -137,6 +137,62 @@ START_TEST(what_may_have_been_written)
 }
 END_TEST
 
+/* Where an engine notes its stores, an instruction that makes none, and flushes nothing, leaves KVM
+ * nothing to forget. */
+START_TEST(what_was_not_written)
+{
+    static const RunLimit one = {.max_insns = 1};
+    static const struct {
+        uint8_t code[6];
+        bool forgets;
+    } row[] = {
+        {{0x40}, false},                  /* inc ax */
+        {{0xa1, 0x00, 0x20}, false},      /* mov ax, [2000] */
+        {{0xa3, 0x00, 0x20}, true},       /* mov [2000], ax */
+        {{0x83, 0x06, 0x00, 0x20}, true}, /* add word [2000], 0: what it reads it may write */
+        {{0x50}, true},                   /* push ax */
+        {{0x0f, 0x01, 0x3e, 0, 0}, true}, /* invlpg [0] */
+        {{0x0f, 0x20, 0xd8}, false},      /* mov eax, cr3 */
+        {{0x0f, 0x22, 0xd8}, true},       /* mov cr3, eax */
+        {{0xcd, 0x40}, true},             /* int 40 */
+        {{0xa6}, false},
+        {{0xa4}, true}, /* cmpsb; movsb */
+    };
+    WriteLog log = {0};
+    switch_verify = false;
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        CpuState *s = &fx.v.st;
+        fx.v.engine = &engine_interp;
+        fx.v.where = ST_CANONICAL;
+        cpu_state_reset(s, cpuid_signature(&fx.cpuid), true);
+        fit(s);
+        s->seg[CS].base = 0;
+        s->rip = 0x1000;
+        s->gpr[RSP] = s->gpr[RSI] = s->gpr[RDI] = 0x3000;
+        memcpy(fx.ram + 0x1000, row[i].code, sizeof(row[i].code));
+        to_engine(&engine_kvm, i);
+        ck_assert(!fx.v.wrote_unseen);
+        fx.v.writes = &log;
+        write_log_clear(&log);
+        to_engine(&engine_interp, i);
+        ck_assert_int_eq(engine_interp.run(&fx.v, &one).kind, EXIT_LIMIT);
+        ck_assert_msg(fx.v.wrote_unseen == row[i].forgets, "row %u: %d", i, fx.v.wrote_unseen);
+        /* What there was to forget before is not forgotten so. */
+        fx.v.wrote_unseen = true;
+        s->rip = 0x1000;
+        fx.ram[0x1000] = 0x90;
+        ck_assert_int_eq(engine_interp.run(&fx.v, &one).kind, EXIT_LIMIT);
+        ck_assert(fx.v.wrote_unseen);
+        fx.v.writes = NULL;
+        fx.v.wrote_unseen = false;
+        s->rip = 0x1000;
+        ck_assert_int_eq(engine_interp.run(&fx.v, &one).kind, EXIT_LIMIT);
+        ck_assert(fx.v.wrote_unseen);
+    }
+    write_log_free(&log);
+}
+END_TEST
+
 static void change(CpuState *s, unsigned what)
 {
     switch (what) {
@@ -301,6 +357,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, random_states_survive_the_round_trip);
     tcase_add_test(c, what_may_have_been_written);
+    tcase_add_test(c, what_was_not_written);
     tcase_add_test(c, one_difference_is_enough);
     tcase_add_test(c, avx512_state);
     tcase_add_test(c, what_kvm_refuses_stays);

@@ -20,7 +20,7 @@ struct Clock {
     uint64_t base_ns;         /* guest ns at the last start or stop */
     uint64_t start_tsc;       /* host TSC at the last start */
     uint64_t slow, slow_from; /* clock_slow(): times; host TSC from which on */
-    bool running;
+    bool running, serving;    /* serving: timers_run() */
     _Atomic uint64_t late_at; /* timers_late_at() */
     Timer *head;              /* by expiry; machines have tens of timers, not thousands */
     void (*notify)(void *);
@@ -282,7 +282,7 @@ void timer_mod(Timer *t, uint64_t expire_ns)
     if (c->head != t)
         return;
     note_late(c);
-    if (c->notify)
+    if (c->notify && !c->serving)
         c->notify(c->notify_opaque);
 }
 
@@ -296,11 +296,17 @@ uint64_t timer_expiry(const Timer *t)
     return t->pending ? t->expire : NO_EXPIRY;
 }
 
+uint64_t timers_next(const Clock *c)
+{
+    return c->running && c->head ? c->head->expire : NO_EXPIRY;
+}
+
 uint64_t timers_run(Clock *c)
 {
     /* One reading for the whole pass: a periodic timer that is late catches up tick by tick, and a
      * host slower than the timer still leaves this loop. */
     uint64_t now = clock_ns(c);
+    c->serving = true;
     while (c->running && c->head && c->head->expire <= now) {
         Timer *t = c->head;
         unlink_timer(t);
@@ -308,8 +314,9 @@ uint64_t timers_run(Clock *c)
             log_line("timer %p fires, %" G_GUINT64_FORMAT " ns late", (void *)t, now - t->expire);
         t->fn(t->opaque);
     }
+    c->serving = false;
     note_late(c);
-    return c->running && c->head ? c->head->expire : NO_EXPIRY;
+    return timers_next(c);
 }
 
 const _Atomic uint64_t *timers_late_at(const Clock *c)

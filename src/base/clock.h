@@ -55,6 +55,8 @@ uint64_t timer_expiry(const Timer *); /* NO_EXPIRY when not pending */
 
 /* Runs what has expired; returns the next expiry or NO_EXPIRY. Machine lock held. */
 uint64_t timers_run(Clock *);
+/* The next expiry; NO_EXPIRY when there is none or the clock stands still. Machine lock held. */
+uint64_t timers_next(const Clock *);
 /* The earliest has been due for this long: who runs timers is late. */
 #define TIMERS_LATE_NS (NS_PER_MS / 5)
 /* Minus the host's TSC from which on that is so; that plus a TSC is negative until then. Changes
@@ -62,8 +64,8 @@ uint64_t timers_run(Clock *);
 const _Atomic uint64_t *timers_late_at(const Clock *);
 /* Is it so? Any thread. */
 bool timers_late(const Clock *);
-/* Called, with the lock held, when the earliest expiry moved forward: wakes whoever sleeps in poll.
- */
+/* Called, with the lock held, when there is a new earliest expiry, but not by what timers_run()
+ * runs: whoever called that is told. Not when a timer is deleted. */
 void timers_set_notify(Clock *, void (*fn)(void *opaque), void *opaque);
 
 #endif

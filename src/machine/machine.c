@@ -53,7 +53,10 @@ const MachineConfig *machine_config(const Machine *m)
 static void arm_timer_fd(Machine *m, uint64_t expiry)
 {
     struct itimerspec its = {0};
-    if (expiry != NO_EXPIRY) {
+    if (expiry == NO_EXPIRY && !m->timer_armed)
+        return;
+    m->timer_armed = expiry != NO_EXPIRY;
+    if (m->timer_armed) {
         uint64_t now = clock_ns(m->vm.clock);
         uint64_t left = expiry > now ? clock_host_ns(m->vm.clock, expiry - now) : 1;
         its.it_value.tv_sec = (time_t)(left / NS_PER_S);
@@ -70,16 +73,16 @@ void machine_timers_run(Machine *m)
 static void timers_moved(void *opaque)
 {
     Machine *m = opaque;
-    arm_timer_fd(m, 0); /* soon: the main thread works out when */
+    arm_timer_fd(m, timers_next(m->vm.clock));
 }
 
 static gboolean timer_fd_ready(int fd, GIOCondition cond, gpointer opaque)
 {
     Machine *m = opaque;
     uint64_t ticks;
-    ssize_t n = read(fd, &ticks, sizeof(ticks));
-    (void)n; /* EAGAIN: someone re-armed it meanwhile */
     machine_lock(m);
+    if (read(fd, &ticks, sizeof(ticks)) == sizeof(ticks)) /* or someone re-armed it meanwhile */
+        m->timer_armed = false;
     machine_timers_run(m);
     machine_unlock(m);
     return G_SOURCE_CONTINUE;
@@ -583,6 +586,9 @@ Machine *machine_new(const MachineConfig *cfg, GError **err)
     m->timer_source = g_unix_fd_source_new(m->timer_fd, G_IO_IN);
     g_source_set_priority(m->timer_source, G_PRIORITY_HIGH);
     g_source_set_callback(m->timer_source, G_SOURCE_FUNC(timer_fd_ready), m, NULL);
+    /* It never runs the loop itself. GLib need not take it out of the loop meanwhile, which wakes
+     * that twice. */
+    g_source_set_can_recurse(m->timer_source, TRUE);
     g_source_attach(m->timer_source, NULL);
     return m;
 fail:

@@ -76,6 +76,7 @@ struct Machine {
     int exit_status;
     bool ended;
     int timer_fd;
+    bool timer_armed; /* timer_fd: for a time to come, or one whose expiry has not been read */
     GSource *timer_source;
     _Atomic bool reset_pending, poweroff_pending;
     pthread_mutex_t remap_lock;

@@ -1,4 +1,4 @@
-/* The machine's clock, run slower than the host's. */
+/* The machine's clock, run slower than the host's, and its timers. */
 #include <check.h>
 #include <stdlib.h>
 #include <x86intrin.h>
@@ -35,11 +35,63 @@ START_TEST(slow_clock)
 }
 END_TEST
 
+static unsigned told, fired;
+static uint64_t again_at;
+
+static void tell(void *opaque)
+{
+    told++;
+}
+
+static void fire(void *opaque)
+{
+    Timer **t = opaque;
+    fired++;
+    if (again_at)
+        timer_mod(*t, again_at);
+}
+
+/* Whoever waits is told of a new earliest expiry, but for one that timers_run() returns. */
+START_TEST(next_expiry)
+{
+    Clock *c = clock_new();
+    Timer *t = NULL;
+    Timer *a = t = timer_new(c, fire, &t), *b = timer_new(c, fire, &t);
+    const uint64_t hour = 3600 * NS_PER_S;
+    timers_set_notify(c, tell, NULL);
+    timer_mod(a, 2 * hour);
+    ck_assert_uint_eq(told, 1);
+    ck_assert_uint_eq(timers_next(c), NO_EXPIRY); /* it stands still */
+    clock_start(c);
+    ck_assert_uint_eq(timers_next(c), 2 * hour);
+    timer_mod(b, 3 * hour); /* it is not the first */
+    ck_assert_uint_eq(told, 1);
+    timer_mod(b, hour);
+    ck_assert_uint_eq(told, 2);
+    ck_assert_uint_eq(timers_next(c), hour);
+    timer_del(b);
+    ck_assert_uint_eq(timers_next(c), 2 * hour);
+    again_at = hour;
+    timer_mod(a, 0);
+    ck_assert_uint_eq(told, 3);
+    ck_assert_uint_eq(timers_run(c), hour);
+    ck_assert_uint_eq(fired, 1);
+    ck_assert_uint_eq(told, 3);
+    timer_mod(b, hour / 2);
+    ck_assert_uint_eq(told, 4);
+    timer_free(a);
+    timer_free(b);
+    ck_assert_uint_eq(timers_next(c), NO_EXPIRY);
+    clock_free(c);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("clock");
     TCase *tc = tcase_create("clock");
     tcase_add_test(tc, slow_clock);
+    tcase_add_test(tc, next_expiry);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -10,7 +10,8 @@
  *
  * What the kernel has by a large page is shown in one piece, by one mapping. Pages of it that code
  * is decoded from can be read there and not written: such a write faults, and its exec function
- * does it. So they lie in RAM's huge pages as before, mostly.
+ * does it. So they lie in RAM's huge pages as before, mostly. In the kernel's image the pages
+ * around them cannot be written either, until they are.
  *
  * Which area an access is in is noted when the interpreter runs a block for the last time before it
  * is translated (jit_kernel_note()). The check of a base register is
@@ -34,7 +35,11 @@
 #define RESERVED_BYTES ((MIRROR_KERNELS + 1) * AREA_ROOM)
 /* Single pages, shown or not to be written: each is a mapping of the host's. */
 #define SINGLE_MAX 8192u
-#define GROUP      4u /* pages that are shown together */
+#define GROUP      4u  /* pages that are shown together */
+#define RUN        16u /* and those that follow each other in memory; a multiple of GROUP */
+/* Of a kernel's image: where one is code, so are those beside it or will be soon, and a change of
+ * rights for all of them is one call of the host's. */
+#define TEXT_GROUP 32u
 /* When so many TSC ticks have gone into it, by these estimates, they are held against the time that
  * has passed; if that is less than COST_SHARE times as much there is no mirror any more. */
 #define COST_LOOK  20000000u
@@ -56,6 +61,7 @@ typedef struct Chunk {
     gpa_t gpa;        /* whole: its first page's; and where guest RAM is mapped */
     const uint8_t *host;
     uint64_t shown[CHUNK_PAGES / 64], write[CHUNK_PAGES / 64]; /* by page */
+    uint64_t stored[CHUNK_PAGES / 64]; /* written since it was not to be: no longer with a group */
     struct ChunkPage {
         gpa_t gpa;
         const uint8_t *host;
@@ -243,22 +249,44 @@ static void judge_cost(Jit *j)
         give_up(j);
 }
 
-/* Page k can be written there, or not; it is shown. */
-static bool let_write(Jit *j, Chunk *c, unsigned k, bool write)
+static bool let_write_all(Jit *j, Chunk *c, unsigned k, unsigned n, bool write)
 {
     struct JitKernel *m = j->kernel;
     void *at = host_of(j, c->lin + k * PAGE_SIZE);
     m->cost += COST_WRITE;
-    if (mprotect(at, PAGE_SIZE, PROT_READ | (write ? PROT_WRITE : 0)))
+    if (mprotect(at, n * PAGE_SIZE, PROT_READ | (write ? PROT_WRITE : 0)))
         return false;
-    if (c->whole)
-        m->single += write ? -1u : 1u;
-    set_bit(c->write, k, write);
-    if (write)
-        may_write(j->t, (uintptr_t)host_page(c, k));
-    else
-        jit_tlb_move(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), 0);
+    for (; n; k++, n--) {
+        if (c->whole && bit(c->write, k) != write)
+            m->single += write ? -1u : 1u;
+        set_bit(c->write, k, write);
+        if (write)
+            may_write(j->t, (uintptr_t)host_page(c, k));
+        else
+            jit_tlb_move(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), 0);
+    }
     return true;
+}
+
+/* Page k can be written there, or not; it is shown. */
+static bool let_write(Jit *j, Chunk *c, unsigned k, bool write)
+{
+    set_bit(c->stored, k, bit(c->stored, k) || write);
+    return let_write_all(j, c, k, 1, write);
+}
+
+/* Page k has code: it cannot be written there any more, nor, in the image, can what lies around it
+ * until it is written again. */
+static bool code_in(Jit *j, Chunk *c, unsigned k)
+{
+    unsigned first = k, end = k + 1, group = k & ~(TEXT_GROUP - 1);
+    if (c->whole && c->lin >= IMAGE) {
+        while (first > group && !bit(c->stored, first - 1))
+            first--;
+        while (end < group + TEXT_GROUP && !bit(c->stored, end))
+            end++;
+    }
+    return let_write_all(j, c, first, end - first, false);
 }
 
 /* ---- in and out of use ---- */
@@ -427,7 +455,7 @@ void jit_kernel_drop_writes(Jit *j, const uint8_t *host)
         if (c->whole) {
             uint64_t off = (uint64_t)((uintptr_t)host - (uintptr_t)c->host);
             if (off < BIT(CHUNK_BITS) && bit(c->write, page_in(off)) &&
-                !let_write(j, c, page_in(off), false))
+                !code_in(j, c, page_in(off)))
                 chunk_drop(j, c);
             continue;
         }
@@ -487,37 +515,60 @@ static bool show_whole(Jit *j, gva_t lin, const KernelPage *p)
     memset(c->write, 0xff, sizeof(c->write));
     for (unsigned k = 0; k < CHUNK_PAGES; k++) {
         bool code = blocks_page_has_code(j->t, c->gpa + k * PAGE_SIZE);
-        if (code && !let_write(j, c, k, false)) {
+        if (code && bit(c->write, k) && !code_in(j, c, k)) {
             give_up(j);
             return true;
         }
-        if (!code)
+        bool write = bit(c->write, k);
+        if (write)
             may_write(j->t, (uintptr_t)c->host + k * PAGE_SIZE);
-        jit_tlb_show(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), !code);
+        jit_tlb_show(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), write);
     }
     return true;
 }
 
-static bool show_page(Jit *j, gva_t lin, const KernelPage *p)
+/* n pages from lin on that follow each other in memory, too; p: the first. */
+static bool show_pages(Jit *j, gva_t lin, unsigned n, const KernelPage *p)
 {
     Chunk **at = chunk_at(j, lin), *c = *at ? *at : chunk_new(j, lin, false);
-    unsigned k = page_in(lin);
-    if (j->kernel->single >= SINGLE_MAX)
+    if (j->kernel->single + n > SINGLE_MAX)
         return false;
-    if (!map(j, lin & PAGE_MASK, 1, p->at.ram, p->at.gpa, p->at.write, MAP_POPULATE)) {
+    /* What nobody has accessed yet the host need not have. */
+    if (!map(j, lin, n, p->at.ram, p->at.gpa, p->at.write, n > 1 ? 0 : MAP_POPULATE)) {
         give_up(j);
         return false;
     }
-    c->page[k] = (struct ChunkPage){p->at.gpa, p->at.ram->host + (p->at.gpa - p->at.ram->gpa)};
     c->large |= p->at.big;
     c->huge |= p->huge;
-    set_bit(c->shown, k, true);
-    set_bit(c->write, k, p->at.write);
-    j->kernel->single++;
-    if (p->at.write)
-        may_write(j->t, (uintptr_t)c->page[k].host);
-    jit_tlb_show(j, lin & PAGE_MASK, shown_add(j, lin), p->at.write);
+    j->kernel->single += n;
+    gpa_t gpa = p->at.gpa;
+    for (; n; n--, lin += PAGE_SIZE, gpa += PAGE_SIZE) {
+        unsigned k = page_in(lin);
+        c->page[k] = (struct ChunkPage){gpa, p->at.ram->host + (gpa - p->at.ram->gpa)};
+        set_bit(c->shown, k, true);
+        set_bit(c->write, k, p->at.write);
+        if (p->at.write)
+            may_write(j->t, (uintptr_t)c->page[k].host);
+        jit_tlb_show(j, lin, shown_add(j, lin), p->at.write);
+    }
     return true;
+}
+
+/* How many pages from lin on, before `end`, can be shown by one mapping; *p: the first. */
+static unsigned run_at(Jit *j, gva_t lin, gva_t end, KernelPage *p)
+{
+    KernelPage next;
+    unsigned n = 0;
+    for (gva_t q = lin; q < end; q += PAGE_SIZE, n++) {
+        if (showing(j, q) || !mmu_kernel_page(j->t, q, &next) || next.at.big || next.at.ram->fd < 0)
+            return n;
+        if (n == 0)
+            *p = next;
+        else if (next.at.ram != p->at.ram || next.at.gpa != p->at.gpa + (q - lin) ||
+                 next.at.write != p->at.write || next.huge != p->huge)
+            return n;
+    }
+    return n;
 }
 
 static bool show(Jit *j, gva_t lin)
@@ -542,15 +593,19 @@ static bool show(Jit *j, gva_t lin)
     c = *chunk_at(j, lin);
     if (c && c->whole) /* it was a large page, and is none now */
         chunk_drop(j, c);
-    if (!show_page(j, lin, &p))
-        return false;
-    /* Pages that lie beside it, and have been accessed too. */
-    gva_t first = lin & ~((gva_t)GROUP * PAGE_SIZE - 1);
-    for (gva_t q = first; q < first + GROUP * PAGE_SIZE; q += PAGE_SIZE)
-        if (!j->kernel->failed && !showing(j, q) && mmu_kernel_page(j->t, q, &p) && !p.at.big &&
-            p.at.ram->fd >= 0)
-            show_page(j, q, &p);
-    return true;
+    gva_t page = lin & PAGE_MASK;
+    if (p.at.big)
+        return show_pages(j, page, 1, &p);
+    /* And pages that lie beside it, if they have been accessed or are beside it in memory, too. */
+    gva_t near = page & ~((gva_t)GROUP * PAGE_SIZE - 1), q = page & ~((gva_t)RUN * PAGE_SIZE - 1);
+    for (gva_t end = q + RUN * PAGE_SIZE; q < end && !j->kernel->failed;) {
+        unsigned n = run_at(j, q, end, &p);
+        gva_t behind = q + (gva_t)MAX_OF(n, 1u) * PAGE_SIZE;
+        if (n && q < near + GROUP * PAGE_SIZE && behind > near)
+            show_pages(j, q, n, &p);
+        q = behind;
+    }
+    return showing(j, page) != NULL;
 }
 
 bool jit_kernel_show(Jit *j, gva_t lin)

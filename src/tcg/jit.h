@@ -712,7 +712,6 @@ void jit_count_off(Trans *, unsigned k);
 /* rcx = 0 if translated code is to be left here, else 1. */
 void jit_poll(Trans *);
 /* jit_loop.c: is the code to have a second body? Trans.stream_of is known then. */
-bool jit_loop_may(Trans *);
 /* After the block's code. Nothing where it is no loop for it. */
 void jit_loop(Trans *, JitCode *);
 /* Cold code: adds up the rounds, and goes on behind the loop. */

@@ -494,7 +494,8 @@ static bool emit_muldiv(Trans *x, const Insn *i, bool divides)
         }
     }
     jit_get(x, H_AX, RAX);
-    jit_get(x, H_DX, RDX);
+    if (divides || i->opsize < 4)
+        jit_get(x, H_DX, RDX);
     x->dx_run = -1;
     if (divides)
         jit_may_fault(x);

@@ -23,7 +23,7 @@
 #define AHEAD  12u /* instructions, at most, to the one that sets the flags */
 #define BEHIND 24u /* and back to the one that has set them */
 
-enum Effect { FLAGS_STAY, FLAGS_SET, FLAGS_OTHER };
+enum Effect { FLAGS_STAY, FLAGS_SET, FLAGS_SOME, FLAGS_OTHER }; /* SOME: and none is read */
 
 /* What an instruction that sets all flags from registers has done. */
 enum { OP_ADD, OP_OR, OP_AND = 4, OP_SUB, OP_XOR, OP_CMP, OP_TEST, OP_NEG, OP_SHIFT };
@@ -58,8 +58,15 @@ static enum Effect effect_of_plain(const Insn *i)
     case 0xf6:
     case 0xf7:
         return group < 2 || group == 3 ? FLAGS_SET : group == 2 ? FLAGS_STAY : FLAGS_OTHER;
+    case 0x69: /* IMUL */
+    case 0x6b:
+        return FLAGS_SOME;
+    case 0xff: /* INC, DEC */
+        return group < 2 ? FLAGS_SOME : FLAGS_OTHER;
     case 0xc0:
     case 0xc1:
+        if (group < 2) /* ROL, ROR */
+            return FLAGS_SOME;
         if (!(i->imm & (i->opsize == 8 ? 63 : 31)) || i->opsize < 4)
             return FLAGS_OTHER;
         /* fall through */
@@ -93,6 +100,8 @@ static enum Effect effect(const Insn *i)
     case EMIT_POP:
     case EMIT_LEAVE:
         return FLAGS_STAY;
+    case EMIT_MUL:
+        return FLAGS_SOME;
     case EMIT_COPY:
     case EMIT_TEST:
         break;
@@ -108,6 +117,8 @@ static enum Effect effect(const Insn *i)
                        (r->opcode & 0xfe) != 0x98
                    ? FLAGS_STAY
                    : FLAGS_OTHER;
+    if (r->map == MAP_0F && r->opcode == 0xaf) /* IMUL */
+        return FLAGS_SOME;
     return r->map == MAP_0F && (r->opcode & 0xf6) == 0xb6 && r->pfx != PFX_F3 ? FLAGS_STAY
                                                                               : FLAGS_OTHER;
 }
@@ -251,7 +262,7 @@ bool jit_flags_free(Trans *x)
         enum Effect e = effect(x->insn[k]);
         if (e == FLAGS_SET)
             break;
-        if (e == FLAGS_OTHER && !passes(x, k, true))
+        if (e >= FLAGS_SOME && !passes(x, k, true))
             return false;
         changed |= jit_written(x->insn[k]);
     }
@@ -273,30 +284,42 @@ bool jit_flags_free(Trans *x)
     return true;
 }
 
+/* Has an instruction that leaves its loop's second body nowhere any cold code there? */
+static bool has_cold_code(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    return r->emit == EMIT_BRANCH || (i->flags & IF_MEM && r->emit != EMIT_LEA) ||
+           r->attr & (A_SSE | A_AVX | A_MMX | A_FPU);
+}
+
 bool jit_flags_free_round(Trans *x)
 {
     uint32_t changed = 0;
-    unsigned k, w;
+    unsigned k, w, last = x->n; /* last: the first to change any */
     x->round_setter = -1;
     for (k = 0; k + 1u < x->n && k < AHEAD; k++) {
         enum Effect e = effect(x->insn[k]);
+        if (last < x->n && has_cold_code(x->insn[k]))
+            return false;
+        if (e >= FLAGS_SET)
+            last = MIN_OF(last, k);
         if (e == FLAGS_SET)
             break;
         if (e == FLAGS_OTHER && !passes(x, k, true))
             return false;
-        changed |= jit_written(x->insn[k]);
+        changed |= last == x->n ? jit_written(x->insn[k]) : 0;
     }
     if (k + 1u >= x->n || k == AHEAD)
         return false;
     for (w = x->n - 1u; w-- > k && effect(x->insn[w]) != FLAGS_SET;) {
-        if (effect(x->insn[w]) == FLAGS_OTHER && !passes(x, w, false))
+        if (effect(x->insn[w]) >= FLAGS_SOME && !passes(x, w, false))
             return false;
         changed |= jit_written(x->insn[w]);
     }
     if (!replay_of(x, w, changed, &x->round_replay))
         return false;
     x->round_replay.w = (int16_t)w;
-    x->round_setter = (int)k;
+    x->round_setter = (int)last;
     return true;
 }
 

@@ -174,7 +174,7 @@ static int stream_for(Trans *x, Loop *l, unsigned base, unsigned index, unsigned
 
 /* Instruction k's access is by the mirror, and its index, which may be anything, of few bits: a
  * stream that stays, if what is added to the index does. */
-static bool table_for(Trans *x, unsigned k, Value base, bool write)
+static void table_for(Trans *x, unsigned k, Value base, bool write)
 {
     const struct Run *u = x->run_of[k] >= 0 ? &x->run[x->run_of[k]] : NULL;
     const struct Place *p = &x->run_place[k];
@@ -182,12 +182,12 @@ static bool table_for(Trans *x, unsigned k, Value base, bool write)
     unsigned root = p->base == GPR_ZERO ? GPR_ZERO : base.root, n;
     if (!u || !u->area || p->index == GPR_ZERO || !x->run_bounded[k] || p->base == GPR_IP ||
         disp != (int32_t)disp || base.by != GPR_ZERO || root >= GPR_SLOTS || !jit_stays(x, root))
-        return false;
+        return;
     for (n = 0; n < x->n_streams; n++)
         if (x->stream[n].base == root && x->stream[n].table == u->area)
             break;
     if (n == JIT_STREAMS)
-        return false;
+        return;
     if (n == x->n_streams)
         x->stream[x->n_streams++] = (struct Stream){.base = (uint8_t)root,
                                                     .index = GPR_ZERO,
@@ -198,7 +198,6 @@ static bool table_for(Trans *x, unsigned k, Value base, bool write)
     x->stream[n].write |= write;
     x->stream_of[k] = (int8_t)n;
     x->stream_disp[k] = (int32_t)disp;
-    return true;
 }
 
 /* Follows registers through the loop, and finds the streams. */
@@ -249,23 +248,18 @@ static bool find_streams(Trans *x, Loop *l)
             size > 64)
             continue;
         Value base = at[k].base, index = at[k].index;
-        if (table_for(x, k, base, write)) {
-            x->stream_size[k] = (uint8_t)size;
-            continue;
-        }
-        if (base.by != GPR_ZERO || index.by != GPR_ZERO)
-            continue;
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
         int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)jit_off_of(x, k) : 0);
         int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
         int64_t disp = i->disp + (jit_stays(x, base.root) ? base_disp : 0) +
                        (jit_stays(x, index.root) ? index_disp : 0);
-        if (disp != (int32_t)disp)
-            continue;
-        x->stream_of[k] = (int8_t)stream_for(x, l, base.root, index.root, scale,
-                                             i->disp + base_disp + index_disp, size, write);
         x->stream_size[k] = (uint8_t)size;
         x->stream_disp[k] = (int32_t)disp;
+        if (base.by == GPR_ZERO && index.by == GPR_ZERO && disp == (int32_t)disp)
+            x->stream_of[k] = (int8_t)stream_for(x, l, base.root, index.root, scale,
+                                                 i->disp + base_disp + index_disp, size, write);
+        if (x->stream_of[k] < 0)
+            table_for(x, k, base, write);
     }
     return true;
 }
@@ -555,12 +549,6 @@ static bool try_second(Trans *x, JitCode *code, Loop *l)
     x->x87 = x87;
     code->head = NULL;
     return false;
-}
-
-bool jit_loop_may(Trans *x)
-{
-    Loop loop = {0};
-    return x->code->heat < 0 && !x->twin_of && is_loop(x, &loop) && x->n_streams;
 }
 
 void jit_loop(Trans *x, JitCode *code)

@@ -631,7 +631,7 @@ static void find_runs(Trans *x, Scan *s, bool look)
 {
     const struct Part *part = x->part;
     unsigned word = x->mode & DM_CODE64 ? 8 : 4, size;
-    bool write, loop = x->mirror && jit_loop_may(x);
+    bool write;
     for (unsigned k = 0; k < x->n; k++) {
         const Insn *i = x->insn[k];
         struct Place p;
@@ -655,7 +655,7 @@ static void find_runs(Trans *x, Scan *s, bool look)
             struct Place q = p;
             resolve(s, part->off, &q, &root, &off);
         }
-        if (access && x->mirror && !(loop && x->stream_of[k] >= 0)) {
+        if (access && x->mirror) {
             struct Place q = p;
             unsigned at = k - part->first;
             if (mirror_root(x, s, k, part, &q, &root, &off)) {

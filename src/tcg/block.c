@@ -73,6 +73,7 @@ bool blocks_init(Tcg *t, GError **err)
     c->single = single;
     c->known = known;
     c->gen = GENERATION_START;
+    c->used = BLOCK_ALIGN; /* BlockRef 0 is none */
     t->blocks = c;
     tlb_forget_code(t);
     return true;
@@ -106,7 +107,7 @@ static void flush_all(Tcg *t)
     clear_own_flags(t);
     jit_zero(c->hash, sizeof(c->hash));
     memset(c->page, 0, sizeof(c->page));
-    c->used = 0;
+    c->used = BLOCK_ALIGN;
     c->flushes++;
     tlb_forget_code(t);
 }
@@ -133,7 +134,7 @@ static void arena_ahead(BlockCache *c, size_t size)
 static void *arena_alloc(BlockCache *c, size_t size)
 {
     void *p = c->arena + c->used;
-    c->used += (size + 63) & ~(size_t)63;
+    c->used += (size + BLOCK_ALIGN - 1) & ~(size_t)(BLOCK_ALIGN - 1);
     return p;
 }
 
@@ -710,7 +711,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
         link_page(t, b, b->gpa2);
     unsigned h = block_hash(b->gpa, b->mode);
     b->hash_next = c->hash[h];
-    c->hash[h] = b;
+    c->hash[h] = (BlockRef)((size_t)((uint8_t *)b - c->arena) / BLOCK_ALIGN);
     c->made++;
     if (log_on(LOG_IN_ASM))
         blocklog_in_asm(t, b, s->rip);
@@ -754,9 +755,10 @@ bool blocks_prove(Tcg *t, Block *b)
 
 Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode)
 {
-    Block *b = t->blocks->hash[block_hash(gpa, mode)];
+    const BlockCache *c = t->blocks;
+    Block *b = block_of(c, c->hash[block_hash(gpa, mode)]);
     while (b && (b->gen != t->blocks->gen || b->gpa != gpa || b->mode != mode))
-        b = b->hash_next;
+        b = block_of(c, b->hash_next);
     return b;
 }
 
@@ -770,9 +772,10 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         return NULL;
     gpa_t gpa = page | (lin & ~PAGE_MASK);
     Block *b = NULL;
-    const Block *before = NULL; /* the last one that was here, if it is dead */
-    for (Block **link = &c->hash[block_hash(gpa, t->decode_mode)]; *link && !b;) {
-        Block *x = *link;
+    const Block *before = NULL;                    /* the last one that was here, if it is dead */
+    __builtin_prefetch(host + (gpa & ~PAGE_MASK)); /* it is most likely to be decoded next */
+    for (BlockRef *link = &c->hash[block_hash(gpa, t->decode_mode)]; *link && !b;) {
+        Block *x = block_of(c, *link);
         if (x->gen == 0) {
             if (!before && x->gpa == gpa && x->mode == t->decode_mode)
                 before = x;

@@ -30,6 +30,10 @@
 #define CODE_FLAGS_PAGES (1u << 20) /* page flags wrap beyond 4 GiB: false alarms, no misses */
 
 typedef struct Block Block;
+/* Where a block is in the arena, in units of its alignment; 0: none. Half a pointer: first looks at
+ * the hash are cache misses, one for each piece of code. */
+typedef uint32_t BlockRef;
+#define BLOCK_ALIGN 64u
 
 /* Parts of the guest's linear addresses that the mirror shows: jit_mirror.c. From MIRROR_KERNEL on,
  * the kernel's: jit_mirror_kernel.c. */
@@ -46,16 +50,13 @@ typedef struct BlockLink {
 } BlockLink;
 
 struct Block {
-    /* What a look-up needs, in one cache line. */
-    Block *hash_next;
-    gpa_t gpa, gpa2;  /* gpa2: start of the second page when `size` reaches into it, else NO_GPA */
+    /* What a look-up needs, or a walk through its page's, in one cache line. */
+    BlockRef hash_next;
     uint32_t gen;     /* BlockCache.gen at which its bytes were last known good; 0: dead */
+    gpa_t gpa, gpa2;  /* gpa2: start of the second page when `size` reaches into it, else NO_GPA */
     uint16_t n, size; /* instructions, bytes */
     struct JitCode *jit; /* translated */
-    /* By instruction: its immediate is soft (jit_soft.c). A block with such is run as translated
-     * code only. */
-    uint64_t soft;
-    uint32_t runs; /* by the interpreter, until it is translated */
+    Block *page_next[2]; /* in the page record of the first, and of the second page */
     uint8_t mode;
     uint8_t
         patience; /* so many times as many as usual: what is translated here does not live long */
@@ -63,12 +64,17 @@ struct Block {
     bool plain;   /* ends in a near branch or just ends: no mode, flag or mapping changes */
     bool no_jit;  /* it stays with the interpreter */
 
-    Block *page_next[2]; /* in the page record of the first, and of the second page */
-    uint8_t *bytes;      /* as decoded */
-    BlockLink to[2];     /* without, with a jump */
-    bool no_runs;        /* translated without runs: they miss too often */
-    bool no_tables;      /* and this without those that are tables */
-    bool no_loop;        /* without a second body: it has too few rounds */
+    /* What running it needs besides, in the next. */
+    BlockLink to[2] __attribute__((aligned(64))); /* without, with a jump */
+    /* By instruction: its immediate is soft (jit_soft.c). A block with such is run as translated
+     * code only. */
+    uint64_t soft;
+    uint32_t runs; /* by the interpreter, until it is translated */
+
+    uint8_t *bytes;    /* as decoded */
+    bool no_runs;      /* translated without runs: they miss too often */
+    bool no_tables;    /* and this without those that are tables */
+    bool no_loop;      /* without a second body: it has too few rounds */
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
     uint16_t run_misses;      /* since the TSC was run_since */
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
@@ -130,7 +136,7 @@ typedef struct TcgVm {
 typedef struct BlockCache {
     JumpEntry jump[JUMP_CACHE_SIZE];
     FetchEntry fetch[FETCH_TLB_SIZE];
-    Block *hash[BLOCK_HASH_SIZE];
+    BlockRef hash[BLOCK_HASH_SIZE];
     CodePage *page[PAGE_HASH_SIZE];
     uint8_t *arena;
     size_t used, there; /* of it; there: that the host has made */
@@ -152,6 +158,11 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
 /* One instruction at s->rip, outside 64-bit mode with no byte past the CS limit; the real one if a
  * stop lies on it. Valid until the next call. */
 Block *block_single(CpuState *s, Tcg *t, gva_t lin, Fault *fault);
+
+static inline Block *block_of(const BlockCache *c, BlockRef ref)
+{
+    return ref ? (Block *)(void *)(c->arena + (size_t)ref * BLOCK_ALIGN) : NULL;
+}
 
 /* The living, trusted block of this page and mode at gpa, or NULL. */
 Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode);

@@ -145,7 +145,7 @@ START_TEST(no_byte_in_the_second_page)
         for (const CodePage *p = c->page[k]; p; p = p->next)
             ck_assert_uint_le(p->longest, PAGE_SIZE);
     for (unsigned k = 0; k < BLOCK_HASH_SIZE; k++)
-        for (const Block *b = c->hash[k]; b; b = b->hash_next)
+        for (const Block *b = block_of(c, c->hash[k]); b; b = block_of(c, b->hash_next))
             ck_assert_uint_le(b->n, BLOCK_MAX_INSNS);
 }
 END_TEST

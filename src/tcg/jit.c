@@ -136,7 +136,8 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_make_gates(j, &c);
     g_assert(!c.overflow);
     j->used = j->used_fixed = (size_t)(c.p - j->code_rw + 63) & ~(size_t)63;
-    j->cold_used = j->code_bytes / 2;
+    j->there = (j->used_fixed + ~PAGE_MASK) & PAGE_MASK;
+    j->cold_used = j->cold_there = j->code_bytes / 2;
     if (perf_on)
         perf_code(j->code_rw + j->run, j->code_rw, j->used_fixed,
                   "tandem: in and out of translated code");
@@ -339,6 +340,8 @@ void jit_give_back(Jit *j)
     jit_flush(j);
     /* Where this kernel cannot, the pages stay: they are written over. */
     (void)madvise(j->code_rw + kept, j->code_bytes - kept, MADV_REMOVE);
+    j->there = kept;
+    j->cold_there = j->code_bytes / 2;
     g_free(j->map);
     j->map = NULL;
     j->map_room = 0;
@@ -842,6 +845,23 @@ static bool is_full(const Jit *j)
            j->slots + 4 * TRACE_MAX_INSNS > JIT_SLOTS;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+#define AHEAD_STEP 0x10000u
+#define AHEAD_NEAR 0x1000u
+
+/* From where on the host is yet to make memory for code: `there`, or a step more if `used` comes
+ * near it. One call instead of a fault for each page, and few for the executable view: a fault of a
+ * read maps what there is around it, too. */
+static size_t code_ahead(const Jit *j, size_t there, size_t used, size_t end)
+{
+    if (likely(used + AHEAD_NEAR <= there) || there + AHEAD_STEP > end)
+        return there;
+    (void)madvise(j->code_rw + there, AHEAD_STEP, MADV_POPULATE_WRITE); /* or as it is touched */
+    return there + AHEAD_STEP;
+}
+
 /* twin_of: code of b whose twin it is to be. */
 static bool make_code(Jit *j, Block *b, JitCode *twin_of)
 {
@@ -849,6 +869,8 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
     Trans *x = &trans;
     const uint8_t *next[TRACE_MAX_INSNS + 1];
     vec_release(j->t);
+    j->there = code_ahead(j, j->there, j->used, j->code_bytes / 2);
+    j->cold_there = code_ahead(j, j->cold_there, j->cold_used, j->code_bytes);
     x->j = j;
     x->t = j->t;
     x->b = b;

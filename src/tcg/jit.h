@@ -267,6 +267,7 @@ typedef struct Jit {
     int64_t run; /* executable minus writable */
     /* Code that runs comes from the start on, what is out of line from the middle on. */
     size_t code_bytes, used, used_fixed, cold_used;
+    size_t there, cold_there; /* up to where the host has made both */
     /* stubs */
     int (*enter)(const uint8_t *code);
     const uint8_t *s_exit, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],

@@ -246,7 +246,7 @@ typedef struct JitCode {
         uint64_t rounds; /* that there would have been */
         uint64_t exits;  /* to come before it is judged */
         int64_t step;    /* of the counter */
-        unsigned n, few; /* ways out; rounds that are not worth it, on average */
+        unsigned n, few; /* ways out; rounds not worth it, on average, in sixteenths */
         struct {
             uint8_t *at; /* rel32, as written */
             const uint8_t *to;

@@ -393,18 +393,20 @@ static bool one_round(Trans *x, const Loop *l)
     return true;
 }
 
-/* Rounds below which looking the pages up costs more than it saves: both in instructions. */
-static unsigned few_rounds(const Trans *x)
+/* Rounds below which looking the pages up, and exchanging registers, costs more than it saves
+ * (saved: by where registers are), in sixteenths. */
+static unsigned few_rounds(const Trans *x, unsigned saved)
 {
-    unsigned accesses = 0, head = 20;
+    unsigned gain = 1 + saved + (x->vec[0] ? 3 : 0), head = 20 + 6 * x->n_swaps;
     for (unsigned k = 0; k + 1u < x->n; k++)
-        accesses += x->stream_of[k] >= 0;
+        if (x->stream_of[k] >= 0)
+            gain += x->stream[x->stream_of[k]].area ? 2 : 5;
     for (unsigned n = 0; n < x->n_streams; n++) {
-        head += x->stream[n].area ? 7 : 18;
+        head += x->stream[n].direct ? 3 : x->stream[n].area ? 9 : 18;
         if (x->stream[n].by != GPR_ZERO)
             head += x->stream[n].area ? 5 : 15;
     }
-    return head / (5 * accesses + (x->vec[0] ? 3 : 0) + 1);
+    return 16 * head / gain;
 }
 
 void jit_loop_count(Trans *x, JitCode *code, const struct Cold *cold)
@@ -461,7 +463,7 @@ void jit_loop_judge(Jit *j, JitCode *code)
     uint64_t rounds = l->rounds + (uint64_t)(l->left / l->step);
     if (!code->block)
         return;
-    if (rounds < (uint64_t)l->few * j->loop_exits) {
+    if (16 * rounds < (uint64_t)l->few * j->loop_exits) {
         code->block->no_loop = true;
         jit_block_dead(j, code->block);
         return;
@@ -581,7 +583,7 @@ void jit_loop(Trans *x, JitCode *code)
         x->n_swaps = 0;
         done = try_second(x, code, &loop);
     }
-    unsigned few = few_rounds(x);
+    unsigned few = few_rounds(x, x->n_swaps ? gain : 0);
     memcpy(x->run_of, run_of, sizeof(run_of));
     if (done) {
         if (!code->loop)

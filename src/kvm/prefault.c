@@ -65,11 +65,11 @@ static uint64_t now(void)
 
 void kvm_prefault(Vcpu *v)
 {
-    KvmVcpu *kv = kvm_of(v);
-    KvmPrefault *did = &kv->prefault;
     gpa_t page[FRESH_MAX];
     if (!v->fresh || !v->fresh->n)
         return;
+    KvmVcpu *kv = kvm_of(v);
+    KvmPrefault *did = &kv->prefault;
     unsigned n = fresh_take(v->fresh, page, FRESH_MAX), done = 0, k;
     uint64_t begun = now();
     for (; done < n; done += k) {

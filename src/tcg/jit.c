@@ -517,6 +517,12 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
         call_and_retry(x, cold, x->j->s_vec, cold->k);
         go_on_behind(x, cold, next);
         break;
+    case COLD_RETURN:
+        emit_call(c, x->j->s_return);
+        name_insn(x, cold->k);
+        emit_call(c, x->j->s_helper);
+        go_on_behind(x, cold, next);
+        break;
     case COLD_HELPER:
         if (cold->second)
             jit_homes_swap(x, true);

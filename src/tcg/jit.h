@@ -270,7 +270,7 @@ typedef struct Jit {
     size_t there, cold_there; /* up to where the host has made both */
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],
+    const uint8_t *s_exit, *s_return, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],
         *s_fill[MMU_MODES][2], *s_tlb[MMU_MODES][2],
         *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
     /* the last exit */
@@ -560,6 +560,7 @@ enum ColdKind {
     COLD_HELPER,
     COLD_POLL,
     COLD_WARM,
+    COLD_RETURN,
     COLD_ELSEWHERE,
     COLD_OTHER,
     COLD_LINK,

@@ -313,7 +313,7 @@ static bool emit_ret(Trans *x, const Insn *i)
     jit_operand_at(x, RSP, 0, i->opsize, false, &m);
     jit_guard(x);
     emit_rm(&x->c, 0x8b, i->opsize == 8, H_AX, m);
-    lookup(x, COLD_HELPER);
+    lookup(x, i->opsize == 8 && !i->imm ? COLD_RETURN : COLD_HELPER);
     jit_move_rsp(x, (int32_t)(i->opsize + i->imm));
     jump_by_cache(x, NULL);
     return true;
@@ -417,6 +417,8 @@ void jit_go_elsewhere(Trans *x, unsigned k)
     code8(c, 0xe3); /* jrcxz, over what leaves it to the exec function */
     uint8_t *rel8 = c->p;
     code8(c, 0);
+    if (op_rows[i->row].opcode == 0xc3 && i->opsize == 8)
+        emit_call(c, x->j->s_return);
     emit_imm64(c, H_DX, (uintptr_t)x->code);
     emit_imm32(c, H_CX, k);
     emit_call(c, x->j->s_helper);

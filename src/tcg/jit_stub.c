@@ -357,6 +357,28 @@ static const uint8_t *tlb_stub(Jit *j, Code *c, unsigned mode, bool write)
     return at;
 }
 
+/*
+ * RET of 64 bits to the RIP in rax, which the jump cache does not have: done, and out of translated
+ * code. Where that RIP is not canonical this returns, and the exec function faults.
+ */
+static const uint8_t *return_stub(Jit *j, Code *c)
+{
+    const uint8_t *at = here(c);
+    const unsigned rsp = jit_host[RSP];
+    emit_imm32(c, H_CX, 16);
+    emit_shift(c, PFX_66, true, H_DX, H_AX, H_CX); /* shlx */
+    emit_shift(c, PFX_F3, true, H_DX, H_DX, H_CX); /* sarx */
+    RAW(c, "\x48\xf7\xd2");                        /* not rdx */
+    emit_lea(c, true, H_CX, (HostMem){.base = H_AX, .index = H_DX, .disp = 1});
+    RAW(c, "\xe3\x01\xc3");         /* jrcxz, over a ret */
+    RAW(c, "\x48\x8d\x64\x24\x08"); /* lea rsp, [rsp + 8]: not back there */
+    emit_lea(c, true, rsp, (HostMem){.base = (uint8_t)rsp, .index = H_NONE, .disp = 8});
+    emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, rip)));
+    emit_imm32(c, H_DX, JX_LOOKUP);
+    emit_jmp(c, j->s_exit);
+    return at;
+}
+
 void jit_make_stubs(Jit *j, Code *c)
 {
     for (unsigned load = 0; load < 2 && j->zmm; load++)
@@ -381,6 +403,7 @@ void jit_make_stubs(Jit *j, Code *c)
     emit_mov(c, false, H_AX, H_DX);
     leave_frame(c);
 
+    j->s_return = return_stub(j, c);
     j->s_helper = call_stub(j, c, offsetof(JitHot, fn_helper));
     j->s_access = call_stub(j, c, offsetof(JitHot, fn_access));
     j->s_stream = call_stub(j, c, offsetof(JitHot, fn_stream));

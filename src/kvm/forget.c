@@ -24,6 +24,9 @@
  * then so was its `tables = true`, which nobody has undone. A vCPU that enters behind the import
  * makes its tables from what memory holds then, with every store that was made before.
  *
+ * Who need not go into KVM just now (a policy's timer) may ask first, and is told when there is
+ * nothing to wait for.
+ *
  * A vCPU that goes away for one instruction (rescue) does not say so: to wake a thread costs more
  * than it would save, and one that stores nothing (Vcpu.writes) leaves no table to be dropped.
  */
@@ -119,6 +122,62 @@ static void wakes_politely(bool yes)
                           &(struct sched_param){.sched_priority = 0});
 }
 
+/* An import that comes now has nothing to wait for. With the lock held, so that nobody is told who
+ * has cancelled. */
+static void tell_ready(KvmForget *f)
+{
+    g_mutex_lock(&f->ready_lock);
+    for (GSList *at = f->waiting; at; at = at->next) {
+        KvmWaiter *w = at->data;
+        w->then(w->v, w->opaque);
+    }
+    g_slist_free_full(f->waiting, g_free);
+    f->waiting = NULL;
+    g_mutex_unlock(&f->ready_lock);
+}
+
+static GSList *waiter_of(const KvmForget *f, const Vcpu *v)
+{
+    for (GSList *at = f->waiting; at; at = at->next)
+        if (((KvmWaiter *)at->data)->v == v)
+            return at;
+    return NULL;
+}
+
+bool kvm_ready(Vcpu *v, KvmReady *then, void *opaque)
+{
+    KvmVcpu *kv = kvm_of(v);
+    if (!kv || !kv->vm->host->shadow_tables)
+        return true;
+    KvmForget *f = &kv->vm->forget;
+    g_mutex_lock(&f->ready_lock);
+    pthread_mutex_lock(&f->asking);
+    bool waits = f->asked || f->works;
+    pthread_mutex_unlock(&f->asking);
+    waits = waits && !waiter_of(f, v);
+    if (waits) {
+        KvmWaiter *w = g_new(KvmWaiter, 1);
+        *w = (KvmWaiter){v, then, opaque};
+        f->waiting = g_slist_prepend(f->waiting, w);
+    }
+    g_mutex_unlock(&f->ready_lock);
+    return !waits;
+}
+
+void kvm_ready_cancel(Vcpu *v)
+{
+    KvmVm *kvm = v->vm->kvm;
+    if (!kvm)
+        return;
+    g_mutex_lock(&kvm->forget.ready_lock);
+    GSList *at = waiter_of(&kvm->forget, v);
+    if (at) {
+        g_free(at->data);
+        kvm->forget.waiting = g_slist_delete_link(kvm->forget.waiting, at);
+    }
+    g_mutex_unlock(&kvm->forget.ready_lock);
+}
+
 /* What fails here stays to be done, and is reported, by an import. */
 static void *worker(void *opaque)
 {
@@ -132,6 +191,7 @@ static void *worker(void *opaque)
             continue;
         }
         f->asked = false;
+        f->works = true;
         pthread_mutex_unlock(&f->asking);
         wakes_politely(false);
         g_mutex_lock(&f->lock);
@@ -139,6 +199,10 @@ static void *worker(void *opaque)
         if (!atomic_load(&f->inside))
             drop(kvm, NULL);
         g_mutex_unlock(&f->lock);
+        pthread_mutex_lock(&f->asking);
+        f->works = false;
+        pthread_mutex_unlock(&f->asking);
+        tell_ready(f);
         wakes_politely(true);
         pthread_mutex_lock(&f->asking);
     }
@@ -179,6 +243,7 @@ void kvm_away(Vcpu *v)
 void kvm_tables_init(KvmVm *kvm)
 {
     g_mutex_init(&kvm->forget.lock);
+    g_mutex_init(&kvm->forget.ready_lock);
     pthread_mutex_init(&kvm->forget.asking, NULL);
     pthread_cond_init(&kvm->forget.ask, NULL);
 }
@@ -192,6 +257,8 @@ void kvm_tables_end(KvmVm *kvm)
     pthread_mutex_unlock(&f->asking);
     if (f->started)
         pthread_join(f->thread, NULL);
+    tell_ready(f); /* another VM has the vCPUs now */
+    g_mutex_clear(&f->ready_lock);
     g_mutex_clear(&f->lock);
     pthread_mutex_destroy(&f->asking);
     pthread_cond_destroy(&f->ask);

@@ -95,6 +95,14 @@ bool kvm_prefault_stats(const Vcpu *, KvmPrefault *);
 /* v has left KVM for a while, so that KVM may be made ready for its return meanwhile. On v's
  * thread, outside run(); never waits for long. */
 void kvm_away(Vcpu *v);
+/*
+ * Is it, or would v's return wait? False: `then` is called, from another thread, as soon as it
+ * would not; v may run on meanwhile. True also where v waits already. On v's thread, outside run().
+ * `then` may queue work on v, and has no other locks to take. Cancelled before v's loop ends.
+ */
+typedef void KvmReady(Vcpu *v, void *opaque);
+bool kvm_ready(Vcpu *v, KvmReady *then, void *opaque);
+void kvm_ready_cancel(Vcpu *v);
 
 /* ---- with VmCommon.irqchip not IRQCHIP_OFF ---- */
 

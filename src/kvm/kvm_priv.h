@@ -166,6 +166,12 @@ typedef struct KvmSlot {
     uint64_t *guarded; /* a bit for each page that is read-only there */
 } KvmSlot;
 
+typedef struct KvmWaiter {
+    Vcpu *v;
+    KvmReady *then;
+    void *opaque;
+} KvmWaiter;
+
 /* forget.c's. `asking` is a leaf lock: it is held for no longer than a thread takes to start. */
 typedef struct KvmForget {
     GMutex lock;             /* over the spare slot and its moves */
@@ -175,7 +181,9 @@ typedef struct KvmForget {
     pthread_mutex_t asking;  /* over the rest */
     pthread_cond_t ask;
     pthread_t thread;
-    bool started, asked, quit;
+    bool started, asked, works, quit;
+    GMutex ready_lock; /* over those that wait; `asking` may be taken with it held, never before */
+    GSList *waiting;   /* of KvmWaiter */
 } KvmForget;
 
 typedef struct KvmVm {

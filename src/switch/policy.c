@@ -14,6 +14,7 @@
 #include <glib-unix.h>
 
 #include "base/log.h"
+#include "kvm/kvm.h"
 #include "switch/policy_priv.h"
 #include "tcg/tcg.h"
 
@@ -190,11 +191,26 @@ static void go_home(VcpuLoop *l)
         move(l, p, pl->home);
 }
 
+/*
+ * A timer's moment is as good as the one right behind it. Where KVM would have the vCPU wait, which
+ * may be long on a busy host, the vCPU runs on, and `again` is told when KVM is ready.
+ */
+static bool put_off(Vcpu *v, const Engine *to, KvmReady *again, void *opaque)
+{
+    return to && !to->is_software && v->engine->is_software && !kvm_ready(v, again, opaque);
+}
+
+static void stay_over_again(Vcpu *v, void *opaque)
+{
+    vcpu_queue(v, stay_over, opaque);
+}
+
 static void stay_over(Vcpu *v, void *opaque)
 {
     VcpuLoop *l = v->loop;
     PolicyLoop *pl = l->policy;
-    if (pl && pl->active && pl->active->stay.ns && pl->stay_serial == GPOINTER_TO_UINT(opaque))
+    if (pl && pl->active && pl->active->stay.ns && pl->stay_serial == GPOINTER_TO_UINT(opaque) &&
+        !put_off(v, pl->home, stay_over_again, opaque))
         go_home(l);
 }
 
@@ -448,11 +464,18 @@ void policies_free(Policies *all)
     g_free(all);
 }
 
+static void fire_by_timer(Vcpu *v, void *opaque);
+
+static void fire_again(Vcpu *v, void *opaque)
+{
+    vcpu_queue(v, fire_by_timer, opaque);
+}
+
 static void fire_by_timer(Vcpu *v, void *opaque)
 {
     Policies *all = v->vm->policies;
     Policy *p = all ? numbered(all, GPOINTER_TO_UINT(opaque)) : NULL;
-    if (!p)
+    if (!p || (policy_applies(p, v) && put_off(v, policy_target(p, v), fire_again, opaque)))
         return;
     atomic_store(&of(p, v)->queued, false);
     fire(v->loop, p);

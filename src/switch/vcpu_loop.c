@@ -477,6 +477,7 @@ void vcpu_loop_join(Vcpu *v)
     rouse(l);
     pthread_mutex_unlock(&l->lock);
     pthread_join(v->thread, NULL);
+    kvm_ready_cancel(v);
     v->loop = NULL;
     rescue_end(l);
     while (l->head) {

@@ -654,6 +654,52 @@ START_TEST(shadow_page_tables_drop_meanwhile)
 }
 END_TEST
 
+static void count(Vcpu *v, void *opaque)
+{
+    ck_assert_ptr_eq(v, &fx.v);
+    atomic_fetch_add((_Atomic unsigned *)opaque, 1);
+}
+
+/* Who asks while the thread is at it is told when it is not any more, once, unless that was taken
+ * back; and has then nothing to wait for. */
+START_TEST(told_when_ready)
+{
+    KvmVm *kvm = fx.vm.kvm;
+    KvmForget *f = &kvm->forget;
+    _Atomic unsigned told = 0;
+    read_at_privilege_3();
+    fx_import();
+    ck_assert(kvm_ready(&fx.v, count, &told));
+    for (unsigned i = 0; i < 20; i++) {
+        enter_and_read(i);
+        if (!kvm->host->shadow_tables) {
+            kvm_away(&fx.v);
+            ck_assert(kvm_ready(&fx.v, count, &told));
+            fx_import();
+            continue;
+        }
+        unsigned before = told;
+        g_mutex_lock(&f->lock); /* the thread gets no further */
+        kvm_away(&fx.v);
+        ck_assert(!kvm_ready(&fx.v, count, &told));
+        ck_assert(kvm_ready(&fx.v, count, &told)); /* once is enough */
+        if (i % 4 == 3)
+            kvm_ready_cancel(&fx.v);
+        kvm_ready_cancel(&(Vcpu){.vm = &fx.vm}); /* another's */
+        ck_assert_uint_eq(told, before);
+        g_mutex_unlock(&f->lock);
+        wait_for_thread();
+        for (unsigned n = 0; n < 20000 && i % 4 != 3 && told == before; n++)
+            g_usleep(1000);
+        ck_assert_uint_eq(told, before + (i % 4 != 3));
+        unsigned spare = f->spare;
+        import_what_changed(false);
+        ck_assert_uint_eq(f->spare, spare);
+    }
+    ck_assert_uint_eq(told, kvm->host->shadow_tables ? 15 : 0);
+}
+END_TEST
+
 /* With another vCPU in KVM, or where it may go there unseen, no drop is good for long. */
 START_TEST(shadow_page_tables_of_several)
 {
@@ -846,6 +892,7 @@ int main(void)
         import_drops_stale_translations,
         import_drops_shadow_page_tables,
         shadow_page_tables_drop_meanwhile,
+        told_when_ready,
         shadow_page_tables_of_several,
         shadow_page_tables_that_stay,
         single_steps,

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "demo/demo_ports.h"
+#include "kvm/kvm.h"
 #include "machine/machine.h"
 #include "switch/vcpu_loop.h"
 
@@ -210,6 +211,8 @@ static void switch_here(Vcpu *v, void *opaque)
 static bool one_switch(Demo *d)
 {
     ForcedSwitch w = {.to = d->v->engine == d->a ? d->b : d->a};
+    if (!w.to->is_software)
+        kvm_wait_ready(machine_vm(d->m));
     if (machine_vm(d->m)->irqchip != IRQCHIP_OFF)
         machine_switch(d->m, w.to, -1, &w.err); /* the interrupt controllers go along */
     else

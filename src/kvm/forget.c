@@ -25,7 +25,7 @@
  * makes its tables from what memory holds then, with every store that was made before.
  *
  * Who need not go into KVM just now (a policy's timer) may ask first, and is told when there is
- * nothing to wait for.
+ * nothing to wait for; who asks for a switch from another thread waits there, while the vCPU runs.
  *
  * A vCPU that goes away for one instruction (rescue) does not say so: to wake a thread costs more
  * than it would save, and one that stores nothing (Vcpu.writes) leaves no table to be dropped.
@@ -36,6 +36,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 /* Two places beside the pages that set_up() in vm.c keeps for KVM: neither RAM nor device. */
 #define SPARE_GPA 0xfeffa000ull
@@ -178,6 +179,21 @@ void kvm_ready_cancel(Vcpu *v)
     g_mutex_unlock(&kvm->forget.ready_lock);
 }
 
+void kvm_wait_ready(VmCommon *vm)
+{
+    KvmVm *kvm = vm->kvm;
+    if (!kvm || !kvm->host->shadow_tables)
+        return;
+    KvmForget *f = &kvm->forget;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec++;
+    pthread_mutex_lock(&f->asking);
+    while ((f->asked || f->works) && pthread_cond_timedwait(&f->rest, &f->asking, &until) == 0)
+        ;
+    pthread_mutex_unlock(&f->asking);
+}
+
 /* What fails here stays to be done, and is reported, by an import. */
 static void *worker(void *opaque)
 {
@@ -201,6 +217,7 @@ static void *worker(void *opaque)
         g_mutex_unlock(&f->lock);
         pthread_mutex_lock(&f->asking);
         f->works = false;
+        pthread_cond_broadcast(&f->rest);
         pthread_mutex_unlock(&f->asking);
         tell_ready(f);
         wakes_politely(true);
@@ -246,6 +263,11 @@ void kvm_tables_init(KvmVm *kvm)
     g_mutex_init(&kvm->forget.ready_lock);
     pthread_mutex_init(&kvm->forget.asking, NULL);
     pthread_cond_init(&kvm->forget.ask, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&kvm->forget.rest, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }
 
 void kvm_tables_end(KvmVm *kvm)
@@ -262,4 +284,5 @@ void kvm_tables_end(KvmVm *kvm)
     g_mutex_clear(&f->lock);
     pthread_mutex_destroy(&f->asking);
     pthread_cond_destroy(&f->ask);
+    pthread_cond_destroy(&f->rest);
 }

@@ -103,6 +103,8 @@ void kvm_away(Vcpu *v);
 typedef void KvmReady(Vcpu *v, void *opaque);
 bool kvm_ready(Vcpu *v, KvmReady *then, void *opaque);
 void kvm_ready_cancel(Vcpu *v);
+/* The same for who waits himself, a second at the most. No vCPU's thread. */
+void kvm_wait_ready(VmCommon *);
 
 /* ---- with VmCommon.irqchip not IRQCHIP_OFF ---- */
 

@@ -179,7 +179,7 @@ typedef struct KvmForget {
     _Atomic bool tables;     /* KVM may have page tables of its own */
     _Atomic unsigned inside; /* vCPUs that are in KVM_RUN, or may go there unseen */
     pthread_mutex_t asking;  /* over the rest */
-    pthread_cond_t ask;
+    pthread_cond_t ask, rest;
     pthread_t thread;
     bool started, asked, works, quit;
     GMutex ready_lock; /* over those that wait; `asking` may be taken with it held, never before */

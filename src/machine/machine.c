@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "cpu/mwait.h"
+#include "kvm/kvm.h"
 #include "machine/loader.h"
 #include "machine/machine_priv.h"
 #include "switch/policy.h"
@@ -718,6 +719,8 @@ bool machine_switch(Machine *m, const Engine *to, int cpu, GError **err)
         return false;
     }
     accel_moved(m);
+    if (!to->is_software)
+        kvm_wait_ready(&m->vm); /* the vCPUs run on meanwhile */
     /* All or none, at one moment: the others wait at a boundary until every one has moved. One by
      * itself moves while the others run (kvm/guard.c). */
     unsigned first = cpu < 0 ? 0 : (unsigned)cpu,

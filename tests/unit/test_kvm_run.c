@@ -660,13 +660,20 @@ static void count(Vcpu *v, void *opaque)
     atomic_fetch_add((_Atomic unsigned *)opaque, 1);
 }
 
+static void *wait_ready(void *told)
+{
+    kvm_wait_ready(&fx.vm);
+    atomic_fetch_add((_Atomic unsigned *)told, 1);
+    return NULL;
+}
+
 /* Who asks while the thread is at it is told when it is not any more, once, unless that was taken
  * back; and has then nothing to wait for. */
 START_TEST(told_when_ready)
 {
     KvmVm *kvm = fx.vm.kvm;
     KvmForget *f = &kvm->forget;
-    _Atomic unsigned told = 0;
+    _Atomic unsigned told = 0, waited = 0;
     read_at_privilege_3();
     fx_import();
     ck_assert(kvm_ready(&fx.v, count, &told));
@@ -683,15 +690,19 @@ START_TEST(told_when_ready)
         kvm_away(&fx.v);
         ck_assert(!kvm_ready(&fx.v, count, &told));
         ck_assert(kvm_ready(&fx.v, count, &told)); /* once is enough */
+        GThread *other = g_thread_new(NULL, wait_ready, &waited);
         if (i % 4 == 3)
             kvm_ready_cancel(&fx.v);
         kvm_ready_cancel(&(Vcpu){.vm = &fx.vm}); /* another's */
         ck_assert_uint_eq(told, before);
         g_mutex_unlock(&f->lock);
         wait_for_thread();
+        g_thread_join(other);
+        ck_assert_uint_eq(waited, i + 1);
         for (unsigned n = 0; n < 20000 && i % 4 != 3 && told == before; n++)
             g_usleep(1000);
         ck_assert_uint_eq(told, before + (i % 4 != 3));
+        kvm_wait_ready(&fx.vm);
         unsigned spare = f->spare;
         import_what_changed(false);
         ck_assert_uint_eq(f->spare, spare);

@@ -461,6 +461,66 @@ START_TEST(indices_go_astray)
 }
 END_TEST
 
+/*
+ * A base that is 0, and an index or a displacement that is an address: 0 is in the lower area,
+ * which lies in the host where it does in the guest, and so it is to pass no check while the mirror
+ * is not in use. The page changes each four rounds.
+ */
+START_TEST(base_is_0)
+{
+    const uint64_t lin = 0x180000;
+    Jit *j = begin();
+    for (uint64_t k = 0; k < ROUNDS / 4; k++) {
+        static CpuState in;
+        static uint8_t bytes[256];
+        seed = k * 0x5851f42d4c957f2dull + 57;
+        j->warm_after = 1 + below(3);
+        both_areas();
+        put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);
+        put64(LOW_PT + 8 * (lin >> 12), DATA | 0x67);
+        registers(&guest.v.st);
+        in = guest.v.st;
+        bool index = one_in(2);
+        in.gpr[RSI] = 0;
+        in.gpr[RBX] = lin + 8 * below(0x100);
+        in.gpr[RCX] = 60 + below(60);
+        in.gpr[RDI] = LOW_PT + 8 * (lin >> 12);
+        in.gpr[R8] = (DATA + 0x1000) | 0x67;
+        in.gpr[R10] = DATA | 0x67;
+        HostMem m = {.base = RSI, .index = H_NONE, .disp = (int32_t)in.gpr[RBX]};
+        if (index)
+            m = (HostMem){.base = RSI, .index = RAX, .disp = 8};
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x4c\x89\x17\x0f\x20\xda\x0f\x22\xda", 9); /* as it is to be at first */
+        const uint8_t *again = c.p;
+        if (index)
+            emit_mov(&c, false, RAX, RBX);
+        emit_rm(&c, 0x8b, true, RDX, m);
+        if (one_in(2)) /* ADD, or what leaves the flags alone */
+            encode(
+                &c,
+                &(Enc){
+                    .map = MAP_1B, .opcode = 0x01, .w = true, .modrm = true, .reg = RDX, .rm = R9});
+        else
+            emit_lea(&c, true, R9, (HostMem){.base = R9, .index = RDX});
+        code_bytes(&c, "\xf6\xc1\x03\x75\x0c", 5);     /* test cl, 3; jnz */
+        code_bytes(&c, "\x4d\x87\xc2\x4c\x89\x07", 6); /* xchg r8, r10; mov [rdi], r8 */
+        code_bytes(&c, "\x0f\x20\xda\x0f\x22\xda", 6); /* mov rdx, cr3; mov cr3, rdx */
+        count_down(&c, RCX, false);
+        code_bytes(&c, "\x0f\x85", 2); /* jnz */
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        code8(&c, 0xf4);
+        ck_assert(!c.overflow);
+        n_cuts = 0;
+        random_memory();
+        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+    }
+    if (!jit_mirror_out(j) || j->mirror_turns)
+        ck_assert_uint_gt(j->mirror_shown, 0);
+    guest_teardown();
+}
+END_TEST
+
 static unsigned bits_of(uint64_t v)
 {
     uint64_t u = v >> 63 ? ~v : v;
@@ -518,6 +578,6 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {bits_of_registers, loops, flags, indices_go_astray};
+    const TTest *const tests[] = {bits_of_registers, loops, flags, indices_go_astray, base_is_0};
     return jit_suite("jit_mirror", tests, ARRAY_LEN(tests));
 }

@@ -86,7 +86,7 @@ void kvm_prefault(Vcpu *v)
     did->ns += did->last_ns;
     if (done == n)
         return;
-    if (e == EOPNOTSUPP || e == ENOTTY)
+    if (e == EOPNOTSUPP || e == ENOTTY || e == EINVAL) /* not there; older kernels say the last */
         v->fresh = NULL;
     for (; done < n; done++)
         fresh_map_forget(&kv->vm->fresh, page[done], PAGE);

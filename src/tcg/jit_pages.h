@@ -141,6 +141,8 @@ void jit_jumps_give_back(Jit *);
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 /* True: code in rip's page that was known before is in the cache again. */
 bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
+/* The same; the block at rip, if its code is there then, or NULL. */
+Block *jit_block_revived(Jit *, unsigned mode, uint64_t rip);
 /* l is linked to b, which has been found at its target: until that page is out of use. */
 void jit_far_add(Jit *, JitLink *l, const Block *b);
 /* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */

@@ -11,7 +11,7 @@
 
 #define BUCKETS    2048u
 #define PAGES_MAX  8192u /* records; all are dropped when there are more */
-#define FAR_USES   24    /* of a jump by the jump cache, before it is linked again */
+#define FAR_USES   4     /* of a jump by the jump cache, before it is linked again */
 #define GUARD_USES 64    /* of a trace's way into another page, likewise */
 
 typedef struct JumpAt {
@@ -232,15 +232,6 @@ bool jit_jumps_revive(Jit *j, unsigned mode, uint64_t rip)
         return false;
     revive(j, p, gpa);
     return true;
-}
-
-Block *jit_block_revived(Jit *j, unsigned mode, uint64_t rip)
-{
-    if (!jit_jumps_revive(j, mode, rip))
-        return NULL;
-    const JumpPage *p = find_page(j, (unsigned)jit_jump_slot(j, mode), rip & PAGE_MASK);
-    const JumpAt *a = p->n ? at_place(p, rip & (JJUMP_SIZE - 1)) : NULL;
-    return a && a->entry && a->code ? a->code->block : NULL;
 }
 
 /* b has been found at rip. */

@@ -32,8 +32,6 @@ void jit_slots_flush(Jit *);
 /* All go, with the code that has them. */
 void jit_slots_forget(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
-/* What JitSlot.listed is in the last byte of a slot. */
-uint8_t jit_slot_listed_bit(void);
 
 /* ---- windows (jit_window.c) ---- */
 /* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or
@@ -141,8 +139,6 @@ void jit_jumps_give_back(Jit *);
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 /* True: code in rip's page that was known before is in the cache again. */
 bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
-/* The same; the block at rip, if its code is there then, or NULL. */
-Block *jit_block_revived(Jit *, unsigned mode, uint64_t rip);
 /* l is linked to b, which has been found at its target: until that page is out of use. */
 void jit_far_add(Jit *, JitLink *l, const Block *b);
 /* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */

@@ -191,6 +191,13 @@ void jit_link(Jit *j, JitLink *l, Block *b)
             return;
         }
         jit_far_add(j, l, b);
+    } else if (b->gpa2 != NO_GPA) { /* what the page behind holds is another matter elsewhere */
+        l->rip = b->fixed_at + (b->gpa & ~PAGE_MASK);
+        if (b->fixed_at == BLOCK_FLOATS || !jit_jump_may(j, l->rip, b))
+            return;
+        jit_far_add(j, l, b);
+        if (!l->listed)
+            return;
     }
     if (l->to != b) {
         unlink_out(j, l);

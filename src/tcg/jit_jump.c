@@ -246,10 +246,16 @@ static JumpPage *page_of(Jit *j, unsigned slot, uint64_t rip, const Block *b)
     return p;
 }
 
+bool jit_jump_may(const Jit *j, uint64_t rip, const Block *b)
+{
+    return b->gpa2 == NO_GPA || !blocks_page_is_global(j->t, rip) ||
+           blocks_page_is_global(j->t, (rip & PAGE_MASK) + PAGE_SIZE);
+}
+
 void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
 {
     int slot = jit_jump_slot(j, mode);
-    if (slot < 0 || !b->jit || j->no_chain)
+    if (slot < 0 || !b->jit || j->no_chain || !jit_jump_may(j, rip, b))
         return;
     unsigned x = rip & (JJUMP_SIZE - 1);
     JJump *u = &j->hot->jump[slot];
@@ -299,8 +305,16 @@ void jit_jumps_flush(Jit *j, bool all)
         j->jump_big = 0;
 }
 
+static void flush_record(Jit *j, gva_t page)
+{
+    for (JumpPage *p = *bucket(j, page); p; p = p->next)
+        if (p->page == page)
+            take_out(j, p);
+}
+
 void jit_jumps_flush_page(Jit *j, gva_t lin)
 {
+    flush_record(j, (lin & PAGE_MASK) - PAGE_SIZE);      /* its last block may end here */
     if (unlikely(j->jump_big >> (lin >> 30 & 63) & 1)) { /* how large its page is is not known */
         for (unsigned k = 0; k < 2; k++)
             for (uint32_t n = 0; n < j->pages->list[k].n; n++)
@@ -308,9 +322,7 @@ void jit_jumps_flush_page(Jit *j, gva_t lin)
                     take_out(j, j->pages->list[k].page[n]);
         return;
     }
-    for (JumpPage *p = *bucket(j, lin); p; p = p->next)
-        if (p->page == (lin & PAGE_MASK))
-            take_out(j, p);
+    flush_record(j, lin & PAGE_MASK);
 }
 
 void jit_jumps_forget(Jit *j)

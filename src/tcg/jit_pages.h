@@ -137,6 +137,9 @@ void jit_jumps_forget(Jit *);
 void jit_jumps_give_back(Jit *);
 /* b has been found at rip, in this map_gen. */
 void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
+/* Can jumps to b, at rip, be kept until rip's page is out of use? Not if it ends in a page that is
+ * sooner. */
+bool jit_jump_may(const Jit *, uint64_t rip, const Block *b);
 /* True: code in rip's page that was known before is in the cache again. */
 bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
 /* l is linked to b, which has been found at its target: until that page is out of use. */

@@ -170,6 +170,39 @@ START_TEST(next_page_of_old_code)
 }
 END_TEST
 
+/* A jump within a page leads to an instruction that ends in the next one, which is another page
+ * after a change of CR3, or of its entry alone. */
+START_TEST(next_page_is_another)
+{
+    const gpa_t page = G_CODE + 0x5000, behind[2] = {G_CODE + 0x6000, G_CODE + 0x7000};
+    const gpa_t entry = G_PT + 8 * ((behind[0] - G_RAM) >> 12);
+    /* mov [rsi], rdi; mov rax, cr3; mov cr3, rax (or invlpg [r8]; nop); xor edx, edx; jmp rbx */
+    static const uint8_t by_cr3[] = "\x48\x89\x3e\x0f\x20\xd8\x0f\x22\xd8\x31\xd2\xff\xe3";
+    static const uint8_t by_page[] = "\x48\x89\x3e\x41\x0f\x01\x38\x90\x90\x31\xd2\xff\xe3";
+    /* 1: add rdx, rax; dec ecx; jz 3f; jmp 2f */
+    static const uint8_t first[] = "\x48\x01\xc2\xff\xc9\x74\x20\xeb\x14";
+    memcpy(gp(page + 0xfe0), first, sizeof(first) - 1);
+    memcpy(gp(page + 0xffd), "\xb8\0\0", 3); /* 2: mov eax, 1 or 2 << 16; jmp 1b; 3: hlt */
+    for (unsigned k = 0; k < 2; k++)
+        memcpy(gp(behind[k]), k ? "\2\0\xe9\xd9\xff\xff\xff\xf4" : "\1\0\xe9\xd9\xff\xff\xff\xf4",
+               8);
+    engine_interp.enter(&guest.v);
+    CpuState *s = &guest.v.st;
+    for (unsigned turn = 0; turn < 12; turn++) {
+        memcpy(gp(G_CODE), turn < 6 ? by_cr3 : by_page, sizeof(by_cr3));
+        if (turn % 6 == 0)
+            engine_interp.enter(&guest.v);
+        s->gpr[RSI] = entry;
+        s->gpr[RDI] = behind[turn % 2] | 7;
+        s->gpr[RBX] = page + 0xffd;
+        s->gpr[R8] = behind[0];
+        s->gpr[RCX] = 100;
+        run_to_halt((unsigned)_i);
+        ck_assert_uint_eq(s->gpr[RDX], (100ull << 16) * (1 + turn % 2));
+    }
+}
+END_TEST
+
 /* A loop of two blocks, which becomes a trace; its second block is written by a store in the first,
  * and by other means. */
 START_TEST(second_block_of_a_trace)
@@ -479,6 +512,7 @@ int main(void)
     tcase_add_loop_test(c, page_that_follows_itself, 0, 2);
     tcase_add_loop_test(c, no_byte_in_the_second_page, 0, 2);
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
+    tcase_add_loop_test(c, next_page_is_another, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
     tcase_add_test(c, runs_are_counted_once);
     tcase_add_loop_test(c, short_lives, 0, 2);

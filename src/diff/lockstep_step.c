@@ -82,7 +82,9 @@ static Exit run_to(Lockstep *ls, unsigned side, uint64_t count, bool careful, ui
         uint64_t done, old_rip = v->st.rip, old_rcx = v->st.gpr[RCX];
         e = ls_run(ls, side, &limit, &done, true);
         count -= MIN_OF(done, count);
-        if (e.kind != EXIT_LIMIT || e.delivered ||
+        /* One that is asked to stop meanwhile (an interrupt waited for IF) has been put off first.
+         */
+        if ((e.kind != EXIT_LIMIT && !(e.kind == EXIT_KICK && done)) || e.delivered ||
             (!done && old_rip == v->st.rip && old_rcx == v->st.gpr[RCX]))
             break;
     }

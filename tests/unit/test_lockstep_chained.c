@@ -58,6 +58,21 @@ static const uint8_t resumes[] = {
     0xf4,                            /* hlt */
 };
 
+/* Each round sets IF in its middle. */
+static const uint8_t opens[] = {
+    0xb9, 0x2c, 0x01, 0, 0, /* mov ecx, 300 */
+    /* round: */
+    0xfa,             /* cli */
+    0x83, 0xc0, 0x03, /* add eax, 3 */
+    0xfb,             /* sti */
+    0x83, 0xc3, 0x05, /* add ebx, 5 */
+    0x31, 0xd8,       /* xor eax, ebx */
+    0x01, 0xc2,       /* add edx, eax */
+    0x83, 0xe9, 0x01, /* sub ecx, 1 */
+    0x75, 0xef,       /* jnz round */
+    0xf4,             /* hlt */
+};
+
 static Fixture *fix;
 static Lockstep *ls;
 
@@ -158,6 +173,22 @@ START_TEST(counts_are_right)
 }
 END_TEST
 
+/* An interrupt that the second side alone has waiting, until IF is set amid a step, does not keep
+ * it from doing as much. */
+START_TEST(interrupt_waits_for_if)
+{
+    start_with(opens, sizeof(opens), 100);
+    enum LsResult r = LS_OK;
+    for (unsigned n = 0; r == LS_OK && n < 1000; n++) {
+        vcpu_request(ls->side[FOLLOWER].v, VREQ_INTR);
+        r = go(1);
+    }
+    must(r, LS_HALTED);
+    ck_assert_uint_gt(ls->insns, 300 * 8);
+    stop();
+}
+END_TEST
+
 /* Where a step ends before the instruction that RF is for, RF is still set. */
 START_TEST(rf_stays)
 {
@@ -240,6 +271,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, counts_are_right, 0, 5);
     tcase_add_loop_test(tc, rf_stays, 0, 4);
+    tcase_add_test(tc, interrupt_waits_for_if);
     tcase_add_test(tc, spoilt_second_body);
     tcase_add_test(tc, wrong_count);
     suite_add_tcase(s, tc);

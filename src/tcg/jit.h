@@ -167,7 +167,7 @@ typedef struct JitLink {
     const uint8_t *cold;     /* where it leads while not linked */
     struct Block *to;        /* linked, or was before the page was forgotten */
     struct JitLink *next_in; /* of the same target */
-    uint64_t rip;            /* far: the target */
+    uint64_t rip;            /* far, or to what ends in the next page: the target */
     uint32_t left;           /* far: jumps by the jump cache before it is to be linked */
     bool backward, far, listed, counts;
     bool guard;            /* at a trace's way into another page: a NOP while */

@@ -445,14 +445,10 @@ static unsigned make_block(uint8_t *bytes, size_t room)
 
 START_TEST(random_blocks)
 {
-    GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->kernel_slots = true;
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;
@@ -704,11 +700,7 @@ START_TEST(over_page_ends)
         {MAP_1B, 0x03, PFX_NP, true, false, true},   {MAP_0F, 0x10, PFX_NP, false, false, false},
         {MAP_0F, 0x11, PFX_NP, false, false, true}};
     static const int8_t steps[] = {1, -1, 3, -5, 8, -8, 61, -67};
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->kernel_slots = true;
     for (unsigned k = 0; k < ARRAY_LEN(ops) * ARRAY_LEN(steps); k++) {
         static CpuState in;
@@ -752,12 +744,8 @@ END_TEST
  * page, of nothing, downwards. */
 START_TEST(strings)
 {
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
+    Jit *j = begin_jit();
     unsigned shown = 0;
-    j->hot_after = 0;
     for (unsigned k = 0; k < 2000; k++) {
         static CpuState in;
         static uint8_t bytes[64];
@@ -819,11 +807,7 @@ START_TEST(mapped_anew)
         "\x0f\x20\xd8\x0f\x22\xd8",      /* mov rax, cr3; mov cr3, rax */
         "\x4d\x87\xd1\x41\x0f\x01\x39"}; /* xchg r9, r10; invlpg [r9] */
     static const uint8_t access[][4] = {{0x48, 0x03, 0x16}, {0x48, 0x01, 0x16}, {0x02, 0x16}};
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->warm_after = 2;
     j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;
@@ -886,11 +870,7 @@ START_TEST(code_mapped_anew)
         "\x0f\x20\xd8\x0f\x22\xd8\xfe\x46\x03",
         "\x0f\x20\xd8\xfe\x46\x03\x0f\x22\xd8"}; /* before it has gone */
     static const uint8_t function[] = {0x48, 0x83, 0xc2, 1, 0x48, 0xc1, 0xc2, 3, 0xc3};
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->warm_after = 2;
     j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;
@@ -975,11 +955,7 @@ START_TEST(at_two_places)
         0x48, 0xc1, 0xc2, 5,                      /* rol rdx, 5 */
         0xc3,                                     /* ret */
     };
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->warm_after = 2;
     j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;

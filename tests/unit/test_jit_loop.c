@@ -309,15 +309,11 @@ static bool again_later(const JitCode *made)
 
 START_TEST(loops)
 {
-    GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
     unsigned seconds = 0, bare = 0, traces = 0, rows = 0, laters = 0;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;
         static uint8_t bytes[1024];
@@ -371,11 +367,7 @@ START_TEST(x87_faults)
         "\x83\xc0\x01", "\x85\xc0",     "\x48\x89\xf8", "\x0f\xaf\xc0", /* plain ones, IMUL */
     };
     static const gva_t pages[] = {DATA, DATA, DATA + 0x1000, DATA + 0x2000, DATA + 0x3000};
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     for (unsigned k = 0; k < 3000; k++) {
         static CpuState in;
         uint8_t bytes[64];
@@ -408,13 +400,9 @@ END_TEST
  * fills the slot. */
 START_TEST(gathers)
 {
-    GError *err = NULL;
     if (!__builtin_cpu_supports("avx2"))
         return;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     for (unsigned k = 0; k < 4000; k++) {
         static CpuState in;
         uint8_t bytes[96];

@@ -231,13 +231,9 @@ static uint64_t random_entry(void)
 
 static Jit *begin(void)
 {
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
+    Jit *j = begin_jit();
     trap[0] = (uintptr_t)memory;
     trap[1] = (uintptr_t)memory + (1ull << 46) - (1ull << 42);
-    j->hot_after = 0;
     j->kernel_slots = true;
     j->kernel_warm = 1;
     j->trace_paths = j->kernel_paths = 1;

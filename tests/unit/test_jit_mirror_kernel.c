@@ -122,13 +122,10 @@ static void kernel_tables(void)
 
 START_TEST(loops)
 {
-    GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
+    Jit *j = begin_jit();
     trap = (uintptr_t)memory - 0x4b0000000000ull + DIRECT;
     j->kernel_warm = 1;
     j->trace_paths = j->kernel_paths = 1;
@@ -213,11 +210,8 @@ START_TEST(code_in_large_page)
     static const char code_first[] = "\xc6\x46\xff\xb8\xc6\x46\x04\xc3\xc7\x06\x07\0\0\0\xff\xd5"
                                      "\xb9\x28\0\0\0\x89\x8e\0\x20\0\0\xff\xc9\x75\xf6" LATER;
 #undef LATER
-    GError *err = NULL;
     CpuState in;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
+    Jit *j = begin_jit();
     j->hot_after = 1;
     for (unsigned k = 0; k < 16; k++) {
         const gva_t at = (k & 1 ? IMAGE : DIRECT) + LARGE + 0x110000 + (k / 4) * 0x1000;

@@ -11,11 +11,7 @@ START_TEST(returns)
     static const uint64_t to[] = {G_CODE + 21,        0x7fffffffe000ull,  BIT(47),
                                   0xffff7fffffffffff, 0xffff800000000000, 0x123456789abcdef0};
     static const unsigned rounds[] = {1, 2, 3, 50};
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->warm_after = 2;
     j->trace_paths = j->kernel_paths = 1;
     j->kernel_warm = 1;

@@ -37,12 +37,8 @@ START_TEST(rows_of_pages)
     static const char *const forget[] = {
         "\x0f\x01\xbe\x00\x10\x00\x00", /* invlpg [rsi + 0x1000] */
         "\x0f\x20\xd8\x0f\x22\xd8"};    /* mov rax, cr3; mov cr3, rax */
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
+    Jit *j = begin_jit();
     unsigned shown = 0;
-    j->hot_after = 0;
     j->kernel_slots = true;
     j->warm_after = 0;
     for (unsigned k = 0; k < 48; k++) {
@@ -150,15 +146,11 @@ static void table_limit(Code *c)
  * if all of the table is there. */
 START_TEST(tables_by_small_indices)
 {
-    GError *err = NULL;
     const char *rounds = getenv("TANDEM_TEST_ROUNDS"), *first = getenv("TANDEM_TEST_FIRST");
     uint64_t from = first ? strtoull(first, NULL, 0) : 0;
     uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS / 2;
     unsigned shown = 0;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->kernel_warm = 1;
     for (uint64_t k = from; k < from + n_rounds; k++) {
         static CpuState in;
@@ -223,11 +215,7 @@ START_TEST(stores_where_reads_go)
      * jne M; hlt */
     static const uint8_t bytes[] = "\x48\x8b\x06\x48\x81\xc6\x00\x10\x00\x00\x41\xff\xc8\x75\xf1"
                                    "\x48\x89\x17\x48\x81\xc7\x00\x10\x00\x00\xff\xc9\x75\xf2\xf4";
-    GError *err = NULL;
-    guest_setup();
-    ck_assert_msg(engine_jit.vcpu_init(&guest.v, &err), "%s", err ? err->message : "");
-    Jit *j = jit_of(&guest.v);
-    j->hot_after = 0;
+    Jit *j = begin_jit();
     j->kernel_slots = true;
     for (unsigned k = 0; k < 32; k++) {
         seed = k + 1;

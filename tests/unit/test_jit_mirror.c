@@ -4,6 +4,8 @@
  * that change or lose rights meanwhile; translated and interpreted. See jit_blocks.h.
  */
 #define GUEST_ANYWHERE true /* the mirror wants that part of the host's addresses */
+#include <pthread.h>
+#include <stdatomic.h>
 #include "jit_blocks.h"
 
 /* Both show what address 0 does. The mirror has the second where the first would be without it. */
@@ -517,6 +519,86 @@ START_TEST(base_is_0)
 }
 END_TEST
 
+static atomic_bool enough;
+
+/* Has the vCPU leave its code again and again. */
+static void *kicks(void *p G_GNUC_UNUSED)
+{
+    while (!atomic_load(&enough)) {
+        vcpu_request(&guest.v, VREQ_WORK);
+        g_usleep(50);
+    }
+    return NULL;
+}
+
+static Exit run_at(gva_t rip)
+{
+    RunLimit none = {0};
+    ST->rip = rip;
+    ST->run_state = RUN_RUNNING;
+    engine_jit.import_state(&guest.v, GROUPS_ALL, NULL);
+    engine_jit.enter(&guest.v);
+    return engine_jit.run(&guest.v, &none);
+}
+
+/*
+ * A poll on the way into code finds the flags as they are, and not as instruction k of that code
+ * would have them again, where k is how far the translation before has come: here of each length
+ * that there may be.
+ */
+START_TEST(flags_on_the_way_in)
+{
+    /* B: cmp r8, r8; mov rsi, [rsi]; lea rdx, [rdx]; add edi, 1; jnz B; hlt */
+    static const uint8_t loop[] = {0x4d, 0x39, 0xc0, 0x48, 0x8b, 0x36, 0x48, 0x8d,
+                                   0x12, 0x83, 0xc7, 0x01, 0x75, 0xf2, 0xf4};
+    RunLimit none = {0};
+    Fault fault;
+    Jit *j = begin();
+    j->warm_after = 4;
+    for (unsigned before = 1; before <= 6; before++) {
+        gva_t b = G_CODE + 0x200 * before, other = b + 0x100;
+        both_areas();
+        registers(ST);
+        put64(DATA, LOW);
+        memset(gp(other), 0x90, before - 1);
+        memcpy(gp(other + before - 1), "\xeb\x00\xf4", 3); /* jmp; hlt */
+        memcpy(gp(b), loop, sizeof(loop));
+        ST->gpr[RSI] = LOW;
+        /* Seen often enough to be a trace soon, with an access by the mirror; then the other. */
+        for (unsigned n = 0; n < 3; n++) {
+            ST->gpr[RDI] = (uint32_t)-1;
+            ck_assert_int_eq(run_at(b).kind, EXIT_HLT);
+        }
+        ck_assert(!block_find(ST, j->t, b, &fault)->hot);
+        ck_assert_int_eq(run_at(other).kind, EXIT_HLT);
+        /* ZF stays clear at the top of the loop. */
+        pthread_t th;
+        atomic_store(&enough, false);
+        pthread_create(&th, NULL, kicks, NULL);
+        ST->gpr[RDI] = 1;
+        ST->rflags &= ~(uint64_t)FL_ZF;
+        Exit x = run_at(b);
+        for (unsigned polls = 0; polls < 30;) {
+            ck_assert_int_eq(x.kind, EXIT_KICK);
+            if (ST->rip == b)
+                ck_assert_msg(!(ST->rflags & FL_ZF), "%u instructions before", before);
+            polls += ST->rip == b;
+            if ((uint32_t)ST->gpr[RDI] > 1u << 30)
+                ST->gpr[RDI] = 1;
+            vcpu_request_clear(&guest.v, VREQ_WORK);
+            x = engine_jit.run(&guest.v, &none);
+        }
+        atomic_store(&enough, true);
+        pthread_join(th, NULL);
+        vcpu_request_clear(&guest.v, VREQ_WORK);
+        ck_assert(block_find(ST, j->t, b, &fault)->hot);
+    }
+    if (!jit_mirror_out(j) || j->mirror_turns)
+        ck_assert_uint_gt(j->mirror_shown, 0);
+    guest_teardown();
+}
+END_TEST
+
 static unsigned bits_of(uint64_t v)
 {
     uint64_t u = v >> 63 ? ~v : v;
@@ -574,6 +656,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {bits_of_registers, loops, flags, indices_go_astray, base_is_0};
+    const TTest *const tests[] = {bits_of_registers, loops,     flags,
+                                  indices_go_astray, base_is_0, flags_on_the_way_in};
     return jit_suite("jit_mirror", tests, ARRAY_LEN(tests));
 }

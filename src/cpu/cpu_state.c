@@ -49,7 +49,8 @@ void cpu_state_reset(CpuState *s, uint32_t cpuid_signature, bool is_bsp)
     s->fpu.mxcsr = 0x1f80;
     s->fpu.mxcsr_mask = 0xffff;
     s->msr.pat = 0x0007040600070406ull;
-    s->msr.misc_enable = 1; /* fast strings */
+    s->msr.misc_enable = 1;    /* fast strings */
+    s->msr.amd_hwcr = BIT(24); /* AMD: the TSC counts at the P0 frequency */
     s->msr.apic_base = apic_base;
     s->msr.kvm_poll_control = 1; /* the host may poll */
     s->msr.mtrr_def_type = 0;

@@ -25,6 +25,8 @@ def boot_to_shell():
         shell = t.elapsed()
         t.send("echo $((6 * 7)) $(uname -m)\n")
         t.expect(r"42 x86_64")
+        t.send("echo bugs: $(dmesg | grep -c 'Firmware Bug')\n")
+        t.expect(r"bugs: 0\s")
         t.send("poweroff -f\n")
         assert t.wait() == 0, t.tail()
         print(f"shell after {shell:.1f} s, power-off status 0")

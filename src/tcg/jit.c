@@ -591,12 +591,6 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
 
 #define BLOCK_CODE_MAX (64u << 10) /* bytes of a block's code, and of what is out of line */
 
-static bool translatable(const Block *b)
-{
-    const unsigned flat32 = DM_FLAT | DM_CS32 | DM_SS32 | DM_PROT;
-    return (b->mode & DM_CODE64) || (b->mode & flat32) == flat32;
-}
-
 /* Makes an island: jumps to cold code, for the short jumps made so far. `over`: code runs into it.
  */
 static void island(Trans *x, bool over)
@@ -955,7 +949,7 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
 
 bool jit_translate(Jit *j, Block *b)
 {
-    if (!translatable(b) || jit_jump_slot(j, b->mode) < 0)
+    if (jit_jump_slot(b->mode) < 0)
         return false;
     if (is_full(j))
         jit_flush(j);

@@ -60,7 +60,7 @@
 
 #define JTLB_SIZE        65536u
 #define JJUMP_SIZE       65536u
-#define JJUMP_MODES      4u  /* decode modes with a jump cache of their own */
+#define JJUMP_MODES      6u  /* that code is made in: jit_jump_slot() */
 #define JIT_RUNS         48u /* in a trace */
 #define JIT_RANGES       8u
 #define JIT_WINDOWS      32u
@@ -310,12 +310,11 @@ typedef struct Jit {
     /* for info jit */
     uint64_t mirror_shown, mirror_turns, mirror_faults, kernel_shown, kernel_turns, kernel_faults;
     struct JumpPages *pages; /* that the jump cache leads to, or has led to: jit_jump.c */
-    uint8_t jump_mode[JJUMP_MODES], jump_modes; /* decode modes of JitHot.jump */
-    const uint8_t *s_zmm[2];                    /* store, load */
-    bool ymm, zmm, wrgsbase;                    /* zmm: the guest has AVX-512 */
-    bool x87;                                   /* x87 runs as itself: this host has XSAVE */
-    bool x87_before; /* the x87 registers were the guest's when C was called */
-    JitCode **map;   /* by address of code, ascending */
+    const uint8_t *s_zmm[2]; /* store, load */
+    bool ymm, zmm, wrgsbase; /* zmm: the guest has AVX-512 */
+    bool x87;                /* x87 runs as itself: this host has XSAVE */
+    bool x87_before;         /* the x87 registers were the guest's when C was called */
+    JitCode **map;           /* by address of code, ascending */
     unsigned map_n, map_room;
     unsigned links;    /* direct jumps that are linked now, at most */
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */

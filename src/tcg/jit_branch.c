@@ -10,7 +10,7 @@
 /* Where the jump cache has `member` of the entry with the index in rdx, or of a RIP's. */
 static HostMem jump_member(const Trans *x, size_t member, const uint64_t *rip)
 {
-    int slot = jit_jump_slot(x->j, x->mode);
+    int slot = jit_jump_slot(x->mode);
     size_t at = offsetof(JitHot, jump) + (size_t)slot * sizeof(JJump) + member;
     HostMem m = jit_hot(x->j, at + (rip ? 8 * (*rip & (JJUMP_SIZE - 1)) : 0));
     if (!rip) {
@@ -113,10 +113,6 @@ void jit_emit_goto(Trans *x, unsigned link, int64_t off)
     Code *c = &x->c;
     if (linkable(x, off)) {
         link_from(x, emit_jmp(c, here(c)), link, off);
-        return;
-    }
-    if (jit_jump_slot(x->j, x->mode) < 0) {
-        jit_cold(x, emit_jmp(c, here(c)), COLD_LOOKUP)->rip_off = off;
         return;
     }
     lookup_page(x, COLD_LOOKUP, off);
@@ -470,8 +466,7 @@ bool jit_emit_branch(Trans *x, const Insn *i)
     const OpRow *r = &op_rows[i->row];
     bool code64 = x->mode & DM_CODE64, done = false;
     int64_t off = target_off(x, i);
-    if (i->opsize != (code64 ? 8 : 4) || jit_jump_slot(x->j, x->mode) < 0 ||
-        (x->fixed ? !reachable(x, off) : off != (int32_t)off))
+    if (i->opsize != (code64 ? 8 : 4) || (x->fixed ? !reachable(x, off) : off != (int32_t)off))
         return false;
     if (x->at < &x->part[x->n_parts - 1] && x->k + 1 == x->at[1].first) {
         return follow(x, i);

@@ -44,17 +44,6 @@ struct JumpPages {
     PageList list[2]; /* of those that are live, and some that were: local pages, global ones */
 };
 
-int jit_jump_slot(Jit *j, unsigned mode)
-{
-    for (unsigned k = 0; k < j->jump_modes; k++)
-        if (j->jump_mode[k] == mode)
-            return (int)k;
-    if (j->jump_modes == JJUMP_MODES)
-        return -1;
-    j->jump_mode[j->jump_modes] = (uint8_t)mode;
-    return (int)j->jump_modes++;
-}
-
 static void jump_clear(JJump *u, unsigned index)
 {
     u->neg[index] = index ? 0 : 1; /* matches no RIP with this index */
@@ -225,7 +214,7 @@ static void revive(Jit *j, JumpPage *p, gpa_t gpa)
 bool jit_jumps_revive(Jit *j, unsigned mode, uint64_t rip)
 {
     Tcg *t = j->t;
-    int slot = jit_jump_slot(j, mode);
+    int slot = jit_jump_slot(mode);
     JumpPage *p = slot < 0 ? NULL : find_page(j, (unsigned)slot, rip & PAGE_MASK);
     gpa_t gpa;
     if (!p || p->live || !t->code64 || j->no_chain || !blocks_page_at(&t->v->st, t, rip, &gpa))
@@ -254,7 +243,7 @@ bool jit_jump_may(const Jit *j, uint64_t rip, const Block *b)
 
 void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
 {
-    int slot = jit_jump_slot(j, mode);
+    int slot = jit_jump_slot(mode);
     if (slot < 0 || !b->jit || j->no_chain || !jit_jump_may(j, rip, b))
         return;
     unsigned x = rip & (JJUMP_SIZE - 1);
@@ -269,7 +258,7 @@ void jit_jump_fill(Jit *j, unsigned mode, uint64_t rip, const Block *b)
 /* The page is any, the place in it is not. */
 void jit_jumps_to_dead(Jit *j, const Block *b)
 {
-    int slot = jit_jump_slot(j, b->mode);
+    int slot = jit_jump_slot(b->mode);
     if (slot < 0)
         return;
     for (unsigned x = b->gpa & ~PAGE_MASK; x < JJUMP_SIZE; x += PAGE_SIZE)
@@ -279,7 +268,7 @@ void jit_jumps_to_dead(Jit *j, const Block *b)
 
 void jit_far_add(Jit *j, JitLink *l, const Block *b)
 {
-    int slot = jit_jump_slot(j, b->mode);
+    int slot = jit_jump_slot(b->mode);
     if (l->listed || slot < 0)
         return;
     JumpPage *p = page_of(j, (unsigned)slot, l->rip, b);

@@ -144,16 +144,22 @@ bool jit_jump_may(const Jit *, uint64_t rip, const Block *b);
 bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
 /* l is linked to b, which has been found at its target: until that page is out of use. */
 void jit_far_add(Jit *, JitLink *l, const Block *b);
+/* Number of the jump cache of a decode mode; -1: no code is made in it. Code is made of 64 bits,
+ * and of 32 where segments are flat; at CPL 3, below it, and there with EFLAGS.AC. */
+static inline int jit_jump_slot(unsigned mode)
+{
+    const unsigned flat32 = DM_FLAT | DM_CS32 | DM_SS32 | DM_PROT;
+    int slot = mode & DM_CPL3 ? 2 : mode & DM_AC ? 1 : 0;
+    if (mode & DM_CODE64)
+        return slot;
+    return (mode & flat32) == flat32 ? 3 + slot : -1;
+}
 /* Code at rip in decode mode `mode`, which takes RIP in rax, if the jump cache has it; or NULL. */
 static inline const uint8_t *jit_code_at(const Jit *j, unsigned mode, uint64_t rip)
 {
     unsigned x = rip & (JJUMP_SIZE - 1);
-    for (unsigned k = 0; k < j->jump_modes; k++)
-        if (j->jump_mode[k] == mode)
-            return j->hot->jump[k].neg[x] == 0 - rip ? j->hot->jump[k].code[x] : NULL;
-    return NULL;
+    int slot = jit_jump_slot(mode);
+    return slot >= 0 && j->hot->jump[slot].neg[x] == 0 - rip ? j->hot->jump[slot].code[x] : NULL;
 }
-/* Number of the jump cache of this decode mode, or -1. */
-int jit_jump_slot(Jit *, unsigned mode);
 
 #endif

@@ -49,7 +49,7 @@ static unsigned cut[64], n_cuts; /* where instructions end */
 static uint8_t memory[DATA_LEN], after[DATA_LEN];
 static uint8_t code[4096]; /* of the block; what it writes there must not stay */
 
-static void tables(void)
+static G_GNUC_UNUSED void tables(void)
 {
     put64(G_GDT + 8, 0x00af9b000000ffffull);
     put64(G_GDT + 16, 0x00cf93000000ffffull);
@@ -86,7 +86,7 @@ static void tables(void)
 #define INDEX 14 /* vector registers that hold indices; what selects elements */
 #define LANES 13
 
-static void registers(CpuState *s)
+static G_GNUC_UNUSED void registers(CpuState *s)
 {
     for (unsigned r = 0; r < GPR_N; r++)
         s->gpr[r] = rnd() >> below(64);
@@ -206,7 +206,8 @@ static GString *compare(const CpuState *in, const uint8_t *bytes, unsigned n)
 }
 
 /* Fails with the shortest beginning of the block that still differs. */
-static void must_agree(uint64_t which, const CpuState *in, const uint8_t *bytes, unsigned n)
+static G_GNUC_UNUSED void must_agree(uint64_t which, const CpuState *in, const uint8_t *bytes,
+                                     unsigned n)
 {
     GString *what = compare(in, bytes, n);
     for (unsigned k = 1; k < n_cuts && what->len; k++) {

@@ -86,6 +86,8 @@ static unsigned after(const uint8_t *bits, const Insn *i, unsigned to)
     const OpRow *r = &op_rows[i->row];
     if (r->emit == EMIT_IMM)
         return i->opsize == 4 ? 32 : bits_of(i->imm);
+    if (r->emit == EMIT_CONV) /* CDQE, CQO */
+        return r->opcode == 0x98 ? MIN_OF(31u, (unsigned)bits[RAX]) : 0;
     if (r->emit == EMIT_LEA) {
         unsigned n = sum(bits_in(bits, i->base), shifted(bits_in(bits, i->index), i->scale));
         return i->seg == SEG_NONE && i->asize == 8 ? sum(n, bits_of(i->disp)) : 64;
@@ -95,6 +97,8 @@ static unsigned after(const uint8_t *bits, const Insn *i, unsigned to)
     if (r->map == MAP_0F && (r->opcode & 0xf6) == 0xb6 && r->pfx != PFX_F3 &&
         (i->opsize == 8 || r->opcode < 0xb8)) /* MOVZX, MOVSX */
         return r->opcode & 1 ? 16 : 8;
+    if (r->map == MAP_0F && (r->opcode & 0xf0) == 0x40 && i->opsize == 8) /* CMOVcc */
+        return i->flags & IF_MEM ? 64 : MAX_OF(bits[to], bits[i->rm]);
     return r->map == MAP_1B ? of_plain(bits, i, to) : 64;
 }
 
@@ -104,7 +108,7 @@ static bool whole32(const Insn *i)
     const OpRow *r = &op_rows[i->row];
     if (i->opsize != 4)
         return false;
-    if (r->emit == EMIT_IMM || r->emit == EMIT_LEA)
+    if (r->emit == EMIT_IMM || r->emit == EMIT_LEA || r->emit == EMIT_CONV)
         return true;
     if (r->emit != EMIT_COPY || (r->attr & (A_SSE | A_AVX | A_MMX | A_FPU)))
         return false;

@@ -54,9 +54,10 @@ uint32_t jit_written(const Insn *i)
     case EMIT_IMM:
     case EMIT_LEA:
         return 1u << (i->opsize == 1 ? i->reg >> 3 : i->reg);
+    case EMIT_CONV:
+        return r->opcode == 0x98 ? 1u << RAX : 1u << RDX;
     case EMIT_MUL:
     case EMIT_DIV:
-    case EMIT_CONV:
         return 1u << RAX | 1u << RDX;
     case EMIT_PUSH:
     case EMIT_PUSHF:

@@ -43,7 +43,7 @@ static void change_index(Code *c)
     unsigned r = indices[below(3)], from = indices[below(3)];
     Enc e = {.map = MAP_1B, .modrm = true, .w = one_in(2), .rm = (uint8_t)r};
     HostMem m = {.base = (uint8_t)from, .index = (uint8_t)r, .scale = (uint8_t)below(3), .disp = 3};
-    switch (below(10)) {
+    switch (below(12)) {
     case 0: /* MOVZX, MOVSX */
         e.map = MAP_0F;
         e.opcode = (uint8_t)((one_in(2) ? 0xb6 : 0xbe) + one_in(2));
@@ -86,6 +86,15 @@ static void change_index(Code *c)
     case 8:
         emit_lea(c, e.w, r, m);
         return;
+    case 9: /* CWDE, CDQE; CDQ, CQO */
+        e.modrm = false;
+        e.opcode = 0x98 + one_in(4);
+        break;
+    case 10: /* CMOVcc */
+        e.map = MAP_0F;
+        e.opcode = (uint8_t)(0x40 + below(16));
+        e.reg = (uint8_t)from;
+        break;
     default: /* makes it small again */
         e.opcode = 0x81;
         e.reg = 4;
@@ -642,12 +651,11 @@ START_TEST(bits_of_registers)
         ck_assert_uint_gt(b->n, 1);
         for (unsigned n = 0; n + 1u < b->n; n++)
             jit_bits_follow(bits, &b->insn[n]);
-        for (unsigned r = 0; r < 3; r++) {
-            ck_assert_msg(bits_of(out.gpr[indices[r]]) <= bits[indices[r]],
-                          "round %lu, register %u: %#lx in %u bits", k, indices[r],
-                          out.gpr[indices[r]], bits[indices[r]]);
+        for (unsigned r = 0; r < GPR_N; r++)
+            ck_assert_msg(bits_of(out.gpr[r]) <= bits[r], "round %lu, register %u: %#lx in %u bits",
+                          k, r, out.gpr[r], bits[r]);
+        for (unsigned r = 0; r < 3; r++)
             small += bits[indices[r]] < 40;
-        }
     }
     ck_assert_uint_gt(small, ROUNDS);
     guest_teardown();

@@ -438,6 +438,7 @@ struct Trans {
     int dx_run;            /* the run whose host address, or slot's `add`, is in rdx; -1; or the
                               mirror's: jit_mem.c */
     uint8_t ax;    /* the guest register, of those in CpuState, whose value is in rax; or H_NONE */
+    uint8_t base;  /* likewise, within one access: plus 1, or 0 */
     bool guarded;  /* the access about to be written may meet an empty slot */
     bool mirrored; /* it goes by the mirror, and may fault */
     /* Where each guest register is, at this place in the code: jit_home.c. */

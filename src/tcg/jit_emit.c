@@ -148,22 +148,63 @@ static void in_copy(GprOp *g, unsigned copy)
     g->scratch = true;
 }
 
+/* XOR or SUB of a register with itself: what it held does not matter. */
+static bool clears(const Insn *i)
+{
+    const OpRow *r = &op_rows[i->row];
+    return i->opsize >= 4 && r->map == MAP_1B &&
+           ((r->opcode & 0xfd) == 0x31 || (r->opcode & 0xfd) == 0x29);
+}
+
+/* May e, of a register rm and a register reg, have the two the other way round? */
+static bool turns_round(const Insn *i, Enc *e)
+{
+    const OpRow *r = &op_rows[i->row];
+    if (r->map != MAP_1B || i->opsize < 4)
+        return false;
+    if (r->opcode == 0x85) /* TEST */
+        return true;
+    if (r->opcode != 0x89 && (r->opcode >= 0x40 || (r->opcode & 7) != 1))
+        return false;
+    e->opcode = r->opcode | 2;
+    return true;
+}
+
 /*
  * The general registers of an instruction without memory operand, of which some live in CpuState:
- * reg and rm into copies, or rm into *slot (returns true). ax: the one whose value is in rax, and
- * x->ax afterwards.
+ * reg and rm into copies, or rm into *slot (returns true); or reg, and then rm is in its place. ax:
+ * the one whose value is in rax, and x->ax afterwards.
  */
-static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_written,
+static bool bring_both(Trans *x, const Insn *i, Enc *e, GprOp *reg, GprOp *rm, bool rm_written,
                        bool rm_copy, bool reg_written, unsigned ax, HostMem *slot)
 {
     bool reg_away = reg->used && x->host[reg->guest] == H_NONE, taken = false, in_slot = false;
     bool rm_away = rm->used && x->host[rm->guest] == H_NONE;
+    bool store = rm_away && rm_written && reg->used && i->opsize == 8 && e->opcode == 0x89 &&
+                 e->map == MAP_1B;
     rm_copy = rm_away && (rm_copy || rm_written);
     x->ax = (uint8_t)ax;
     if (reg->used)
         reg->host = x->host[reg->guest];
     if (rm->used)
         rm->host = x->host[rm->guest];
+    if (store) { /* MOV */
+        if (reg_away && reg->guest != ax)
+            bring(x, reg, H_AX);
+        if (reg_away)
+            in_copy(reg, H_AX);
+        if (reg_away)
+            x->ax = rm->guest;
+        else if (ax == rm->guest)
+            x->ax = H_NONE;
+        *slot = jit_home(x, rm->guest);
+        return true;
+    }
+    if (reg_away && rm->used && !rm_away && reg->guest != ax && turns_round(i, e)) {
+        *slot = jit_home(x, reg->guest);
+        *reg = *rm;
+        return true;
+    }
     if (reg_away && rm_copy) { /* rm has rax */
         if (rm->guest == reg->guest) {
             in_copy(reg, H_AX);
@@ -183,6 +224,8 @@ static bool bring_both(Trans *x, const Insn *i, GprOp *reg, GprOp *rm, bool rm_w
     }
     if (rm_copy) {
         bool reads = !(rm_written && overwrites(i)) || reg->host == H_AX;
+        if (reg->used && reg->guest == rm->guest && clears(i))
+            reads = false;
         if (rm->guest != ax && reads)
             bring(x, rm, H_AX);
         in_copy(rm, H_AX);
@@ -318,8 +361,8 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     bool simple =
         !is_mem && !cl && !both && !vvvv.used && !reg.high && !rm.high && !is_vector_row(r);
     if (simple) {
-        if (bring_both(x, i, &reg, &rm, rm_written, bit_test, writes && !rm_first && reg.used, ax,
-                       &mem))
+        if (bring_both(x, i, &e, &reg, &rm, rm_written, bit_test, writes && !rm_first && reg.used,
+                       ax, &mem))
             e.mem = &mem;
         e.rm = rm.host;
     } else {

@@ -52,7 +52,8 @@ static unsigned address_register(Trans *x, unsigned r, unsigned copy)
     }
     if (x->host[r] != H_NONE)
         return x->host[r];
-    emit_load(&x->c, copy, jit_home(x, r));
+    if (copy != H_AX || x->base != r + 1)
+        emit_load(&x->c, copy, jit_home(x, r));
     return copy;
 }
 
@@ -462,8 +463,8 @@ static bool table_operand(Trans *x, HostMem *m)
     return true;
 }
 
-/* A member of a run by the mirror. */
-static void mirror_operand(Trans *x, HostMem *m)
+/* A member of a run by the mirror. x->base is left behind. */
+static void by_mirror(Trans *x, HostMem *m)
 {
     struct Run *u = &x->run[x->run_of[x->k]];
     const struct Place *p = &x->run_place[x->k];
@@ -480,6 +481,8 @@ static void mirror_operand(Trans *x, HostMem *m)
         int dx_run = x->dx_run;
         ea = run_place(x, &base, 0);
         done = whole;
+        if (ea.base == H_AX && base.index == GPR_ZERO && base.base < GPR_N && !base.disp)
+            x->base = (uint8_t)(base.base + 1);
         struct Cold *cold = area_check(x, ea.base, area);
         cold->retry = retry;
         cold->run = 1;
@@ -508,6 +511,12 @@ static void mirror_operand(Trans *x, HostMem *m)
     } else {
         *m = by_rdx(run_place(x, p, 0));
     }
+}
+
+static void mirror_operand(Trans *x, HostMem *m)
+{
+    by_mirror(x, m);
+    x->base = 0;
 }
 
 /* What dx_run says is in rdx, once more. */

@@ -247,6 +247,15 @@ static void step_by_register(Trans *x, const struct Stream *s, const uint8_t *fa
     emit_jcc(c, 3, fails); /* jae */
 }
 
+/* Has a stream before n the same step, in the same register? */
+static bool step_seen(const Trans *x, unsigned n)
+{
+    for (unsigned k = 0; k < n; k++)
+        if (x->stream[k].by == x->stream[n].by && x->stream[k].by_scale == x->stream[n].by_scale)
+            return true;
+    return false;
+}
+
 /* One by the mirror: that has no ends of pages, and room around it for all rounds. */
 static void check_area(Trans *x, unsigned n, const uint8_t *fails)
 {
@@ -256,18 +265,22 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
     unsigned k = 0;
     while (x->stream_of[k] != (int)n)
         k++;
-    first_byte(x, s);
+    unsigned at = H_AX; /* how far from there its bytes are does not matter */
+    if (s->index == GPR_ZERO && s->base < GPR_N && x->host[s->base] != H_NONE)
+        at = x->host[s->base];
+    else
+        first_byte(x, s);
     if (s->area == MIRROR_HIGH) {
-        emit_bits(c, PFX_F3, H_CX, H_AX, upper);
+        emit_bits(c, PFX_F3, H_CX, at, upper);
         alu_imm(c, CMP, true, H_CX, 1);
     } else {
-        alu_mem(c, CMP, H_AX, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));
+        alu_mem(c, CMP, at, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));
     }
     struct Cold *cold = /* jne, jae */
         jit_cold(x, emit_jcc(c, s->area == MIRROR_HIGH ? 5 : 3, here(c)), COLD_STREAM);
     cold->mirror = true;
     cold->k = (uint16_t)k;
-    if (s->by != GPR_ZERO)
+    if (s->by != GPR_ZERO && !step_seen(x, n))
         step_by_register(x, s, fails);
     if (s->direct)
         return;

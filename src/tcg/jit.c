@@ -387,6 +387,7 @@ static void by_helper(Trans *x, const Insn *i)
 {
     const ExecSet *exec = op_rows[i->row].exec;
     jit_flags_again(x, x->k, false);
+    jit_pointers_again(x, x->k);
     name_insn(x, x->k);
     emit_call(&x->c, x->j->s_helper);
     x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
@@ -501,8 +502,10 @@ static void cold_code(Trans *x, JitCode *code, const struct Cold *cold, const ui
     if (cold->from)
         patch_rel32(cold->from, c->run, here(c));
     jit_homes(x, cold->second && cold->kind != COLD_STREAM);
-    if (cold->kind != COLD_STREAM && cold->kind != COLD_POLL && cold->kind != COLD_WARM)
+    if (cold->kind != COLD_STREAM && cold->kind != COLD_POLL && cold->kind != COLD_WARM) {
         jit_flags_again(x, cold->k, cold->second);
+        jit_pointers_again(x, cold->k);
+    }
     switch ((enum ColdKind)cold->kind) {
     case COLD_ACCESS:
         access_missed(x, code, cold);
@@ -899,8 +902,10 @@ static bool make_code(Jit *j, Block *b, JitCode *twin_of)
         x->second = x->helped = false;
         x->round_setter = -1;
         x->n_swaps = 0;
-        for (unsigned k = 0; k < x->n; k++)
+        for (unsigned k = 0; k < x->n; k++) {
             x->replay[k].w = -1;
+            x->pointers[k] = 0;
+        }
         jit_homes(x, false);
         code->n_cross = 0;
         jit_scan(x);

@@ -475,6 +475,9 @@ struct Trans {
         int16_t w;
         uint8_t copy;
     } replay[TRACE_MAX_INSNS], round_replay;
+    /* C that does instruction k is to find the FIP and FOP of this one, plus 1; 0: they are right.
+     */
+    uint8_t pointers[TRACE_MAX_INSNS];
     int round_setter; /* up to this one they are what round_replay says, in the second body; or -1
                        */
     /* jit_loop.c: the second body is being written; the streams, each instruction's (or -1), its
@@ -611,6 +614,8 @@ void jit_make_stubs(Jit *, Code *);
 /* Flags to and from JitHot.cc, by rax. */
 void jit_flags_out(Code *, const Jit *);
 void jit_flags_in(Code *, const Jit *);
+/* Cold code of instruction k, before C: FIP and FOP. rcx may change. */
+void jit_pointers_again(Trans *, unsigned k);
 /* jit_often.c: EMIT_OFTEN; and the registers it writes, as bits */
 bool jit_emit_often(Trans *, const Insn *);
 uint32_t jit_often_written(const Insn *);

@@ -793,31 +793,37 @@ static bool keeps_pointers(const Insn *i)
     return exec == &exec_x87 || exec == &exec_x87_store;
 }
 
-/* Does emit_same() always do i, which accesses nothing? */
-static bool is_plain(const Insn *i)
+/* Does i neither look at FIP and FOP nor leave the code, but for C that does it (which is given
+ * them again)? */
+static bool passes_pointers(const Insn *i)
 {
-    const OpRow *r = &op_rows[i->row];
-    unsigned op = r->opcode;
-    if ((i->flags & (IF_MEM | IF_LOCK)) || i->opsize < 4 || r->map != MAP_1B)
+    switch (op_rows[i->row].emit) {
+    case EMIT_COPY:
+    case EMIT_TEST:
+        return !(op_rows[i->row].attr & A_MMX);
+    case EMIT_IMM:
+    case EMIT_LEA:
+    case EMIT_CONV:
+    case EMIT_MUL:
+        return true;
+    default:
         return false;
-    if (r->emit == EMIT_COPY || r->emit == EMIT_TEST) /* ADD to CMP, MOV, TEST, INC, DEC */
-        return op < 0x40 || op == 0x81 || op == 0x83 || op == 0x89 || op == 0x8b || op == 0x85 ||
-               op == 0xff;
-    return r->emit == EMIT_IMM;
+    }
 }
 
-/* Is another x87 instruction done behind this one before anything looks at FIP and FOP? */
-static bool pointers_soon_written(const Trans *x)
+/* Is another x87 instruction done behind this one, in its block, before anything looks at FIP and
+ * FOP? Then what C is called for until then gives them: Trans.pointers. */
+static bool pointers_soon_written(Trans *x)
 {
-    for (unsigned k = x->k + 1u; k < x->n && !x->at->b->soft; k++) {
-        const Insn *i = x->insn[k];
-        if (i->opsize && op_rows[i->row].emit == EMIT_X87 && !(i->flags & IF_MEM) &&
-            keeps_pointers(i))
-            return true;
-        if (!i->opsize || !is_plain(i))
-            return false;
-    }
-    return false;
+    unsigned end = x->at->first + x->at->b->n, k = x->k + 1u;
+    while (k < end && x->insn[k]->opsize && passes_pointers(x->insn[k]))
+        k++;
+    if (x->at->b->soft || k >= end || !x->insn[k]->opsize ||
+        op_rows[x->insn[k]->row].emit != EMIT_X87 || !keeps_pointers(x->insn[k]))
+        return false;
+    for (; k > x->k; k--)
+        x->pointers[k] = (uint8_t)(x->k + 1u);
+    return true;
 }
 
 /* rax = the linear address of i's operand, which has just been accessed at m. */
@@ -832,18 +838,15 @@ static bool ea_again(Trans *x, const Insn *i, HostMem m)
     return true;
 }
 
-/* What x87_pointers() does, in 64-bit mode. m: where the operand is. */
-static void emit_x87_pointers(Trans *x, const Insn *i, HostMem m)
+/* FIP and FOP are those of instruction k. rcx may change. */
+static void store_pointers(Trans *x, unsigned k)
 {
     Code *c = &x->c;
+    const Insn *i = x->insn[k];
     const VecCtx *v = x->t->vec;
     HostMem fop = gs_mem((int32_t)offsetof(CpuState, fpu.fop));
     HostMem fip = gs_mem((int32_t)offsetof(CpuState, fpu.fip));
-    if (v->keeps_fdp && (i->flags & IF_MEM) && ea_again(x, i, m))
-        emit_store(c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
-    if (pointers_soon_written(x))
-        return;
-    int64_t off = x->off + i->end - i->len;
+    int64_t off = jit_off_of(x, k) + i->end - i->len;
     int64_t rip = x->fixed ? (int64_t)jit_fixed_rip(x, off) : 0;
     if (v->keeps_fip && x->fixed && rip == (int32_t)rip) {
         encode(c, &(Enc){.map = MAP_1B,
@@ -865,6 +868,21 @@ static void emit_x87_pointers(Trans *x, const Insn *i, HostMem m)
                          .mem = &fop,
                          .imm = (op_rows[i->row].opcode & 7) << 8 | i->modrm,
                          .imm_size = 2});
+}
+
+void jit_pointers_again(Trans *x, unsigned k)
+{
+    if (k < x->n && x->pointers[k])
+        store_pointers(x, x->pointers[k] - 1u);
+}
+
+/* What x87_pointers() does, in 64-bit mode. m: where the operand is. */
+static void emit_x87_pointers(Trans *x, const Insn *i, HostMem m)
+{
+    if (x->t->vec->keeps_fdp && (i->flags & IF_MEM) && ea_again(x, i, m))
+        emit_store(&x->c, H_AX, gs_mem((int32_t)offsetof(CpuState, fpu.fdp)));
+    if (!pointers_soon_written(x))
+        store_pointers(x, x->k);
 }
 
 /* x87 as itself, on the guest's registers. Exceptions are masked, and none waits, while they are

@@ -135,10 +135,12 @@ typedef struct JitHot {
     void *fn_helper, *fn_access, *fn_stream, *fn_vec;
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
     _Alignas(64) uint8_t lanes_kept[4][64];
-    _Alignas(64) uint8_t fx[512];    /* FXSAVE image of what was in them */
-    uint64_t span[JIT_RUN_SPAN + 1]; /* by size: 2^64 / (offsets in a page that it fits at) */
-    uint64_t slot_at;                /* offset in slot[] of the one that missed */
-    uint32_t heat[JIT_HEATS];        /* runs left until the block is made a trace */
+    _Alignas(64) uint8_t fx[512];          /* FXSAVE image of what was in them */
+    uint64_t span[JIT_RUN_SPAN + 1];       /* by size: 2^64 / (offsets in a page that it fits at) */
+    uint64_t slot_at;                      /* offset in slot[] of the one that missed */
+    uint32_t slot_n, slot_list[JIT_SLOTS]; /* filled since the last flush, in any order */
+    uint8_t slot_first[JIT_SLOTS];         /* of others: JitSlot.left when the stub lists it */
+    uint32_t heat[JIT_HEATS];              /* runs left until the block is made a trace */
     JitSlot slot[JIT_SLOTS];
     JTlb tlb[MMU_MODES];
     JJump jump[JJUMP_MODES];
@@ -291,10 +293,8 @@ typedef struct Jit {
         uint64_t some[MMU_MODES][JTLB_SIZE / 4096]; /* which words of `has` are not 0 */
     } tlb_set[2];                                   /* local pages, global ones */
     LargePages tlb_large;                           /* that are, or were, in the first-level TLB */
-    /* In use; those that are filled, or were a few flushes ago. */
-    uint32_t slots, slot_n[MMU_MODES], slot_list[MMU_MODES][JIT_SLOTS];
-    uint8_t slot_age[JIT_SLOTS];    /* of those: flushes since it was filled */
-    uint64_t slot_since[JIT_SLOTS]; /* TSC when it was last looked at */
+    uint32_t slots;                                 /* in use */
+    uint64_t slot_since[JIT_SLOTS];                 /* TSC when it was last looked at */
     uint64_t window_ticks;
     uint8_t slot_asks, slot_refills, slot_first;
     struct JitRanges {

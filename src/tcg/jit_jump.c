@@ -11,7 +11,7 @@
 
 #define BUCKETS    2048u
 #define PAGES_MAX  8192u /* records; all are dropped when there are more */
-#define FAR_USES   4     /* of a jump by the jump cache, before it is linked again */
+#define FAR_USES   24    /* of a jump by the jump cache, before it is linked again */
 #define GUARD_USES 64    /* of a trace's way into another page, likewise */
 
 typedef struct JumpAt {

@@ -32,6 +32,8 @@ void jit_slots_flush(Jit *);
 /* All go, with the code that has them. */
 void jit_slots_forget(Jit *);
 void jit_slots_flush_page(Jit *, unsigned mode, gva_t lin);
+/* What JitSlot.listed is in the last byte of a slot. */
+uint8_t jit_slot_listed_bit(void);
 
 /* ---- windows (jit_window.c) ---- */
 /* What the first-level TLB has as `add` of a page which is so far from the guest's RAM: that, or

@@ -8,11 +8,13 @@
  * often are neighbours in the host's memory too, always within a large page. The first misses after
  * a flush come there (but SLOT_FIRST), while there is more to be found. Of the later ones only one
  * in SLOT_REFILLS does, which then looks how often this slot misses; the others take their one page
- * from the first-level TLB in the fill stub, without leaving translated code. Where a slot misses
+ * from the first-level TLB in the fill stub, without leaving translated code. What is filled after
+ * a flush is listed, by the stub too: the next one goes through that list. Where a slot misses
  * often, and its pages are neighbours in the program only, they are put side by side: jit_window.c.
  */
 #include "tcg/jit.h"
 
+#include <string.h>
 #include <x86intrin.h>
 
 /* Jit.slot_refills, unless a test sets another. */
@@ -22,10 +24,9 @@
 #define SLOT_ASKS        6
 #define SLOT_ASKS_WINDOW 8
 /* Jit.slot_first, likewise: misses after a flush that the stub sees to before jit_slot_fill() is
- * asked, where the slot has been filled within so many flushes. Programs that are switched between
- * miss each slot once or twice. */
+ * asked, where the slot has been filled before. Programs that are switched between, and what each
+ * new process does first, miss each slot once or twice. */
 #define SLOT_FIRST 3
-#define SLOT_AGE   8
 /* A table's slot (the stub has no `span` for it) is filled here each time: so many misses count. */
 #define TABLE_MISSES 4
 /* TSC ticks from one miss to the next, on average, below which the first-level TLB is faster: a
@@ -42,19 +43,18 @@
 
 _Static_assert(sizeof(JitSlot) == 32, "JitSlot");
 
-/* `add` stays: the block that runs may have met the page already, in the first access of a run. */
-static void empty(JitSlot *u)
+/* Misses that the stub may see to first. */
+static uint8_t first_left(const Jit *j, const JitSlot *u)
 {
-    u->neg = JIT_SLOT_NONE;
-    u->left = u->asked = 0;
-    u->listed = false;
+    return u->last >= JIT_RUN_SPAN ? 0 : j->slot_first;
 }
 
-/* The same, but it stays in its list, so the stub may fill it. */
+/* One that has been filled since the last flush, and stays in the list. Of all that is emptied
+ * `add` stays: the block that runs may have met the page already, in the first access of a run. */
 static void empty_listed(const Jit *j, JitSlot *u)
 {
     u->neg = JIT_SLOT_NONE;
-    u->left = u->last >= JIT_RUN_SPAN ? 0 : j->slot_first;
+    u->left = first_left(j, u);
     u->asked = 0;
 }
 
@@ -86,7 +86,10 @@ int jit_slot_new(Trans *x, unsigned size, bool write)
         j->slots == JIT_SLOTS)
         return -1;
     JitSlot *u = &j->hot->slot[j->slots];
-    empty(u);
+    u->neg = JIT_SLOT_NONE;
+    u->left = u->asked = 0;
+    u->listed = false;
+    j->hot->slot_first[j->slots] = 0;
     u->add = PAGE_BITS;
     u->last = (uint16_t)(size - 1);
     u->places = 2;
@@ -233,10 +236,11 @@ bool jit_slot_fill(Jit *j, Block *b, unsigned k, unsigned mode, gva_t lin)
         j->slots_given_up++;
         jit_block_dead(j, b);
     }
-    if (!u->listed)
-        j->slot_list[mode][j->slot_n[mode]++] = n;
+    if (!u->listed) {
+        j->hot->slot_list[j->hot->slot_n++] = n;
+        j->hot->slot_first[n] = 0;
+    }
     u->listed = true;
-    j->slot_age[n] = 0;
     u->places = (uint32_t)(r.hi - r.lo - u->last);
     u->span = span_of(u->places);
     u->neg = u->places - r.lo;
@@ -272,41 +276,44 @@ static void forget_ranges(Jit *j, unsigned mode)
 
 void jit_slots_flush(Jit *j)
 {
-    for (unsigned m = 0; m < MMU_MODES; m++) {
-        uint32_t kept = 0, *list = j->slot_list[m];
-        for (uint32_t k = 0; k < j->slot_n[m]; k++) {
-            uint32_t n = list[k];
-            JitSlot *u = &j->hot->slot[n];
-            j->slot_age[n] = u->neg == JIT_SLOT_NONE ? j->slot_age[n] + 1 : 0;
-            if (j->slot_age[n] == SLOT_AGE) {
-                empty(u);
-                continue;
-            }
-            empty_listed(j, u);
-            list[kept++] = n;
-        }
-        j->slot_n[m] = kept;
-        forget_ranges(j, m);
+    JitHot *h = j->hot;
+    for (uint32_t k = 0; k < h->slot_n; k++) {
+        JitSlot *u = &h->slot[h->slot_list[k]];
+        u->neg = JIT_SLOT_NONE;
+        u->left = u->asked = 0;
+        u->listed = false;
+        h->slot_first[h->slot_list[k]] = first_left(j, u);
     }
+    h->slot_n = 0;
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        forget_ranges(j, m);
 }
 
 void jit_slots_forget(Jit *j)
 {
-    for (unsigned m = 0; m < MMU_MODES; m++) {
-        j->slot_n[m] = 0;
+    for (unsigned m = 0; m < MMU_MODES; m++)
         forget_ranges(j, m);
-    }
+    j->hot->slot_n = 0;
     j->slots = 0;
 }
 
 void jit_slots_flush_page(Jit *j, unsigned mode, gva_t lin)
 {
+    const JitHot *h = j->hot;
     for (unsigned write = 0; write < 2; write++)
         cut(&j->range[mode][write], lin & PAGE_MASK);
-    for (uint32_t n = 0; n < j->slot_n[mode]; n++) {
-        JitSlot *u = &j->hot->slot[j->slot_list[mode][n]];
+    for (uint32_t k = 0; k < h->slot_n; k++) {
+        JitSlot *u = &j->hot->slot[h->slot_list[k]];
         gva_t first = u->places - u->neg;
         if (lin - first < (uint64_t)u->places + u->last)
             empty_listed(j, u);
     }
+}
+
+uint8_t jit_slot_listed_bit(void)
+{
+    JitSlot u = {.listed = 1};
+    uint8_t bytes[sizeof(u)];
+    memcpy(bytes, &u, sizeof(u));
+    return bytes[sizeof(u) - 1];
 }

@@ -281,6 +281,42 @@ static void jtlb_entry(const Jit *j, unsigned mode, bool write, uint8_t number, 
     tag->scale = add->scale = 3;
 }
 
+/* The slot at offset rdx is not in the list: it is now, and has its first `left`. Past the jump
+ * that is written last if C is to be asked. rcx changes. */
+static uint8_t *list_slot(const Jit *j, Code *c)
+{
+    HostMem first = jit_hot(j, offsetof(JitHot, slot_first)),
+            n = jit_hot(j, offsetof(JitHot, slot_n)), at = jit_hot(j, offsetof(JitHot, slot_list));
+    HostMem left = slot_mem(j, offsetof(JitSlot, left)), bits = slot_mem(j, sizeof(JitSlot) - 1);
+    first.base = H_DI;
+    at.index = H_SI;
+    at.scale = 2;
+    RAW(c, "\x56\x57");                /* push rsi; push rdi */
+    emit_rorx(c, H_DI, H_DX, NULL, 5); /* its number */
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb6, .modrm = true, .reg = H_CX, .mem = &first});
+    RAW(c, "\xe3");
+    uint8_t *none = c->p;
+    code8(c, 0);
+    encode(c, &(Enc){.map = MAP_1B, .opcode = 0x88, .modrm = true, .reg = H_CX, .mem = &left});
+    emit_load32(c, H_SI, n);
+    emit_rm(c, 0x89, false, H_DI, at);
+    emit_lea(c, false, H_SI, (HostMem){.base = H_SI, .index = H_NONE, .disp = 1});
+    emit_rm(c, 0x89, false, H_SI, n);
+    encode(
+        c,
+        &(Enc){
+            .map = MAP_1B, .opcode = 0xc6, .modrm = true, .mem = &first, .imm_size = 1, .imm = 0});
+    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb6, .modrm = true, .reg = H_CX, .mem = &bits});
+    emit_lea(c, false, H_CX,
+             (HostMem){.base = H_CX, .index = H_NONE, .disp = jit_slot_listed_bit()});
+    encode(c, &(Enc){.map = MAP_1B, .opcode = 0x88, .modrm = true, .reg = H_CX, .mem = &bits});
+    RAW(c, "\x5f\x5e"); /* pop rdi; pop rsi */
+    uint8_t *again = emit_jmp(c, here(c));
+    *none = (uint8_t)(c->p - none - 1);
+    RAW(c, "\x5f\x5e");
+    return again;
+}
+
 /*
  * A slot has another page than the access: rax is its address, edx the slot's offset. If the
  * first-level TLB has the page it is put there; if not, or if C is to look at this slot, the return
@@ -304,6 +340,7 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
     RAW(c, "\xe3\x05");             /* jrcxz, over the jump */
     uint8_t *other = emit_jmp(c, here(c));
     HostMem left = slot_mem(j, offsetof(JitSlot, left));
+    const uint8_t *take = here(c);
     encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb6, .modrm = true, .reg = H_CX, .mem = &left});
     RAW(c, "\xe3");
     uint8_t *none_left = c->p;
@@ -325,6 +362,7 @@ static const uint8_t *fill_stub(Jit *j, Code *c, unsigned mode, bool write)
     emit_store(c, H_SI, slot_mem(j, offsetof(JitSlot, neg)));
     RAW(c, "\x5f\x5e\xc3"); /* pop rdi; pop rsi; ret */
     *none_left = (uint8_t)(c->p - none_left - 1);
+    patch_rel32(list_slot(j, c), c->run, take);
     patch_rel32(other, c->run, here(c));
     emit_store(c, H_DX, jit_hot(j, offsetof(JitHot, slot_at)));
     RAW(c, "\x5f\x5e\x59");     /* pop rdi; pop rsi; pop rcx */

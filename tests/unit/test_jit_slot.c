@@ -18,13 +18,16 @@ static unsigned one_place_each(const Jit *j)
             ck_assert_uint_eq(jit_window_add(j, page, add), add);
             n += jit_window_direct(j, page, add) != add;
         }
-        for (uint32_t k = 0; k < j->slot_n[m]; k++) {
-            const JitSlot *u = &j->hot->slot[j->slot_list[m][k]];
-            gva_t first = u->places - u->neg;
-            for (gva_t at = first; u->neg != JIT_SLOT_NONE && at < first + u->places + u->last;
-                 at += PAGE_SIZE)
-                ck_assert_uint_eq(u->add, l->add[(at >> PAGE_BITS) & (JTLB_SIZE - 1)]);
-        }
+    }
+    for (uint32_t k = 0; k < j->slots; k++) {
+        const JitSlot *u = &j->hot->slot[k];
+        gva_t first = u->places - u->neg;
+        if (u->neg == JIT_SLOT_NONE)
+            continue;
+        ck_assert(u->listed);
+        for (gva_t at = first; at < first + u->places + u->last; at += PAGE_SIZE)
+            ck_assert_uint_eq(u->add,
+                              j->hot->tlb[u->mode].add[(at >> PAGE_BITS) & (JTLB_SIZE - 1)]);
     }
     return n;
 }

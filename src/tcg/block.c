@@ -199,6 +199,8 @@ static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
     if (before)
         return;
     uint64_t bit;
+    if (t->jit) /* which has its own record of what can be written */
+        jit_kernel_drop_writes(t->jit, host);
     if (*may_write_word(t, (uintptr_t)host, &bit) & bit)
         drop_write_tags(t, host);
     for (unsigned k = 0; k < vm->n_vcpus; k++) {

@@ -260,9 +260,7 @@ static bool let_write_all(Jit *j, Chunk *c, unsigned k, unsigned n, bool write)
         if (c->whole && bit(c->write, k) != write)
             m->single += write ? -1u : 1u;
         set_bit(c->write, k, write);
-        if (write)
-            may_write(j->t, (uintptr_t)host_page(c, k));
-        else
+        if (!write)
             jit_tlb_move(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), 0);
     }
     return true;
@@ -310,10 +308,7 @@ static bool page_holds(Jit *j, Chunk *c, unsigned k)
         return false;
     if (!bit(c->write, k))
         return true;
-    if (blocks_page_has_code(j->t, gpa_page(c, k)))
-        return let_write(j, c, k, false);
-    may_write(j->t, (uintptr_t)host_page(c, k));
-    return true;
+    return !blocks_page_has_code(j->t, gpa_page(c, k)) || let_write(j, c, k, false);
 }
 
 static bool chunk_holds(Jit *j, Chunk *c)
@@ -519,10 +514,7 @@ static bool show_whole(Jit *j, gva_t lin, const KernelPage *p)
             give_up(j);
             return true;
         }
-        bool write = bit(c->write, k);
-        if (write)
-            may_write(j->t, (uintptr_t)c->host + k * PAGE_SIZE);
-        jit_tlb_show(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), write);
+        jit_tlb_show(j, c->lin + k * PAGE_SIZE, shown_add(j, c->lin), bit(c->write, k));
     }
     return true;
 }
@@ -547,8 +539,6 @@ static bool show_pages(Jit *j, gva_t lin, unsigned n, const KernelPage *p)
         c->page[k] = (struct ChunkPage){gpa, p->at.ram->host + (gpa - p->at.ram->gpa)};
         set_bit(c->shown, k, true);
         set_bit(c->write, k, p->at.write);
-        if (p->at.write)
-            may_write(j->t, (uintptr_t)c->page[k].host);
         jit_tlb_show(j, lin, shown_add(j, lin), p->at.write);
     }
     return true;

@@ -191,12 +191,11 @@ static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8
         entry_clear(l, x);
 }
 
-/* Tags that would let this host page be written. */
+/* Tags that would let this host page be written. The kernel's mirror has been asked before. */
 void jit_tlb_drop_writes(Jit *j, const uint8_t *host_page)
 {
     jit_slots_flush(j);
     jit_mirror_drop_writes(j, host_page);
-    jit_kernel_drop_writes(j, host_page);
     for (unsigned g = 0; g < 2; g++)
         set_each(j, &j->tlb_set[g], false, host_page, clear_writable);
 }

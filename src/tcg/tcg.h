@@ -168,8 +168,8 @@ struct Tcg {
     uint8_t features[FEAT_N]; /* of the guest's CPUID, for decode() */
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */
-    /* Host pages, hashed, that have been given write tags in any bank since the last tlb_flush().
-     */
+    /* Host pages, hashed, that have been given write tags in any bank, or a place in a program's
+     * mirror that can be written, since the last tlb_flush(). */
     uint64_t may_write[MAY_WRITE_BITS / 64];
     /* What fill() saw last, of a large page: the page asked for; where around it host addresses go
      * on alike. `page` TLB_NONE: nothing. */

@@ -588,6 +588,8 @@ static void link_page(Tcg *t, Block *b, gpa_t page)
     b->page_next[which_page(b, page)] = p->first[off / CODE_STRIPE];
     p->first[off / CODE_STRIPE] = b;
     p->n++;
+    if (which_page(b, page) == 0)
+        p->begun[off / CODE_GRAIN / 64] |= BIT(off / CODE_GRAIN % 64);
     p->longest = MAX_OF(p->longest, len);
     mark_grains(p, off, len, true);
     b->patience = (uint8_t)(1 + MIN_OF(p->died / DIED_EACH, PATIENCE_MOST));
@@ -764,6 +766,17 @@ Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode)
     return b;
 }
 
+/* May there be a block that begins at lin, whose page has been fetched? Most that are not in the
+ * jump cache are new, and the hash would have to be waited for. */
+static bool may_begin(Tcg *t, gva_t lin, gpa_t page)
+{
+    FetchEntry *e = &t->blocks->fetch[lin >> PAGE_BITS & (FETCH_TLB_SIZE - 1)];
+    unsigned grain = (lin & ~PAGE_MASK) / CODE_GRAIN;
+    if (!e->code)
+        e->code = code_page(t, page);
+    return e->code && (e->code->begun[grain / 64] >> (grain % 64) & 1);
+}
+
 Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
 {
     BlockCache *c = t->blocks;
@@ -774,9 +787,13 @@ Block *block_find(CpuState *s, Tcg *t, gva_t lin, Fault *fault)
         return NULL;
     gpa_t gpa = page | (lin & ~PAGE_MASK);
     Block *b = NULL;
-    const Block *before = NULL;                    /* the last one that was here, if it is dead */
-    __builtin_prefetch(host + (gpa & ~PAGE_MASK)); /* it is most likely to be decoded next */
-    for (BlockRef *link = &c->hash[block_hash(gpa, t->decode_mode)]; *link && !b;) {
+    const Block *before = NULL; /* the last one that was here, if it is dead */
+    BlockRef none = 0, *found = &c->hash[block_hash(gpa, t->decode_mode)];
+    __builtin_prefetch(host + (gpa & ~PAGE_MASK)); /* both are needed for a new one */
+    __builtin_prefetch(found, 1);
+    if (!may_begin(t, lin, page))
+        found = &none;
+    for (BlockRef *link = found; *link && !b;) {
         Block *x = block_of(c, *link);
         if (x->gen == 0) {
             if (!before && x->gpa == gpa && x->mode == t->decode_mode)

@@ -112,6 +112,7 @@ typedef struct CodePage {
     /* Pieces of CODE_GRAIN bytes that blocks have bytes in (or had): a write elsewhere is data's.
      */
     uint64_t used[PAGE_SIZE / CODE_GRAIN / 64];
+    uint64_t begun[PAGE_SIZE / CODE_GRAIN / 64]; /* in which a block has begun, dead ones too */
 } CodePage;
 
 typedef struct JumpEntry {
@@ -124,7 +125,8 @@ typedef struct FetchEntry {
     gva_t page;
     gpa_t gpa;
     const uint8_t *host;
-    uint64_t gen; /* t->map_gen or global_gen */
+    uint64_t gen;   /* t->map_gen or global_gen */
+    CodePage *code; /* the page's; NULL: none, or not looked for */
     bool user;
 } FetchEntry;
 

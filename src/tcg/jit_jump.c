@@ -223,6 +223,15 @@ bool jit_jumps_revive(Jit *j, unsigned mode, uint64_t rip)
     return true;
 }
 
+Block *jit_block_revived(Jit *j, unsigned mode, uint64_t rip)
+{
+    if (!jit_jumps_revive(j, mode, rip))
+        return NULL;
+    const JumpPage *p = find_page(j, (unsigned)jit_jump_slot(mode), rip & PAGE_MASK);
+    const JumpAt *a = p->n ? at_place(p, rip & (JJUMP_SIZE - 1)) : NULL;
+    return a && a->entry && a->code ? a->code->block : NULL;
+}
+
 /* b has been found at rip. */
 static JumpPage *page_of(Jit *j, unsigned slot, uint64_t rip, const Block *b)
 {

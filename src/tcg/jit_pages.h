@@ -144,6 +144,8 @@ void jit_jump_fill(Jit *, unsigned mode, uint64_t rip, const Block *b);
 bool jit_jump_may(const Jit *, uint64_t rip, const Block *b);
 /* True: code in rip's page that was known before is in the cache again. */
 bool jit_jumps_revive(Jit *, unsigned mode, uint64_t rip);
+/* The same; the block at rip, if its code is there then, or NULL. */
+Block *jit_block_revived(Jit *, unsigned mode, uint64_t rip);
 /* l is linked to b, which has been found at its target: until that page is out of use. */
 void jit_far_add(Jit *, JitLink *l, const Block *b);
 /* Number of the jump cache of a decode mode; -1: no code is made in it. Code is made of 64 bits,

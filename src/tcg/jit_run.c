@@ -691,6 +691,8 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             continue;
         }
         b = next_block(s, t);
+        if (!b && !t->stops)
+            b = jit_block_revived(j, t->decode_mode, s->rip);
         if (!b)
             return NEXT_BLOCK; /* the loop finds it, and may come back here with `pending` */
         /* With another CS base the same RIP would be another place. */

@@ -404,12 +404,12 @@ static ALWAYS_INLINE Fault branch_if(CpuState *s, Tcg *t, const Insn *i, bool ta
 #define FUSED_ALL(op) FOR_CONDITIONS_OF(FUSED, op)
 FOR_FUSED(FUSED_ALL)
 
-static const struct {
-    ExecFn *go, *fused[16];
-} fused_rows[] = {
+/* The forms, close together, and what they are with each condition. */
+#define FUSED_GO(op) op,
+static ExecFn *const fused_go[] = {FOR_FUSED(FUSED_GO)};
 #define FUSED_ENTRY(op, n, cnd) op##_j##cnd,
-#define FUSED_ROW(op)           {op, {FOR_CONDITIONS_OF(FUSED_ENTRY, op)}},
-    FOR_FUSED(FUSED_ROW)};
+#define FUSED_ROW(op)           {FOR_CONDITIONS_OF(FUSED_ENTRY, op)},
+static ExecFn *const fused[][16] = {FOR_FUSED(FUSED_ROW)};
 
 /* The last of a block is a Jcc and goes to 64-bit addresses: its condition, or -1. */
 static int condition_of(const Insn *i)
@@ -422,9 +422,9 @@ static int condition_of(const Insn *i)
 
 static void fuse(Insn *before_last, int condition)
 {
-    for (unsigned k = 0; condition >= 0 && k < ARRAY_LEN(fused_rows); k++) {
-        if (before_last->go == fused_rows[k].go) {
-            before_last->go = fused_rows[k].fused[condition];
+    for (unsigned k = 0; condition >= 0 && k < ARRAY_LEN(fused_go); k++) {
+        if (before_last->go == fused_go[k]) {
+            before_last->go = fused[k][condition];
             return;
         }
     }

@@ -695,7 +695,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->rounds = 0;
     b->runs = 0;
     b->no_jit = b->stop = stop;
-    b->no_runs = b->no_tables = false;
+    b->no_runs = b->no_tables = b->no_loop = false;
     b->no_slot = 0;
     memset(b->in_mirror, 0, sizeof(b->in_mirror));
     b->no_mirror = 0;
@@ -707,7 +707,7 @@ static Block *block_make(CpuState *s, Tcg *t, gva_t lin, gpa_t page, const uint8
     b->run_misses = 0;
     soften(t, b, before, host + off);
     arena_alloc(c, sizeof(Block) + n * sizeof(Insn));
-    b->bytes = arena_alloc(c, pos);
+    b->bytes = pos <= sizeof(b->few) ? b->few : arena_alloc(c, pos);
     memcpy(b->bytes, bytes, pos);
 
     link_page(t, b, page);

@@ -59,24 +59,26 @@ struct Block {
     Block *page_next[2]; /* in the page record of the first, and of the second page */
     uint8_t mode;
     uint8_t
-        patience; /* so many times as many as usual: what is translated here does not live long */
-    bool stop;    /* its one instruction is exec_stop: see stops.c */
-    bool plain;   /* ends in a near branch or just ends: no mode, flag or mapping changes */
-    bool no_jit;  /* it stays with the interpreter */
+        patience;   /* so many times as many as usual: what is translated here does not live long */
+    bool stop;      /* its one instruction is exec_stop: see stops.c */
+    bool plain;     /* ends in a near branch or just ends: no mode, flag or mapping changes */
+    bool no_jit;    /* it stays with the interpreter */
+    bool no_runs;   /* translated without runs: they miss too often */
+    bool no_tables; /* and this without those that are tables */
+    bool no_loop;   /* without a second body: it has too few rounds */
 
     /* What running it needs besides, in the next. */
     BlockLink to[2] __attribute__((aligned(64))); /* without, with a jump */
     /* By instruction: its immediate is soft (jit_soft.c). A block with such is run as translated
      * code only. */
     uint64_t soft;
-    uint32_t runs; /* by the interpreter, until it is translated */
-
-    uint8_t *bytes;    /* as decoded */
-    bool no_runs;      /* translated without runs: they miss too often */
-    bool no_tables;    /* and this without those that are tables */
-    bool no_loop;      /* without a second body: it has too few rounds */
+    uint32_t runs;     /* by the interpreter, until it is translated */
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
-    uint16_t run_misses;      /* since the TSC was run_since */
+    bool hot;          /* its code is to be a trace */
+    uint8_t
+        rounds; /* of a loop of its own, once it is hot: on average; BLOCK_ROUNDS_MAX: or more */
+
+    uint8_t *bytes;           /* as decoded: in `few`, or behind the instructions */
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
     const uint8_t *soft_host; /* where the block's bytes are */
     uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
@@ -84,14 +86,11 @@ struct Block {
      * MirrorArea - 1 (the kernel's: bits of its number, jit_kernel_seen()); and those that are not
      * to go by it any more. */
     uint64_t in_mirror[4], no_mirror;
-    uint16_t mirror_misses; /* since the TSC was mirror_since */
-    uint64_t mirror_since;
     uint64_t fixed_at; /* RIP of its page, which its code was made for; or BLOCK_FLOATS: any page */
     struct JitPart *users; /* code of other blocks that goes on with this one: traces */
-    uint64_t run_since;
-    bool hot; /* its code is to be a trace */
-    uint8_t
-        rounds; /* of a loop of its own, once it is hot: on average; BLOCK_ROUNDS_MAX: or more */
+    uint64_t run_since, mirror_since;
+    uint16_t run_misses, mirror_misses;       /* since the TSC was that */
+    uint8_t few[20];                          /* most blocks have no more bytes */
     Insn insn[] __attribute__((aligned(64))); /* a cache line each */
 };
 #define NO_GPA           (~0ull)

@@ -79,13 +79,22 @@ static uint32_t area_bytes(const XsaveMap *m, uint64_t components)
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Sixteen bytes at a time: the registers above XMM15 alone are a KiB, and nearly always zero. */
+typedef uint64_t Pair __attribute__((vector_size(16)));
+
 INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t stride)
 {
     uint64_t any = 0, v;
     uint32_t v32;
+    Pair pairs[2] = {{0, 0}, {0, 0}}, pair;
     for (unsigned k = 0; k < n; k++) {
         const uint8_t *p = (const uint8_t *)from + k * stride;
-        for (unsigned b = 0; b + 8 <= bytes; b += 8) {
+        unsigned b = 0;
+        for (; b + 16 <= bytes; b += 16) {
+            memcpy(&pair, p + b, 16);
+            pairs[(k + b / 16) & 1] |= pair;
+        }
+        for (; b + 8 <= bytes; b += 8) {
             memcpy(&v, p + b, 8);
             any |= v;
         }
@@ -94,20 +103,33 @@ INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t str
             any |= v32;
         }
     }
-    return any;
+    pairs[0] |= pairs[1];
+    return any | pairs[0][0] | pairs[0][1];
+}
+
+/* All of a component, if it lies in one of the pages; or NULL. */
+INLINE uint8_t *all_in_area(const Area *a, uint32_t off, uint32_t bytes)
+{
+    return off >= a->split || off + bytes <= a->split ? in_area(a, off) : NULL;
 }
 
 INLINE void pieces_out(const Area *a, uint32_t off, const void *from, unsigned n, unsigned bytes,
                        size_t stride)
 {
-    for (unsigned k = 0; k < n; k++)
+    uint8_t *all = all_in_area(a, off, n * bytes);
+    for (unsigned k = 0; all && k < n; k++)
+        memcpy(all + k * bytes, (const uint8_t *)from + k * stride, bytes);
+    for (unsigned k = 0; !all && k < n; k++)
         memcpy(in_area(a, off + k * bytes), (const uint8_t *)from + k * stride, bytes);
 }
 
 INLINE void pieces_in(const Area *a, uint32_t off, void *to, unsigned n, unsigned bytes,
                       size_t stride)
 {
-    for (unsigned k = 0; k < n; k++)
+    const uint8_t *all = all_in_area(a, off, n * bytes);
+    for (unsigned k = 0; all && k < n; k++)
+        memcpy((uint8_t *)to + k * stride, all + k * bytes, bytes);
+    for (unsigned k = 0; !all && k < n; k++)
         memcpy((uint8_t *)to + k * stride, in_area(a, off + k * bytes), bytes);
 }
 

@@ -32,12 +32,10 @@ static const uint8_t *arrive(Jit *j, unsigned cpl, unsigned mode, uint64_t rip, 
     return code;
 }
 
-const uint8_t *jit_gate_syscall(Tcg *t, const JitCode *at, unsigned k)
+const uint8_t *jit_gate_syscall(Tcg *t)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;
-    Block *b;
-    const Insn *i = jit_insn(at, k, &b);
     const uint64_t efer = EFER_SCE | EFER_LMA, slow = FL_AC | FL_TF | FL_RF;
     unsigned mode = t->decode_mode & ~(unsigned)DM_CPL3;
     if ((s->efer & efer) != efer || !t->code64 || (s->rflags & slow) || watched(j, t->v))
@@ -47,23 +45,21 @@ const uint8_t *jit_gate_syscall(Tcg *t, const JitCode *at, unsigned k)
         return NULL;
     t->cc = j->hot->cc;
     uint64_t flags = flags_get(s, t), cs = s->msr.star >> 32 & 0xffff;
-    s->gpr[RCX] = jit_block_rip(j, at, k) + i->end;
+    s->gpr[RCX] = j->hot->miss_addr;
     s->gpr[R11] = flags;
     flat_segments(s, cs, cs + 8, 0, true);
     return arrive(j, 0, mode, s->msr.lstar, flags & ~s->msr.fmask, code);
 }
 
-const uint8_t *jit_gate_sysret(Tcg *t, const JitCode *at, unsigned k)
+const uint8_t *jit_gate_sysret(Tcg *t)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;
-    Block *b;
-    const Insn *i = jit_insn(at, k, &b);
     const uint64_t efer = EFER_SCE | EFER_LMA, slow = FL_AC | FL_TF | FL_RF;
     uint64_t rip = s->gpr[RCX], flags = s->gpr[R11] & SYSRET_FLAGS, base = s->msr.star >> 48;
     unsigned mode = t->decode_mode | DM_CPL3;
-    if ((s->efer & efer) != efer || !t->code64 || t->cpl || i->opsize != 8 ||
-        ((s->rflags | flags) & slow) || !canonical(s, rip) || watched(j, t->v))
+    if ((s->efer & efer) != efer || !t->code64 || t->cpl || ((s->rflags | flags) & slow) ||
+        !canonical(s, rip) || watched(j, t->v))
         return NULL;
     const uint8_t *code = jit_code_at(j, mode, rip);
     if (!code)
@@ -96,7 +92,7 @@ static bool described(const Jit *j, const CpuState *s, uint16_t sel, uint64_t ra
     return d && *d == (raw | (uint64_t)(sel & 3) << 45);
 }
 
-const uint8_t *jit_gate_iret(Tcg *t, const JitCode *at G_GNUC_UNUSED, unsigned k G_GNUC_UNUSED)
+const uint8_t *jit_gate_iret(Tcg *t)
 {
     Jit *j = t->jit;
     CpuState *s = &t->v->st;

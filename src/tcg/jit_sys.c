@@ -134,11 +134,13 @@ static bool emit_mov_from_cr(Trans *x, const Insn *i)
 }
 
 /* Leaves the block: by the gate's stub, or by exec's outcome. */
-static bool emit_gate(Trans *x, enum JitGate gate)
+static bool emit_gate(Trans *x, const Insn *i, enum JitGate gate)
 {
     Code *c = &x->c;
-    if (!(x->mode & DM_CODE64))
+    if (!(x->mode & DM_CODE64) || (gate != GATE_SYSCALL && i->opsize != 8))
         return false;
+    if (gate == GATE_SYSCALL)
+        jit_rip(x, H_AX, x->off + i->end);
     emit_imm64(c, H_DX, (uintptr_t)x->code);
     emit_imm32(c, H_CX, x->k);
     emit_call(c, x->j->s_gate[gate]);
@@ -164,11 +166,11 @@ bool jit_emit_sys(Trans *x, const Insn *i)
     else if (exec == &exec_nop_0d) /* PREFETCHW; with a register it depends on the vendor */
         return i->flags & IF_MEM;
     else if (exec == &exec_syscall)
-        done = emit_gate(x, GATE_SYSCALL);
+        done = emit_gate(x, i, GATE_SYSCALL);
     else if (exec == &exec_sysret)
-        done = emit_gate(x, GATE_SYSRET);
+        done = emit_gate(x, i, GATE_SYSRET);
     else if (exec == &exec_iret)
-        done = i->opsize == 8 && kernel64(x) && emit_gate(x, GATE_IRET);
+        done = kernel64(x) && emit_gate(x, i, GATE_IRET);
     /* Another privilege, or SMAP the other way, sees another memory. */
     for (unsigned k = 0; done && k < x->n_runs; k++)
         x->run[k].ready = false;
@@ -187,21 +189,20 @@ static void caller_saved(Code *c, bool load)
 }
 
 /*
- * A gate: rdx is the block, ecx the instruction's number, as for a helper. `fn` answers with code
- * that takes RIP in rax, or with NULL: then it is the helper's, with all as it was.
+ * A gate: rdx is the block, ecx the instruction's number, as for a helper; rax, of SYSCALL, RIP
+ * behind it. `fn` answers with code that takes RIP in rax, or with NULL: then it is the helper's,
+ * with all as it was.
  */
-static const uint8_t *gate_stub(Jit *j, Code *c,
-                                const uint8_t *(*fn)(Tcg *, const JitCode *, unsigned))
+static const uint8_t *gate_stub(Jit *j, Code *c, const uint8_t *(*fn)(Tcg *))
 {
     const uint8_t *at = here(c);
     HostMem code = jit_hot(j, offsetof(JitHot, tmp)), k = jit_hot(j, offsetof(JitHot, tmp2));
+    emit_store(c, H_AX, jit_hot(j, offsetof(JitHot, miss_addr)));
     jit_flags_out(c, j);
     caller_saved(c, false);
     emit_store(c, H_DX, code);
     emit_store(c, H_CX, k);
     emit_load(c, H_DI, jit_hot(j, offsetof(JitHot, t)));
-    emit_mov(c, true, H_SI, H_DX);
-    emit_mov(c, false, H_DX, H_CX);
     emit_imm64(c, H_AX, (uintptr_t)fn);
     RAW(c, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08"); /* sub rsp, 8; call rax; add rsp, 8 */
     RAW(c, "\x48\x85\xc0");                             /* test rax, rax */

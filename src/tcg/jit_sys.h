@@ -8,9 +8,9 @@
 void jit_make_gates(Jit *, Code *);
 /* As jit_emit_one(). */
 bool jit_emit_sys(Trans *, const Insn *);
-/* The code that runs next, or NULL. */
-const uint8_t *jit_gate_syscall(Tcg *, const JitCode *, unsigned k);
-const uint8_t *jit_gate_sysret(Tcg *, const JitCode *, unsigned k);
-const uint8_t *jit_gate_iret(Tcg *, const JitCode *, unsigned k);
+/* The code that runs next, or NULL. JitHot.miss_addr: RIP behind SYSCALL. Operands of 64 bits. */
+const uint8_t *jit_gate_syscall(Tcg *);
+const uint8_t *jit_gate_sysret(Tcg *);
+const uint8_t *jit_gate_iret(Tcg *);
 
 #endif

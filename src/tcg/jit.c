@@ -629,6 +629,8 @@ static ptrdiff_t size_of(const Trans *x, const Insn *i)
                                                 : 100;
     if (op_rows[i->row].emit == EMIT_OFTEN)
         return 150;
+    if (op_rows[i->row].emit == EMIT_PUSH && (i->flags & IF_MEM))
+        return 165;
     if (op_rows[i->row].map == MAP_0F && (op_rows[i->row].opcode & 0xe7) == 0xa3 && access)
         return 120; /* BT and its kin */
     return op_rows[i->row].attr & (A_SSE | A_AVX | A_FPU) && access ? 100 : access ? 85 : 30;

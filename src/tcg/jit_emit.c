@@ -632,6 +632,21 @@ static bool stack_size_ok(const Trans *x, const Insn *i)
     return i->opsize == (x->mode & DM_CODE64 ? 8 : 4) && (x->mode & (DM_CODE64 | DM_SS32));
 }
 
+/* The operand of PUSH from memory. Where the run is of what it writes, it begins before: whoever
+ * goes on behind this instruction, whose operand C has read, finds it begun. */
+static bool pushed_operand(Trans *x, const Insn *i, HostMem *m)
+{
+    int16_t run = x->run_of[x->k];
+    if (run >= 0 && !x->run[run].ready)
+        jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, m);
+    x->guarded = x->mirrored = false;
+    x->run_of[x->k] = -1;
+    bool found = jit_operand(x, i, i->opsize, false, m);
+    x->run_of[x->k] = run;
+    x->area_of[x->k] = MIRROR_NONE; /* it was the operand's */
+    return found;
+}
+
 static bool emit_push(Trans *x, const Insn *i)
 {
     Code *c = &x->c;
@@ -647,7 +662,7 @@ static bool emit_push(Trans *x, const Insn *i)
         break;
     case OC_RM:
         if (i->flags & IF_MEM) {
-            if (!jit_operand(x, i, n, false, &m))
+            if (!pushed_operand(x, i, &m))
                 return false;
             jit_guard(x);
             emit_rm(c, 0x8b, w, H_CX, m);

@@ -605,7 +605,7 @@ bool jit_operand(Trans *x, const Insn *i, unsigned size, bool write, HostMem *m)
         ea = place(x, i->base, (int32_t)i->disp);
     else if (!jit_ea(x, i))
         return false;
-    bool stack = op_rows[i->row].emit == EMIT_BRANCH || op_rows[i->row].emit == EMIT_PUSH;
+    bool stack = op_rows[i->row].emit == EMIT_BRANCH; /* what it pushes has been seen */
     *m = check(x, ea, size, write, jit_slot_new(x, size, write),
                stack ? MIRROR_NONE : x->area_of[x->k], false);
     return true;

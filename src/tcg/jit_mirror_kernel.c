@@ -407,6 +407,14 @@ void jit_kernel_note(Jit *j, Block *b, unsigned k, gva_t lin)
         b->in_mirror[n] = (b->in_mirror[n] & ~BIT(k)) | (uint64_t)(number >> n & 1) << k;
 }
 
+enum MirrorArea jit_kernel_guess(const Jit *j, bool stack)
+{
+    const CpuState *s = &j->t->v->st;
+    gva_t lin =
+        stack ? s->gpr[RSP] : s->seg[GS].base; /* for each processor: in all memory's area */
+    return stack && lin >= IMAGE ? MIRROR_NONE : jit_kernel_area(j, lin);
+}
+
 enum MirrorArea jit_kernel_seen(const Block *b, unsigned k)
 {
     unsigned number = 0;

@@ -106,6 +106,8 @@ gva_t jit_kernel_lin(const Jit *, const void *host);
 void jit_kernel_note(Jit *, Block *b, unsigned k, gva_t lin);
 /* Where it has been seen. */
 enum MirrorArea jit_kernel_seen(const Block *b, unsigned k);
+/* Where one may be that nobody has seen, of the stack or other. */
+enum MirrorArea jit_kernel_guess(const Jit *, bool stack);
 struct Cold;
 /* jit_mem.c: cold code of an access of the kernel's that is not in its mirror: by the first-level
  * TLB. What follows has a miss there. */

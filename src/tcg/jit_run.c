@@ -565,8 +565,8 @@ static Fault interpret_noting(CpuState *s, Tcg *t, Block *b)
     for (unsigned k = 0; k < b->n; k++) {
         const Insn *i = t->at = &b->insn[k];
         unsigned emit = op_rows[i->row].emit;
-        bool stack = emit == EMIT_PUSH || emit == EMIT_PUSHF || emit == EMIT_POP ||
-                     emit == EMIT_LEAVE || emit == EMIT_BRANCH;
+        bool stack = (emit == EMIT_PUSH && !(i->flags & IF_MEM)) || emit == EMIT_PUSHF ||
+                     emit == EMIT_POP || emit == EMIT_LEAVE || emit == EMIT_BRANCH;
         if (stack)
             jit_kernel_note(t->jit, b, k, s->gpr[RSP]);
         else if ((i->flags & IF_MEM) && emit != EMIT_LEA && emit != EMIT_NOP)

@@ -182,8 +182,8 @@ static bool access_of(const Trans *x, const struct Part *part, const Insn *i, st
     switch (r->emit) {
     case EMIT_PUSH:
     case EMIT_PUSHF:
-        if (i->flags & IF_MEM || i->opsize != word)
-            return false;
+        if ((i->flags & IF_MEM && !x->kernel) || i->opsize != word)
+            return false; /* of PUSH from memory, in the kernel: what it pushes */
         *p = (struct Place){RSP, GPR_ZERO, 0, -(int32_t)word};
         *size = word;
         *write = true;
@@ -614,17 +614,26 @@ static void runs_end(Scan *s)
         s->open[r] = s->mirror[r] = s->tables[r][0] = s->tables[r][1] = -1;
 }
 
-/* Where instruction k's access, of the kernel's, has been seen; and its run. */
-static void see_area(Trans *x, unsigned k, const struct Part *part)
+/* Where instruction k's access, of the kernel's, has been seen; and its run. unseen: behind STI,
+ * where nothing is noted, as it ends a run of the block by the interpreter. */
+static void see_area(Trans *x, unsigned k, const struct Part *part, const struct Place *p,
+                     bool unseen)
 {
+    const Insn *i = x->insn[k];
     unsigned at = k - part->first, area = jit_kernel_seen(part->b, at);
     struct Run *u = x->run_of[k] >= 0 ? &x->run[x->run_of[k]] : NULL;
     bool out = part->b->no_mirror >> at & 1;
+    bool loads = op_rows[i->row].emit == EMIT_PUSH && (i->flags & IF_MEM); /* its operand's */
+    if (unseen && !loads)
+        area = jit_kernel_guess(x->j, p->base == RSP || p->base == RBP);
     x->area_of[k] = (uint8_t)(out ? MIRROR_NONE : area);
     if (!u)
         return;
     u->no_area |= out;
-    u->kernel_area = (uint8_t)(u->no_area ? MIRROR_NONE : u->kernel_area ? u->kernel_area : area);
+    if (!loads && !u->kernel_area)
+        u->kernel_area = (uint8_t)area;
+    if (u->no_area)
+        u->kernel_area = MIRROR_NONE;
 }
 
 /* The runs, each with all that are off the same root. look: only at where accesses have been. */
@@ -632,14 +641,16 @@ static void find_runs(Trans *x, Scan *s, bool look)
 {
     const struct Part *part = x->part;
     unsigned word = x->mode & DM_CODE64 ? 8 : 4, size;
-    bool write;
+    bool write, unseen = false;
     for (unsigned k = 0; k < x->n; k++) {
         const Insn *i = x->insn[k];
         struct Place p;
         uint16_t root;
         int64_t off;
-        if (k == part->first + part->b->n)
+        if (k == part->first + part->b->n) {
             part++;
+            unseen = false;
+        }
         if (!i->opsize ||
             op_rows[i->row].emit == EMIT_HELPER) { /* whatever it does, runs end here */
             runs_end(s);
@@ -677,7 +688,8 @@ static void find_runs(Trans *x, Scan *s, bool look)
             x->run_place[k] = p;
         }
         if (x->kernel && access)
-            see_area(x, k, part);
+            see_area(x, k, part, &p, unseen);
+        unseen |= op_rows[i->row].emit == EMIT_STI;
         if (!follow(s, x, part, i, word))
             return; /* the rest goes without */
     }

@@ -58,11 +58,19 @@ static void access_memory(Code *c)
         code8(c, one_in(2) ? 0x52 : 0x5a);
         return;
     }
+    if (one_in(20)) { /* STI: what is behind it runs by itself */
+        code8(c, 0xfb);
+        return;
+    }
     if (one_in(4)) { /* by GS, whose base is DIRECT's */
         code8(c, 0x65);
         m.base = one_in(3) ? RBX : H_NONE;
         m.index = H_NONE;
         m.disp = (int32_t)below(0x8000);
+    }
+    if (one_in(6)) { /* PUSH from memory */
+        encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 6, .mem = &m});
+        return;
     }
     encode(c, &(Enc){.map = MAP_1B,
                      .opcode = (uint8_t)(ops[below(ARRAY_LEN(ops))] - (size == 1)),

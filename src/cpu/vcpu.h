@@ -191,6 +191,7 @@ typedef struct VmCommon {
     void *trace;      /* struct EngineTrace of the switch room, or NULL */
     void *rip_record; /* struct RipRecord of the switch room, or NULL */
     void *policies;   /* struct Policies of the switch room, or NULL */
+    void *turns;      /* struct Turns of the switch room, or NULL */
     /*
      * Set while some vCPUs are in KVM and others in a software engine: then guard_page() has KVM's
      * stores to a page come out, and release_page() ends that unless has_code() says otherwise.

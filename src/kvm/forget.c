@@ -257,6 +257,22 @@ void kvm_away(Vcpu *v)
     pthread_mutex_unlock(&f->asking);
 }
 
+bool kvm_own_tables(void)
+{
+    const KvmHost *h = kvm_host(NULL);
+    return h && h->shadow_tables;
+}
+
+bool kvm_forget_tables(Vcpu *v, GError **err)
+{
+    return kvm_tables_drop(kvm_of(v), err);
+}
+
+void kvm_outside(Vcpu *v)
+{
+    kvm_tables_left(kvm_of(v));
+}
+
 void kvm_tables_init(KvmVm *kvm)
 {
     g_mutex_init(&kvm->forget.lock);

@@ -96,6 +96,14 @@ bool kvm_prefault_stats(const Vcpu *, KvmPrefault *);
  * thread, outside run(); never waits for long. */
 void kvm_away(Vcpu *v);
 /*
+ * Does KVM make page tables of its own, which know nothing of stores made outside of it? Those of
+ * all vCPUs go: on v's thread, outside run(); and v is outside KVM, so that it need not be done
+ * again because of it.
+ */
+bool kvm_own_tables(void);
+bool kvm_forget_tables(Vcpu *v, GError **err);
+void kvm_outside(Vcpu *v);
+/*
  * Is it, or would v's return wait? False: `then` is called, from another thread, as soon as it
  * would not; v may run on meanwhile. True also where v waits already. On v's thread, outside run().
  * `then` may queue work on v, and has no other locks to take. Cancelled before v's loop ends.

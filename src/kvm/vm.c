@@ -169,8 +169,10 @@ void kvm_describe(GString *out)
                                ? ", not exactly (the host's TSC is unstable, or the kernel old)"
                                : "");
     g_string_append_printf(out, "page tables: %s\n",
-                           h->shadow_tables ? "KVM's own, made anew after each switch to it"
-                                            : "the guest's");
+                           h->shadow_tables
+                               ? "KVM's own, made anew after each switch to it; vCPUs in it and "
+                                 "outside take turns"
+                               : "the guest's");
     g_string_append_printf(out, "IA32_TSC_DEADLINE: %s\n",
                            h->tsc_deadline ? "exits to userspace" : "is swallowed, not offered");
     KvmSpeed speed;

@@ -325,4 +325,10 @@ void info_switch(MonCall *c)
             describe_prefault(c->out, &copy->prefault);
         g_string_append(c->out, policies->str);
     }
+    uint64_t turns;
+    if (c->has[0] && turns_count(vm, &turns))
+        g_string_append_printf(c->out,
+                               "this KVM makes page tables of its own: vCPUs in it and outside "
+                               "take turns, %" G_GUINT64_FORMAT " until now\n",
+                               turns);
 }

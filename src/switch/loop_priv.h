@@ -55,6 +55,7 @@ typedef struct VcpuLoop {
     bool drained;             /* nothing is half done since the last run() */
     const Engine *counted_as; /* what kvm_guard_engine() was told last */
     bool away_told;           /* kvm_away(), since the last switch */
+    int turn;                 /* turns.c's; 0: none */
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */
@@ -71,6 +72,20 @@ bool switch_export(Vcpu *, GError **);
 uint64_t switch_now_ns(void);
 /* v->st to engine `to`, which must hold its mode: refused if it turns out not to. */
 bool switch_import(Vcpu *, const Engine *to, GError **);
+
+/* The loop's lock held: until something is published, or that time of switch_now_ns(). 0: never. */
+void loop_sleep(VcpuLoop *, uint64_t until_ns);
+
+/*
+ * turns.c: vCPUs in KVM and outside, where they may not run at once. Before run(), with the loop's
+ * lock held (false: it has waited, and the loop is to look at everything again); then without;
+ * and behind run(), without. Main thread, for each loop: its beginning and its end.
+ */
+bool turns_take(VcpuLoop *);
+bool turns_run(VcpuLoop *, GError **);
+void turns_leave(VcpuLoop *);
+void turns_begin(Vcpu *);
+void turns_end(Vcpu *);
 
 /* Stops the vCPU and tells the machine. */
 void loop_report(VcpuLoop *, const Exit *);

@@ -231,6 +231,10 @@ static void run_engine(VcpuLoop *l)
     Vcpu *v = l->v;
     GError *err = NULL;
 
+    if (!turns_run(l, &err)) {
+        loop_report_gerror(l, "", err);
+        return;
+    }
     if (!vcpu_bring_in(v, &err)) {
         if (rescue_refused(l, err))
             g_error_free(err);
@@ -319,7 +323,7 @@ static void run_item(VcpuLoop *l, WorkItem *w)
     }
 }
 
-static void sleep_locked(VcpuLoop *l, uint64_t until_ns)
+void loop_sleep(VcpuLoop *l, uint64_t until_ns)
 {
     l->asleep = true;
     if (until_ns) {
@@ -337,7 +341,7 @@ static void nap(Vcpu *v, uint64_t ns)
     VcpuLoop *l = v->loop;
     pthread_mutex_lock(&l->lock);
     if (!atomic_load(&v->request))
-        sleep_locked(l, switch_now_ns() + ns);
+        loop_sleep(l, switch_now_ns() + ns);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -353,7 +357,7 @@ static bool waits_on(VcpuLoop *l, uint32_t req)
     }
     if (wait) {
         tell_away(l);
-        sleep_locked(l, nap ? switch_now_ns() + nap : 0);
+        loop_sleep(l, nap ? switch_now_ns() + nap : 0);
         return true;
     }
     if (v->st.run_state == RUN_MWAIT)
@@ -391,7 +395,7 @@ static bool step(VcpuLoop *l)
     if (l->quit)
         return true;
     if (stopping) {
-        sleep_locked(l, 0);
+        loop_sleep(l, 0);
         return false;
     }
     l->parked = false;
@@ -415,9 +419,12 @@ static bool step(VcpuLoop *l)
         return false;
     }
     l->mwait_since = 0;
+    if (!turns_take(l))
+        return false;
     l->in_engine = true;
     pthread_mutex_unlock(&l->lock);
     run_engine(l);
+    turns_leave(l);
     pthread_mutex_lock(&l->lock);
     l->in_engine = false;
     return false;
@@ -452,10 +459,12 @@ bool vcpu_loop_start(Vcpu *v, const LoopHooks *hooks, GError **err)
     pthread_cond_init(&l->done, NULL);
     v->loop = l;
     v->nap = nap;
+    turns_begin(v);
 
     int r = pthread_create(&v->thread, NULL, loop_thread, l);
     if (r) {
         g_set_error(err, TANDEM_ERROR, ERR_FAILED, "cpu %d: no thread: %s", v->id, g_strerror(r));
+        turns_end(v);
         v->loop = NULL;
         g_free(l);
         return false;
@@ -478,6 +487,7 @@ void vcpu_loop_join(Vcpu *v)
     pthread_mutex_unlock(&l->lock);
     pthread_join(v->thread, NULL);
     kvm_ready_cancel(v);
+    turns_end(v);
     v->loop = NULL;
     rescue_end(l);
     while (l->head) {

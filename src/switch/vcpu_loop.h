@@ -55,4 +55,8 @@ bool vcpu_on_own_thread(const Vcpu *);
 /* Takes INIT and SIPI that wait. On the vCPU's thread (inside vcpu_run_on). */
 void vcpu_take_events(Vcpu *);
 
+/* How often it was the other side's turn, where vCPUs in KVM and outside take turns (turns.c);
+ * false: they do not. */
+bool turns_count(const VmCommon *, uint64_t *n);
+
 #endif

@@ -8,7 +8,7 @@
  * each vCPU where it was put.
  */
 #ifndef ROUNDS
-#define ROUNDS 60
+#define ROUNDS 24
 #endif
 #ifdef PRIVILEGE3 /* both go there, and leave out what they may not do: on a KVM that emulates privilege 0, the other way */
 #define RIGHTS 7  /* present, writable, user */
@@ -23,6 +23,10 @@
 #define WINDOW  0x40000000
 #define PAGE_A  0x20000
 #define PAGE_B  0x21000
+#define PAGE_C  0x22000
+#define PT2     0x16000 /* in place of PT, now and then */
+#define GDT     0xa000
+#define TSS     0xa100 /* + k * 0x80 */
 #define CODE    0x30000 /* a function of vCPU k is at CODE + k * 0x1000; the other vCPU writes it */
 #define VARS    0x8800
 #define COUNT   (VARS + 0x00) /* locked */
@@ -50,6 +54,16 @@
     jmp 5f
 4:  .ascii "\text\n"
 5:
+.endm
+
+/* All translations of this vCPU go. Privilege 3 has #UD's handler do it. */
+.macro FLUSH
+#ifdef PRIVILEGE3
+    ud2
+#else
+    movq %cr3, %rax
+    movq %rax, %cr3
+#endif
 .endm
 
 /* Both wait here for each other. R15 counts the gatherings. */
@@ -154,6 +168,14 @@ taken:
     popfq
     ret
 
+flushes:
+    pushq %rax
+    movq %cr3, %rax
+    movq %rax, %cr3
+    popq %rax
+    addq $2, (%rsp) /* behind UD2 */
+    iretq
+
 enter64:
     movw $0x10, %ax
     movw %ax, %ds
@@ -182,6 +204,31 @@ enter64:
     movl $0x4608, (%rdx) /* SIPI: TRAMP */
 2:
 #ifdef PRIVILEGE3
+    /* A TSS with a stack for the handler, and its descriptor in a GDT that is in RAM. */
+    movl $AT(flushes) & 0xffff | 0x180000, IDT + 6 * 16
+    movl $AT(flushes) & 0xffff0000 | 0x8e00, IDT + 6 * 16 + 4
+    movl $AT(gdt), %esi
+    movl $GDT, %edi
+    movl $6, %ecx
+    rep movsq
+    lgdt AT(gdt_in_ram)
+    movl %ebx, %eax
+    shll $7, %eax
+    addl $TSS, %eax
+    movl %ebx, %ecx
+    shll $11, %ecx
+    negl %ecx
+    addl $0x6000, %ecx
+    movq %rcx, 4(%rax)
+    shlq $16, %rax
+    movabsq $0x0000890000000067, %rcx
+    orq %rcx, %rax
+    movl %ebx, %ecx
+    shll $4, %ecx
+    addl $0x30, %ecx
+    movq %rax, GDT(%rcx)
+    movq $0, GDT + 8(%rcx)
+    ltr %cx
     pushq $0x23
     leaq 8(%rsp), %rax
     pushq %rax
@@ -358,6 +405,48 @@ enter64:
 4:  TOGETHER
     SAY "remapped"
 #endif
+
+    /* The same, and now and then by a table further up, with a flush of everything: nobody but the processor, or whatever
+     * is in its place, is told which translations that concerns. */
+    movl $ROUNDS, %ebp
+    movl $WINDOW, %r14d
+    movl $PAGE_C + RIGHTS, PT2
+    movq $0, SEQ
+    movq $0, SEQ + 8
+    TOGETHER
+    movl $1, %r13d
+    testl %ebx, %ebx
+    jnz 3f
+1:  xorl $PAGE_A ^ PAGE_B, PT
+    testl $2, %r13d
+    jz 6f
+    xorl $PT ^ PT2, PT + 0x1000
+6:  FLUSH
+    movq %r13, SEQ + 8
+2:  pause
+    cmpq %r13, SEQ
+    jb 2b
+    movl PT + 0x1000, %eax
+    andl $0xff000, %eax
+    movl (%rax), %eax
+    andl $0xff000, %eax
+    cmpl %r13d, (%rax)
+    jne failed
+    incl %r13d
+    decl %ebp
+    jnz 1b
+    jmp 4f
+3:  pause
+    cmpq %r13, SEQ + 8
+    jb 3b
+    FLUSH
+    movl %r13d, (%r14)
+    movq %r13, SEQ
+    incl %r13d
+    decl %ebp
+    jnz 3b
+4:  TOGETHER
+    SAY "flushed"
     testl %ebx, %ebx
     jnz 1f
     xorl %eax, %eax
@@ -392,6 +481,9 @@ gdt:
 gdt_pointer:
     .word gdt_pointer - gdt - 1
     .long AT(gdt)
+gdt_in_ram:
+    .word 0x50 - 1
+    .quad GDT
 idt_pointer:
     .word (VECTOR + 1) * 16 - 1
     .quad IDT

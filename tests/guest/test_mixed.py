@@ -14,7 +14,8 @@ import time
 
 BINARY, CC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = {"": ["both", "locked", "interrupts", "code", "dirty", "remapped"], "-DPRIVILEGE3": ["both", "locked", "code"]}
+PARTS = {"": ["both", "locked", "interrupts", "code", "dirty", "remapped", "flushed"],
+         "-DPRIVILEGE3": ["both", "locked", "code", "flushed"]}
 
 
 def build(tmp, *defines):
@@ -25,7 +26,7 @@ def build(tmp, *defines):
 
 
 class Guest:
-    def __init__(self, image, accel, limit=100):
+    def __init__(self, image, accel, limit=250):
         self.out = f"{os.path.dirname(image)}/out"
         self.deadline = time.monotonic() + limit
         self.proc = subprocess.Popen(

@@ -1,0 +1,180 @@
+/*
+ * Where KVM makes page tables of its own from the guest's (no EPT or NPT, or no hardware), it sees
+ * what its vCPUs write to the guest's tables, and nothing of what a software engine does. A vCPU in
+ * KVM that flushes its TLB, because another has told it to, would go on with what was there before:
+ * CR3 and CR4 written, INVPCID, even INVLPG where it was a table further up that changed. When it
+ * flushes nobody outside KVM is told, nor which pages such tables were made of.
+ *
+ * So on such a KVM vCPUs in it and vCPUs in a software engine do not run at the same time: they
+ * take turns, and whenever a turn of the software engine's is over, all such tables go before the
+ * first vCPU enters KVM. What a vCPU in KVM can see of another's stores it then sees in page tables
+ * too. A vCPU that waits for its turn ends that of the others when it has lasted for TURN_NS; one
+ * that halts has none, so a guest with something to wait for loses little.
+ *
+ * A vCPU that leaves KVM for one instruction (rescue.c) waits for no turn: those in KVM would stand
+ * still for each. What it stored is forgotten by KVM before it goes on itself, and so before it can
+ * tell anybody of it.
+ *
+ * Not needed, and not done, with EPT or NPT: there the processor walks the guest's own tables, each
+ * vCPU's TLB is its own, and flushed by itself, as on any PC.
+ */
+#include "base/log.h"
+#include "kvm/kvm.h"
+#include "switch/loop_priv.h"
+
+#define TURN_NS 2000000u /* while others wait */
+#define LOOK_NS 500000u  /* how soon one that waits looks again, whoever should have told it */
+
+enum Side { IN_KVM, IN_SOFTWARE };
+
+typedef struct Turns {
+    GMutex lock;
+    unsigned in[2], waits[2]; /* vCPUs inside run(); asleep until it is their turn */
+    enum Side last;           /* whose turn it is, or was */
+    uint64_t until;           /* others may have theirs then, CLOCK_MONOTONIC; 0: none has asked */
+    uint64_t told;            /* when those whose turn it is were last told that it is over */
+    uint64_t n;               /* times the turn went over */
+    GMutex dropping;
+    bool stale; /* KVM's tables are from before a turn of the software engine's */
+    bool said;
+    unsigned loops;
+} Turns;
+
+void turns_begin(Vcpu *v)
+{
+    VmCommon *vm = v->vm;
+    if (!vm->turns && vm->kvm && vm->n_vcpus > 1 && kvm_own_tables()) {
+        Turns *t = g_new0(Turns, 1);
+        g_mutex_init(&t->lock);
+        g_mutex_init(&t->dropping);
+        vm->turns = t;
+    }
+    if (vm->turns)
+        ((Turns *)vm->turns)->loops++;
+}
+
+void turns_end(Vcpu *v)
+{
+    Turns *t = v->vm->turns;
+    if (!t || --t->loops)
+        return;
+    g_mutex_clear(&t->lock);
+    g_mutex_clear(&t->dropping);
+    g_free(t);
+    v->vm->turns = NULL;
+}
+
+static void rouse_others(const Vcpu *v)
+{
+    for (unsigned i = 0; i < v->vm->n_vcpus; i++)
+        if (v->vm->vcpu[i] != v)
+            vcpu_kick(v->vm->vcpu[i], VREQ_WORK);
+}
+
+/* Is the time of this side over, and somebody there to go on? */
+static bool must_yield(Turns *t, enum Side side, uint64_t now)
+{
+    if (t->last != side || !t->until || now < t->until)
+        return false;
+    if (t->waits[!side] || now < t->until + LOOK_NS)
+        return true;
+    t->until = 0; /* who has asked went to sleep */
+    return false;
+}
+
+/* Turns.lock held. False: not now. */
+static bool take(Turns *t, enum Side side, uint64_t now)
+{
+    if (t->in[!side] || must_yield(t, side, now))
+        return false;
+    if (t->last != side) {
+        t->last = side;
+        t->until = t->waits[!side] ? now + TURN_NS : 0;
+        t->n++;
+    }
+    if (side == IN_SOFTWARE)
+        t->stale = true;
+    t->in[side]++;
+    return true;
+}
+
+bool turns_take(VcpuLoop *l)
+{
+    Turns *t = l->v->vm->turns;
+    if (likely(!t) || rescue_limit(l)->max_insns)
+        return true;
+    enum Side side = l->v->engine->is_software ? IN_SOFTWARE : IN_KVM;
+    uint64_t now = switch_now_ns();
+    g_mutex_lock(&t->lock);
+    if (take(t, side, now)) {
+        l->turn = 1 + (int)side;
+        g_mutex_unlock(&t->lock);
+        return true;
+    }
+    if (!t->until)
+        t->until = now + TURN_NS;
+    bool said = t->said, end = t->in[!side] && now >= MAX_OF(t->until, t->told + LOOK_NS);
+    uint64_t until = now < t->until ? t->until : now + LOOK_NS;
+    t->said = true;
+    if (end)
+        t->told = now;
+    t->waits[side]++;
+    g_mutex_unlock(&t->lock);
+    if (!said || end) {
+        pthread_mutex_unlock(&l->lock);
+        if (!said)
+            warn_user("this KVM makes page tables of its own: while some vCPUs are in kvm and "
+                      "others are not, they take turns ('info switch -v')");
+        if (end)
+            rouse_others(l->v);
+        pthread_mutex_lock(&l->lock);
+    } else {
+        loop_sleep(l, until);
+    }
+    g_mutex_lock(&t->lock);
+    t->waits[side]--;
+    g_mutex_unlock(&t->lock);
+    return false;
+}
+
+bool turns_run(VcpuLoop *l, GError **err)
+{
+    Turns *t = l->v->vm->turns;
+    bool ok = true;
+    if (likely(l->turn != 1 + IN_KVM))
+        return true;
+    /* Nobody is in a software engine, so it stays false until the turn is over. */
+    g_mutex_lock(&t->dropping);
+    if (t->stale)
+        ok = kvm_forget_tables(l->v, err);
+    t->stale &= !ok;
+    g_mutex_unlock(&t->dropping);
+    return ok;
+}
+
+void turns_leave(VcpuLoop *l)
+{
+    Turns *t = l->v->vm->turns;
+    if (likely(!l->turn))
+        return;
+    enum Side side = (enum Side)(l->turn - 1);
+    l->turn = 0;
+    if (side == IN_KVM)
+        kvm_outside(l->v);
+    g_mutex_lock(&t->lock);
+    bool tell = --t->in[side] == 0 && t->waits[!side];
+    g_mutex_unlock(&t->lock);
+    if (tell)
+        rouse_others(l->v);
+}
+
+bool turns_count(const VmCommon *vm, uint64_t *n)
+{
+    Turns *t = vm->turns;
+    if (!t)
+        return false;
+    g_mutex_lock(&t->lock);
+    *n = t->n;
+    g_mutex_unlock(&t->lock);
+    return true;
+}

@@ -444,9 +444,28 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     return true;
 }
 
+/* SHL, SHR and SAR of a register whose flags nothing looks at. False: nothing is written. */
+static bool shift_alone(Trans *x, const Insn *i)
+{
+    static const uint8_t prefix[8] = {[4] = PFX_66, [5] = PFX_F2, [7] = PFX_F3};
+    const OpRow *r = &op_rows[i->row];
+    unsigned group = r->modrm & 7;
+    if (r->map != MAP_1B || r->opcode != 0xd3 || group < 4 || group == 6 || i->opsize < 4 ||
+        i->flags & IF_MEM || !jit_flags_dead(x))
+        return false;
+    GprOp rm, count;
+    register_of(&rm, i->rm, false);
+    register_of(&count, RCX, false);
+    bring(x, &rm, H_AX);
+    bring(x, &count, H_CX);
+    emit_shift(&x->c, prefix[group], i->opsize == 8, rm.host, rm.host, count.host);
+    put_back(x, &rm);
+    return true;
+}
+
 static bool emit_cl(Trans *x, const Insn *i)
 {
-    return emit_same(x, i, true, true, H_NONE);
+    return shift_alone(x, i) || emit_same(x, i, true, true, H_NONE);
 }
 
 static bool emit_imm(Trans *x, const Insn *i)

@@ -284,6 +284,24 @@ bool jit_flags_free(Trans *x)
     return true;
 }
 
+bool jit_flags_dead(const Trans *x)
+{
+    unsigned end = x->at->first + x->at->b->n;
+    for (unsigned k = x->k + 1u; k < end && !x->at->b->soft; k++) {
+        const Insn *i = x->insn[k];
+        const OpRow *r = &op_rows[i->row];
+        bool plain = r->emit == EMIT_IMM || r->emit == EMIT_LEA || r->emit == EMIT_CONV ||
+                     ((r->emit == EMIT_COPY || r->emit == EMIT_TEST) && !(i->flags & IF_MEM) &&
+                      !(r->attr & (A_SSE | A_AVX | A_MMX | A_FPU)));
+        enum Effect e = effect(i);
+        if (!plain || e >= FLAGS_SOME)
+            return false;
+        if (e == FLAGS_SET)
+            return true;
+    }
+    return false;
+}
+
 /* Has an instruction that leaves its loop's second body nowhere any cold code there? */
 static bool has_cold_code(const Insn *i)
 {

@@ -414,11 +414,20 @@ static HostMem by_index(Trans *x, const struct Place *p)
                      .disp = p->disp - (int32_t)PAGE_BITS};
 }
 
+/* The same, for an access that has been checked: a displacement is the access's. */
+static HostMem checked_place(Trans *x, unsigned base, int32_t disp)
+{
+    if (base >= GPR_N || !(x->mode & DM_CODE64) || !small(disp))
+        return place(x, base, disp);
+    return (HostMem){
+        .base = (uint8_t)address_register(x, base, H_AX), .index = H_NONE, .disp = disp};
+}
+
 HostMem jit_as_it_stands(Trans *x, const struct Place *p)
 {
     HostMem m = {.base = H_NONE, .index = H_NONE, .scale = p->scale, .disp = p->disp};
     if (p->index == GPR_ZERO)
-        return p->base == GPR_ZERO ? m : place(x, p->base, p->disp);
+        return p->base == GPR_ZERO ? m : checked_place(x, p->base, p->disp);
     bool on_frame = p->base != GPR_ZERO && x->host[p->base] == H_NONE;
     if (on_frame && x->host[p->index] == H_NONE)
         return run_place(x, p, 0);
@@ -508,6 +517,8 @@ static void by_mirror(Trans *x, HostMem *m)
         m->index = (uint8_t)address_register(x, p->index, H_CX);
     } else if (p->index != GPR_ZERO && x->host[p->index] != H_NONE) {
         *m = by_index(x, p);
+    } else if (p->index == GPR_ZERO) {
+        *m = by_rdx(checked_place(x, p->base, p->disp));
     } else {
         *m = by_rdx(run_place(x, p, 0));
     }

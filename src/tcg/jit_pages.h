@@ -92,6 +92,9 @@ bool jit_flags_free(Trans *);
 void jit_flags_again(Trans *, unsigned k, bool second);
 /* The same of where the second body of a loop goes back to its top: Trans.round_setter is set. */
 bool jit_flags_free_round(Trans *);
+/* Are all flags set anew behind instruction x->k, in its block, before anything can look at them or
+ * leave translated code? */
+bool jit_flags_dead(const Trans *);
 
 /* jit_bits.c: bits[r] is n if -2^n <= register r < 2^n for sure; 64: anything. Behind i. */
 void jit_bits_follow(uint8_t bits[GPR_N], const Insn *i);

@@ -280,6 +280,9 @@ typedef struct Jit {
     bool ends_run; /* with `exit`, out of run() */
     Exit exit;
     const Insn *at;
+    /* What code that is running may have got the address of is not there any more: it is to be
+     * left. */
+    bool hidden;
     bool rf_dropped; /* RF was set when code was entered last, and JitHot.count */
     int64_t rf_count;
     JitCode *recording; /* a path from there on is being noted */

@@ -183,6 +183,7 @@ static void hide_span(Jit *j, const Span *p)
     for (unsigned k = 0; k < p->pages; k++)
         jit_tlb_move(j, p->lin + k * PAGE_SIZE, shown_add(p->lin), 0);
     hide(p->lin, p->pages);
+    j->hidden = true;
 }
 
 static void span_drop(Jit *j, unsigned n)

@@ -201,6 +201,7 @@ static void hide(Jit *j, gva_t lin, unsigned pages)
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != at)
         g_error("the translator's mirror: a page cannot be taken out of it"); /* it would stay in
                                                                                  reach */
+    j->hidden = true;
 }
 
 static void chunk_drop(Jit *j, Chunk *c)
@@ -256,6 +257,7 @@ static bool let_write_all(Jit *j, Chunk *c, unsigned k, unsigned n, bool write)
     m->cost += COST_WRITE;
     if (mprotect(at, n * PAGE_SIZE, PROT_READ | (write ? PROT_WRITE : 0)))
         return false;
+    j->hidden |= !write;
     for (; n; k++, n--) {
         if (c->whole && bit(c->write, k) != write)
             m->single += write ? -1u : 1u;

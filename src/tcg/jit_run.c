@@ -98,6 +98,7 @@ static int go_on_at_rip(Jit *j)
     Tcg *t = j->t;
     CpuState *s = &t->v->st;
     Vcpu *v = t->v;
+    j->hidden = false;
     if (j->no_chain || t->one_block || t->stops || be_careful(s, t) || s->run_state != RUN_RUNNING)
         return RESUME;
     atomic_store(&v->go, 1);
@@ -118,6 +119,16 @@ static int go_on_at_rip(Jit *j)
     j->hot->miss_addr = s->rip;
     j->hot->cc = t->cc;
     return GO_TO;
+}
+
+/* Out of the code that has called, with i done, or to be done again. */
+static int leave_at(Jit *j, const Insn *i, int64_t rest, bool done)
+{
+    Tcg *t = j->t;
+    CpuState *s = &t->v->st;
+    s->rip = done ? insn_next_rip(s, t, i) : insn_rip(t, i);
+    j->hot->count -= rest - done;
+    return t->limited ? RESUME : go_on_at_rip(j);
 }
 
 /* A handler has said something other than FAULT_NONE. */
@@ -164,11 +175,8 @@ static int exec_insn(Jit *j, const JitCode *code, const Insn *i, int done)
     bool ends = (i->flags & IF_ENDS) && op_rows[i->row].emit != EMIT_BRANCH;
     bool look = t->look;
     t->look = false;
-    if (unlikely(!code->block || t->inhibit || look || other_mode || ends)) {
-        s->rip = insn_next_rip(s, t, i);
-        j->hot->count -= rest - 1;
-        return t->limited ? RESUME : go_on_at_rip(j);
-    }
+    if (unlikely(!code->block || t->inhibit || look || j->hidden || other_mode || ends))
+        return leave_at(j, i, rest, true);
     return done;
 }
 
@@ -291,6 +299,8 @@ static int jit_mirror(JitCode *code, unsigned k, bool run, Tcg *t)
     bool kernel = code->kernel;
     bool again = kernel ? jit_kernel_on(j) : jit_mirror_out(j) && jit_mirror_on(j);
     if (run && again) {
+        if (unlikely(j->hidden))
+            return leave_at(j, i, rest, false);
         registers_again(j);
         return GO_ON;
     }
@@ -303,13 +313,10 @@ static int jit_mirror(JitCode *code, unsigned k, bool run, Tcg *t)
     mirror_missed(j, code, part, n);
     if (r != GO_BEHIND)
         return r;
-    if (!run) {
-        registers_again(j);
-        return GO_BEHIND;
-    }
-    t->v->st.rip = insn_next_rip(&t->v->st, t, i);
-    j->hot->count -= rest - 1;
-    return t->limited ? RESUME : go_on_at_rip(j);
+    if (run || j->hidden)
+        return leave_at(j, i, rest, true);
+    registers_again(j);
+    return GO_BEHIND;
 }
 
 /* The first-level TLB did not have the page. */
@@ -345,10 +352,12 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
         if (filled && u)
             jit_slot_fill(j, part, k, t->mmu_mode, lin);
     }
-    if (filled) {
+    if (filled && likely(!j->hidden)) {
         registers_again(j);
         return GO_ON;
     }
+    if (filled)
+        return leave_at(j, i, rest, false);
     int r = exec_insn(j, code, i, GO_BEHIND);
     if (crosses && code->block && !code->has_twin && ++code->crossed >= j->twin_after)
         jit_make_twin(j, code);
@@ -356,18 +365,16 @@ static int jit_access(JitCode *code, unsigned k_and_run, Tcg *t)
         return r;
     if (!to_code)
         l1_filled(j, lin);
-    if (!run) {
+    if (!run && likely(!j->hidden)) {
         registers_again(j);
         return GO_BEHIND;
     }
     /* The others of the run have no address: without this block. */
-    t->v->st.rip = insn_next_rip(&t->v->st, t, i);
-    j->hot->count -= rest - 1;
-    if (code->block && (!crosses || code->has_twin) && runs_miss_often(b)) {
+    if (run && code->block && (!crosses || code->has_twin) && runs_miss_often(b)) {
         *(table ? &b->no_tables : &b->no_runs) = true;
         jit_block_dead(j, b);
     }
-    return t->limited ? RESUME : go_on_at_rip(j);
+    return leave_at(j, i, rest, true);
 }
 
 /* At the head of a loop: a stream that instruction k is of is not in its area, or the mirror is not
@@ -383,7 +390,7 @@ static int jit_mirror_stream(const JitCode *code, unsigned k, Tcg *t)
     if (!again)
         mirror_missed(j, code, part, (unsigned)(i - part->insn));
     registers_again(j);
-    return again ? GO_ON : GO_BEHIND;
+    return again && !j->hidden ? GO_ON : GO_BEHIND;
 }
 
 /* At the head of a loop whose last instruction is k: a stream is elsewhere than in its slot's
@@ -392,6 +399,7 @@ static int jit_stream(const JitCode *code, unsigned k_and_far, Tcg *t)
 {
     Jit *j = t->jit;
     gva_t lin = j->hot->miss_addr;
+    j->hidden = false; /* but what is hidden now may be where a stream before this one is */
     if (k_and_far & JIT_MIRROR_FLAG)
         return jit_mirror_stream(code, k_and_far & (JIT_FAR_FLAG - 1), t);
     enter_insn(j, code, k_and_far & (JIT_FAR_FLAG - 1));
@@ -400,7 +408,7 @@ static int jit_stream(const JitCode *code, unsigned k_and_far, Tcg *t)
     if (!filled) /* a new entry may empty another stream's slot: not again before a round is done */
         l1_filled(j, lin);
     registers_again(j);
-    return filled ? GO_ON : GO_BEHIND;
+    return filled && !j->hidden ? GO_ON : GO_BEHIND;
 }
 
 /* A vector instruction, and the registers are not the guest's. */
@@ -478,14 +486,9 @@ static void on_fault(int sig, siginfo_t *info, void *context)
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)(code->start + site->cold);
         return;
     }
-    const struct sigaction *old = &previous[sig];
-    if (old->sa_flags & SA_SIGINFO) {
-        old->sa_sigaction(sig, info, context);
-    } else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
-        old->sa_handler(sig);
-    } else {
-        signal(sig, SIG_DFL); /* it comes again, and ends us as it should */
-    }
+    sigaction(sig, &previous[sig], NULL); /* it comes again, and is not ours then */
+    if (info->si_code <= 0)               /* somebody has sent it */
+        raise(sig);
 }
 
 static void install(void)
@@ -529,6 +532,7 @@ enum JitExit jit_run(Jit *j, Block *b)
     h->ip_page = s->rip - (b->gpa & ~PAGE_MASK);
     h->cc = t->cc;
     set_gs(j);
+    j->hidden = false;
     current = j;
     enum JitExit e = (enum JitExit)j->enter(b->jit->entry);
     current = NULL;

@@ -130,6 +130,7 @@ void jit_windows_free(Jit *j)
     }
     if (j->windows && j->windows->host)
         munmap(j->windows->host, (size_t)JIT_WINDOWS * WINDOW_BYTES);
+    j->hidden = true;
     g_free(j->windows);
     j->windows = NULL;
 }

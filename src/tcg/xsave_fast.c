@@ -86,13 +86,13 @@ INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t str
 {
     uint64_t any = 0, v;
     uint32_t v32;
-    Pair pairs[2] = {{0, 0}, {0, 0}}, pair;
+    Pair pairs = {0, 0}, pair;
     for (unsigned k = 0; k < n; k++) {
         const uint8_t *p = (const uint8_t *)from + k * stride;
         unsigned b = 0;
         for (; b + 16 <= bytes; b += 16) {
             memcpy(&pair, p + b, 16);
-            pairs[(k + b / 16) & 1] |= pair;
+            pairs |= pair;
         }
         for (; b + 8 <= bytes; b += 8) {
             memcpy(&v, p + b, 8);
@@ -103,8 +103,7 @@ INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t str
             any |= v32;
         }
     }
-    pairs[0] |= pairs[1];
-    return any | pairs[0][0] | pairs[0][1];
+    return any | pairs[0] | pairs[1];
 }
 
 /* All of a component, if it lies in one of the pages; or NULL. */

@@ -132,7 +132,7 @@ typedef struct JitHot {
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
-    void *fn_helper, *fn_access, *fn_stream, *fn_vec;
+    void *fn_helper, *fn_access, *fn_stream, *fn_vec, *fn_invlpg;
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
     _Alignas(64) uint8_t lanes_kept[4][64];
     _Alignas(64) uint8_t fx[512];          /* FXSAVE image of what was in them */
@@ -272,8 +272,8 @@ typedef struct Jit {
     size_t there, cold_there; /* up to where the host has made both */
     /* stubs */
     int (*enter)(const uint8_t *code);
-    const uint8_t *s_exit, *s_return, *s_helper, *s_access, *s_stream, *s_vec, *s_gate[GATES],
-        *s_fill[MMU_MODES][2], *s_tlb[MMU_MODES][2],
+    const uint8_t *s_exit, *s_return, *s_helper, *s_access, *s_stream, *s_vec, *s_invlpg,
+        *s_gate[GATES], *s_fill[MMU_MODES][2], *s_tlb[MMU_MODES][2],
         *s_gather[MMU_MODES][4]; /* 1: indices of 8 bytes; 2: elements */
     /* the last exit */
     Fault fault;
@@ -362,22 +362,25 @@ static inline uint64_t jit_page(const Jit *j, const JitCode *code)
 {
     return code->fixed_at == BLOCK_FLOATS ? j->hot->ip_page : code->fixed_at;
 }
+/* The part of the code that instruction k is in. */
+static inline const JitPart *jit_part(const JitCode *code, unsigned k)
+{
+    const JitPart *p = &code->part[code->n_parts - 1u];
+    while (p->first > k)
+        p--;
+    return p;
+}
 /* Instruction k of the code, and the block that it is in. */
 static inline const Insn *jit_insn(const JitCode *code, unsigned k, Block **b)
 {
-    unsigned p = code->n_parts - 1u;
-    while (code->part[p].first > k)
-        p--;
-    *b = code->part[p].b;
-    return &(*b)->insn[k - code->part[p].first];
+    const JitPart *p = jit_part(code, k);
+    *b = p->b;
+    return &(*b)->insn[k - p->first];
 }
 /* RIP of the first byte of the block that instruction k of the code is in. */
 static inline uint64_t jit_block_rip(const Jit *j, const JitCode *code, unsigned k)
 {
-    unsigned p = code->n_parts - 1u;
-    while (code->part[p].first > k)
-        p--;
-    return jit_page(j, code) + (uint64_t)(int64_t)code->part[p].off;
+    return jit_page(j, code) + (uint64_t)(int64_t)jit_part(code, k)->off;
 }
 /* `info jit`, of this vCPU; on its thread, or while it is stopped. Appends. */
 void jit_describe(const Vcpu *, GString *out);

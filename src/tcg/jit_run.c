@@ -52,8 +52,10 @@ static const Insn *enter_insn(Jit *j, const JitCode *code, unsigned k)
     const Insn *i = &b->insn[k];
     t->blk_rip = jit_page(j, code) + code->first_off;
     if (code->n_parts > 1) {
-        i = jit_insn(code, k, &b);
-        t->blk_rip = jit_block_rip(j, code, k);
+        const JitPart *part = jit_part(code, k);
+        b = part->b;
+        i = &b->insn[k - part->first];
+        t->blk_rip = jit_page(j, code) + (uint64_t)(int64_t)part->off;
     }
     t->blk = b;
     s->gpr[GPR_IP] = t->blk_rip;
@@ -187,6 +189,20 @@ static int jit_helper(const JitCode *code, unsigned k, Tcg *t)
     j->helpers++;
     j->row_helpers[i->row]++;
     return exec_insn(j, code, i, GO_ON);
+}
+
+/* INVLPG of the kernel's. Where the page is not on its side, what runs stays where it was, and
+ * there is nothing for the loop to look at. */
+static int jit_invlpg(const JitCode *code, unsigned k, Tcg *t)
+{
+    Jit *j = t->jit;
+    gva_t lin = j->hot->miss_addr;
+    if (lin >> 47 || !(code->fixed_at >> 63) || t->limited)
+        return jit_helper(code, k, t);
+    x87_collect(j);
+    mxcsr_collect(j);
+    tlb_flush_page(t, lin);
+    return GO_ON;
 }
 
 /* How the vector registers are loaded next: all of them, or what the guest may have in the first
@@ -510,6 +526,7 @@ void jit_run_init(Jit *j)
     j->hot->fn_access = (void *)(uintptr_t)jit_access;
     j->hot->fn_stream = (void *)(uintptr_t)jit_stream;
     j->hot->fn_vec = (void *)(uintptr_t)jit_vec;
+    j->hot->fn_invlpg = (void *)(uintptr_t)jit_invlpg;
     j->x87 = j->ymm;                        /* AVX comes with XSAVE */
     j->wrgsbase = getauxval(AT_HWCAP2) & 2; /* HWCAP2_FSGSBASE */
 }

@@ -446,6 +446,7 @@ void jit_make_stubs(Jit *j, Code *c)
     j->s_access = call_stub(j, c, offsetof(JitHot, fn_access));
     j->s_stream = call_stub(j, c, offsetof(JitHot, fn_stream));
     j->s_vec = call_stub(j, c, offsetof(JitHot, fn_vec));
+    j->s_invlpg = call_stub(j, c, offsetof(JitHot, fn_invlpg));
     for (unsigned m = 0; m < MMU_MODES; m++) {
         for (unsigned w = 0; w < 2; w++) {
             j->s_fill[m][w] = fill_stub(j, c, m, w);

@@ -9,7 +9,7 @@
 #include "tcg/sys.h"
 
 extern const ExecSet exec_swapgs, exec_rdtsc, exec_rdtscp, exec_fence, exec_stac, exec_clac,
-    exec_mov_from_cr, exec_syscall, exec_sysret, exec_iret, exec_nop_0d;
+    exec_mov_from_cr, exec_syscall, exec_sysret, exec_iret, exec_nop_0d, exec_invlpg;
 
 static HostMem state(size_t offset)
 {
@@ -149,6 +149,21 @@ static bool emit_gate(Trans *x, const Insn *i, enum JitGate gate)
     return true;
 }
 
+/* By a function of its own (jit_invlpg()), and on: kernels give up pages in rows. */
+static bool emit_invlpg(Trans *x, const Insn *i)
+{
+    Code *c = &x->c;
+    if (!kernel64(x) || !jit_ea(x, i))
+        return false;
+    emit_imm64(c, H_DX, (uintptr_t)x->code);
+    emit_imm32(c, H_CX, x->k);
+    emit_call(c, x->j->s_invlpg);
+    x->vec[0] = x->vec[1] = x->vec[2] = x->x87 = false;
+    x->helped = true;
+    x->dx_run = -1;
+    return true;
+}
+
 bool jit_emit_sys(Trans *x, const Insn *i)
 {
     const ExecSet *exec = op_rows[i->row].exec;
@@ -165,6 +180,8 @@ bool jit_emit_sys(Trans *x, const Insn *i)
         done = emit_mov_from_cr(x, i);
     else if (exec == &exec_nop_0d) /* PREFETCHW; with a register it depends on the vendor */
         return i->flags & IF_MEM;
+    else if (exec == &exec_invlpg)
+        done = emit_invlpg(x, i);
     else if (exec == &exec_syscall)
         done = emit_gate(x, i, GATE_SYSCALL);
     else if (exec == &exec_sysret)

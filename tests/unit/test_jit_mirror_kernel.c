@@ -8,6 +8,8 @@
 #define GUEST_REACHES  0x10000 /* by the large page */
 #include "jit_blocks.h"
 
+extern const ExecSet exec_invlpg;
+
 /* All show what address 0 does, or (LARGE on) all RAM there is. */
 #define DIRECT 0xffff888000000000ull
 #define IMAGE  0xffffffff80000000ull
@@ -246,8 +248,47 @@ START_TEST(code_in_large_page)
 }
 END_TEST
 
+/* A kernel, where kernels are, gives other memory to a program's page. */
+START_TEST(pages_of_programs)
+{
+    /* mov rax, imm64 (the next instruction, in the image's area); jmp rax; 1: add r8, [rsi];
+     * xchg rbx, rbp; mov [rdi], rbx; invlpg [rsi]; add r8, [rsi]; rol r8, 1; dec ecx; jnz 1b; hlt
+     */
+    static uint8_t text[] = "\x48\xb8\0\0\0\0\0\0\0\0\xff\xe0\x4c\x03\x06\x48\x87\xeb\x48\x89\x1f"
+                            "\x0f\x01\x3e\x4c\x03\x06\x49\xd1\xc0\xff\xc9\x75\xea\xf4";
+    const gva_t body = IMAGE + LARGE + (G_CODE - G_RAM) + 12;
+    uint64_t by_handler = 0;
+    CpuState in;
+    Jit *j = begin_jit();
+    j->hot_after = 1;
+    memcpy(text + 2, &body, 8);
+    guest_long_mode();
+    kernel_tables();
+    registers(&guest.v.st);
+    in = guest.v.st;
+    in.cr4 |= CR4_PGE;
+    in.gpr[RSI] = 0x3008;
+    in.gpr[RDI] = LOW_PT + 8 * 3;
+    in.gpr[RBX] = DATA | 0x63;
+    in.gpr[RBP] = (DATA + 0x1000) | 0x63;
+    in.gpr[R8] = 0;
+    in.gpr[RCX] = 200; /* so that it is in the end as at first */
+    put64(in.gpr[RDI], in.gpr[RBX]);
+    in.gpr[RSP] = IMAGE + 0x800;
+    n_cuts = 0;
+    random_memory();
+    must_agree(0, &in, text, sizeof(text) - 1);
+    ck_assert_uint_eq(guest.v.st.gpr[RCX], 0);
+    for (unsigned row = 0; row < op_rows_n; row++)
+        if (op_rows[row].exec == &exec_invlpg)
+            by_handler += j->row_helpers[row];
+    ck_assert_uint_lt(by_handler, 100);
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {loops, code_in_large_page};
+    const TTest *const tests[] = {loops, code_in_large_page, pages_of_programs};
     return jit_suite("jit_mirror_kernel", tests, ARRAY_LEN(tests));
 }

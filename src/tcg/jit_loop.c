@@ -200,6 +200,16 @@ static void table_for(Trans *x, unsigned k, Value base, bool write)
     x->stream_disp[k] = (int32_t)disp;
 }
 
+/* Does instruction k's access, by the mirror, have an index that is a number there, which is part
+ * of the displacement? */
+static bool index_is_number(const Trans *x, unsigned k)
+{
+    const Insn *i = x->insn[k];
+    const struct Place *p = &x->run_place[k];
+    return x->run_of[k] >= 0 && x->run[x->run_of[k]].area && i->index != GPR_ZERO &&
+           p->index == GPR_ZERO && p->base == i->base;
+}
+
 /* Follows registers through the loop, and finds the streams. */
 static bool find_streams(Trans *x, Loop *l)
 {
@@ -249,15 +259,21 @@ static bool find_streams(Trans *x, Loop *l)
             continue;
         Value base = at[k].base, index = at[k].index;
         unsigned scale = i->index == GPR_ZERO ? 0 : i->scale;
+        int64_t insn_disp = i->disp;
+        if (index_is_number(x, k)) {
+            index = (Value){GPR_ZERO, 0, GPR_ZERO};
+            scale = 0;
+            insn_disp = x->run_place[k].disp;
+        }
         int64_t base_disp = base.delta + (i->base == GPR_IP ? (int64_t)jit_off_of(x, k) : 0);
         int64_t index_disp = (int64_t)((uint64_t)index.delta << scale);
-        int64_t disp = i->disp + (jit_stays(x, base.root) ? base_disp : 0) +
+        int64_t disp = insn_disp + (jit_stays(x, base.root) ? base_disp : 0) +
                        (jit_stays(x, index.root) ? index_disp : 0);
         x->stream_size[k] = (uint8_t)size;
         x->stream_disp[k] = (int32_t)disp;
         if (base.by == GPR_ZERO && index.by == GPR_ZERO && disp == (int32_t)disp)
             x->stream_of[k] = (int8_t)stream_for(x, l, base.root, index.root, scale,
-                                                 i->disp + base_disp + index_disp, size, write);
+                                                 insn_disp + base_disp + index_disp, size, write);
         if (x->stream_of[k] < 0)
             table_for(x, k, base, write);
     }

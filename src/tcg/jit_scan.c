@@ -433,6 +433,13 @@ static bool mirror_root(Trans *x, Scan *s, unsigned k, const struct Part *part, 
                         uint16_t *root, int64_t *off)
 {
     bool bounded = p->index < GPR_N && s->bits[p->index] + p->scale <= INDEX_BITS;
+    struct Place q = *p;
+    if (bounded && p->base != GPR_ZERO && s->value[p->index].root == ROOT_NUMBER &&
+        resolve(s, part->off, &q, root, off)) { /* it becomes part of the displacement */
+        *p = q;
+        x->run_bounded[k] = false;
+        return true;
+    }
     x->run_bounded[k] = bounded;
     if (!bounded)
         return resolve(s, part->off, p, root, off);

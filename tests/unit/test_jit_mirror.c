@@ -43,7 +43,7 @@ static void change_index(Code *c)
     unsigned r = indices[below(3)], from = indices[below(3)];
     Enc e = {.map = MAP_1B, .modrm = true, .w = one_in(2), .rm = (uint8_t)r};
     HostMem m = {.base = (uint8_t)from, .index = (uint8_t)r, .scale = (uint8_t)below(3), .disp = 3};
-    switch (below(12)) {
+    switch (below(13)) {
     case 0: /* MOVZX, MOVSX */
         e.map = MAP_0F;
         e.opcode = (uint8_t)((one_in(2) ? 0xb6 : 0xbe) + one_in(2));
@@ -90,6 +90,9 @@ static void change_index(Code *c)
         e.modrm = false;
         e.opcode = 0x98 + one_in(4);
         break;
+    case 11: /* a number */
+        emit_imm32(c, r, one_in(8) ? (uint32_t)rnd() : below(0x300));
+        return;
     case 10: /* CMOVcc */
         e.map = MAP_0F;
         e.opcode = (uint8_t)(0x40 + below(16));

@@ -10,11 +10,12 @@ rig_initramfs() {
     for a in $("$root/bin/busybox" --list); do [ "$a" = busybox ] || ln -s busybox "$root/bin/$a"; done
     cp "$build_dir/tandem" "$root/tandem"
     cp "$top/tests/rig/init" "$root/init"
-    for f in run storm insn vmx; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
+    for f in run storm insn vmx mixed; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$mods"/*.ko "$root/mods/"
+    cc -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/mixed.bin" "$top/tests/guest/mixed.S"
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue

@@ -15,7 +15,9 @@ rig_initramfs() {
     chmod +x "$root/init" "$root"/rig-*
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$mods"/*.ko "$root/mods/"
-    cc -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/mixed.bin" "$top/tests/guest/mixed.S"
+    for f in mixed smi; do
+        cc -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/$f.bin" "$top/tests/guest/$f.S"
+    done
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry; do
         [ -x "$build_dir/tests/test_$t" ] || continue

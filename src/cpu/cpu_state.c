@@ -52,6 +52,7 @@ void cpu_state_reset(CpuState *s, uint32_t cpuid_signature, bool is_bsp)
     s->msr.misc_enable = 1;    /* fast strings */
     s->msr.amd_hwcr = BIT(24); /* AMD: the TSC counts at the P0 frequency */
     s->msr.apic_base = apic_base;
+    s->msr.smbase = CPU_SMBASE;
     s->msr.kvm_poll_control = 1; /* the host may poll */
     s->msr.mtrr_def_type = 0;
     cpu_state_init(s, cpuid_signature, is_bsp);

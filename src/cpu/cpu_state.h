@@ -279,6 +279,8 @@ typedef struct CpuState {
 } CpuState;
 
 /* State after RESET (SDM vol. 3, table 10-1). is_bsp: the others wait for SIPI. */
+#define CPU_SMBASE      0x30000ull /* of system-management mode, at reset */
+#define CPU_SMBASE_SIZE 0x10000ull
 void cpu_state_reset(CpuState *, uint32_t cpuid_signature, bool is_bsp);
 /* State after INIT: as RESET, but x87/SSE, MTRRs and most MSRs keep their values. */
 void cpu_state_init(CpuState *, uint32_t cpuid_signature, bool is_bsp);

@@ -204,6 +204,8 @@ typedef struct KvmVm {
     uint64_t in_kvm; /* vCPUs by number, that run here or did last */
     int eoi[2];      /* kvm_eoi_fd(): what KVM would be told by, and what it tells by; or -1 */
     bool sysenter32; /* KVM keeps 32 bits of SYSENTER_ESP and EIP, as for AMD's processors */
+    uint8_t *smram;  /* smram.c; NULL: none */
+    uint64_t smram_size;
 } KvmVm;
 
 typedef struct KvmState {
@@ -277,6 +279,10 @@ bool kvm_irqchip_create(KvmVm *, enum Irqchip, GError **err);
 void kvm_eoi_close(KvmVm *);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);
+
+/* smram.c: a handler of SMIs that goes back at once, for each vCPU of a VM; and its end. */
+bool kvm_smram_init(KvmVm *, unsigned n_vcpus, GError **err);
+void kvm_smram_free(KvmVm *);
 
 /* forget.c, for KvmHost.shadow_tables, on the vCPU's own thread: before each KVM_RUN; the vCPU is
  * not there and will say so again before it is; and the page tables that KVM has made for itself

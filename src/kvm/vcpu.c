@@ -478,7 +478,10 @@ static Exit run_loop(Vcpu *v, KvmVcpu *kv, bool step, bool caller_events)
                     continue;
                 return (Exit){.kind = EXIT_GUARDED, .msg = "a store to guarded code"};
             }
-            return system_error("KVM_RUN");
+            return system_error(errno == EIO
+                                    ? "KVM_RUN (KVM has given this VM up, with the state of its "
+                                      "vCPUs: 'dmesg' of the host may say why)"
+                                    : "KVM_RUN");
         }
         if (log_on(LOG_KVM))
             log_line("cpu %d kvm exit %u", v->id, kv->run->exit_reason);

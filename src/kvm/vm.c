@@ -322,7 +322,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     if (kvm->fd < 0)
         kvm_error(err, "KVM_CREATE_VM");
     else if (set_up(kvm, vm->irqchip, vm->cpu_pm ? power_exits(vm, h) : 0, err) &&
-             (!vm->mem || kvm_slots_sync(vm, err))) {
+             kvm_smram_init(kvm, vm->n_vcpus, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
         vm->tsc_offset_fixed = h->tsc == TSC_FIXED;
         return true;
     }
@@ -338,6 +338,7 @@ static void free_vm(KvmVm *kvm)
         close(kvm->fd);
     for (unsigned id = 0; id < MEMMAP_MAX; id++)
         kvm_alias_unmap(&kvm->slot[id]);
+    kvm_smram_free(kvm);
     g_mutex_clear(&kvm->lock);
     g_mutex_clear(&kvm->guard_lock);
     fresh_map_free(&kvm->fresh);

@@ -185,6 +185,8 @@ static void vcpu_reset_work(Vcpu *v, void *opaque)
     v->wrote_unseen = true; /* by the loaders */
     cpu_state_reset(&v->st, cpuid_signature(&m->cpuid), v->id == 0);
     v->st.msr.apic_base = 0xfee00000 | BIT(11) | (v->id == 0 ? BIT(8) : 0);
+    v->st.msr.smbase +=
+        CPU_SMBASE_SIZE * (unsigned)v->id; /* as firmware leaves them: a place each */
     if (m->direct_boot)
         boot_mtrrs(&v->st);
     if (v->id == 0 && m->direct_boot) {

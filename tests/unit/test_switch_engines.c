@@ -117,8 +117,9 @@ START_TEST(what_may_have_been_written)
         memset(&fx.v.st.gpr, 0, sizeof(fx.v.st.gpr));
         memset(&fx.v.st.fpu, 0, sizeof(fx.v.st.fpu));
         memset(&fx.v.st.msr, 0, sizeof(fx.v.st.msr));
-        fx.v.st.msr.apic_base = was.msr.apic_base; /* these two are not KVM's */
+        fx.v.st.msr.apic_base = was.msr.apic_base; /* what is not KVM's */
         fx.v.st.msr.amd_hwcr = was.msr.amd_hwcr;
+        fx.v.st.msr.smbase = was.msr.smbase; /* everywhere */
         to_engine(&engine_interp, 0);
         ck_assert_uint_eq(vmstate_diff(&was, &fx.v.st, GROUPS_ALL, complain, NULL), 0);
         ck_assert(!fx.v.wrote_unseen);

@@ -202,6 +202,7 @@ static int jit_invlpg(const JitCode *code, unsigned k, Tcg *t)
     x87_collect(j);
     mxcsr_collect(j);
     tlb_flush_page(t, lin);
+    j->hidden = false; /* what follows looks everything up anew: jit_emit_sys() */
     return GO_ON;
 }
 

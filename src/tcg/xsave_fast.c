@@ -79,7 +79,8 @@ static uint32_t area_bytes(const XsaveMap *m, uint64_t components)
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Sixteen bytes at a time: the registers above XMM15 alone are a KiB, and nearly always zero. */
+/* Sixteen bytes at a time: the registers above XMM15 alone are a KiB. Of those the first are what
+ * programs use first, if any. */
 typedef uint64_t Pair __attribute__((vector_size(16)));
 
 INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t stride)
@@ -94,6 +95,8 @@ INLINE uint64_t any_bit(const void *from, unsigned n, unsigned bytes, size_t str
             memcpy(&pair, p + b, 16);
             pairs |= pair;
         }
+        if (bytes == 64 && (pairs[0] | pairs[1]))
+            return 1;
         for (; b + 8 <= bytes; b += 8) {
             memcpy(&v, p + b, 8);
             any |= v;

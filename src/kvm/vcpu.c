@@ -142,7 +142,35 @@ static void sync_tpr(Vcpu *v, uint64_t entered_with)
         v->vm->bus->tpr_set(v, (uint8_t)(now & 0xf));
 }
 
-bool kvm_drain(Vcpu *v, GError **err)
+static bool set_debug(KvmVcpu *, bool step, const RunStops *);
+
+/*
+ * A vCPU in system-management mode has one instruction to do there (smram.c), and leaves KVM behind
+ * it: elsewhere nobody knows that mode, or its memory. Kicks that come meanwhile are about requests
+ * that are looked at when this is done.
+ */
+static bool leave_smm(Vcpu *v, KvmVcpu *kv, GError **err)
+{
+    for (unsigned n = 0; kv->vm->smram && kv->run->flags & KVM_RUN_X86_SMM; n++) {
+        if (n == 10000) {
+            g_set_error(err, TANDEM_ERROR, ERR_STATE,
+                        "the vCPU is in system-management mode, and KVM does not leave it");
+            return false;
+        }
+        if (!set_debug(kv, true, NULL))
+            return kvm_error(err, "KVM_SET_GUEST_DEBUG");
+        set_immediate_exit(kv, 0);
+        if (kvm_enter(kv) < 0) {
+            if (errno != EINTR && errno != EAGAIN)
+                return kvm_error(err, "KVM_RUN (leaving system-management mode)");
+        } else {
+            kvm_io_exit(v);
+        }
+    }
+    return true;
+}
+
+static bool complete_io(Vcpu *v, GError **err)
 {
     KvmVcpu *kv = kvm_of(v);
 
@@ -175,6 +203,11 @@ bool kvm_drain(Vcpu *v, GError **err)
         return false;
     }
     return true;
+}
+
+bool kvm_drain(Vcpu *v, GError **err)
+{
+    return complete_io(v, err) && leave_smm(v, kvm_of(v), err) && complete_io(v, err);
 }
 
 /* ---- events on the way in ---- */

@@ -16,7 +16,7 @@ rig_initramfs() {
     cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$mods"/*.ko "$root/mods/"
     for f in mixed smi smi-long; do
-        cc -DCOUNT=$([ $f = smi-long ] && echo 100000000 || echo 100) -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/$f.bin" "$top/tests/guest/${f%-long}.S"
+        cc -DSMIS=$([ $f = smi-long ] && echo 100000000 || echo 100) -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/$f.bin" "$top/tests/guest/${f%-long}.S"
     done
     programs=("$root/tandem")
     for t in kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry; do

@@ -3,8 +3,8 @@
  * them, as on a PC whose firmware's handler finds nothing to do. It says so at port 0xe9, and ends through isa-debug-exit at 0xf4: 0 is
  * well.
  */
-#ifndef COUNT
-#define COUNT 100
+#ifndef SMIS
+#define SMIS 100
 #endif
 #define BASE 0xf0000
 #define AT(l) ((l) - image + BASE)
@@ -36,7 +36,7 @@ enter32:
     movl $0x4200, APIC + 0x300 /* SMI, to APIC 0 */
     incl %ebx
     nop
-    cmpl $COUNT, %ebx
+    cmpl $SMIS, %ebx
     jne 1b
     cmpl $0xf4e601b0, SMRAM
     jne failed

@@ -79,6 +79,11 @@ uint8_t ioapic_vector(const Device *dev, unsigned pin)
     return ((const Ioapic *)dev)->rte[pin] & RTE_VECTOR;
 }
 
+bool ioapic_masked(const Device *dev, unsigned pin)
+{
+    return ((const Ioapic *)dev)->rte[pin] & RTE_MASKED;
+}
+
 void ioapic_eoi(void *dev, uint8_t vector)
 {
     Ioapic *a = dev;

@@ -16,6 +16,7 @@ void ioapic_eoi(void *dev, uint8_t vector);
 /* What the input sent last still waits in a local APIC. */
 bool ioapic_irq_pending(const Device *, int pin);
 uint8_t ioapic_vector(const Device *, unsigned pin); /* that it sends */
+bool ioapic_masked(const Device *, unsigned pin);
 
 /* State out and in, and parked, as i8259.h has it: level-triggered inputs that are up are sent
  * again when it is no longer parked, unless remote IRR says that they were. */

@@ -6,9 +6,10 @@
  * to IRQCHIP_ON by an irqfd that nobody writes to and whose other side, for whoever would raise its
  * line again, is signalled at each EOI of the pin; to IRQCHIP_SPLIT by an exit, which is asked for
  * by naming the pin's vector among the level-triggered ones (kvm_route_levels()). So there a tick
- * waits from when it was raised until that. A guest that has masked it, or whose KVM does not tell
- * (where the processor ends edge-triggered interrupts by itself), is found by that nothing is
- * heard for long: then nothing is held back until something is.
+ * waits from when it was raised until that. (One that goes by the 8259s of IRQCHIP_SPLIT does not:
+ * they are here, and say so.) A guest that has masked it, or whose KVM does not tell (where the
+ * processor ends edge-triggered interrupts by itself), is found by that nothing is heard for long:
+ * then nothing is held back until something is.
  */
 #include <unistd.h>
 
@@ -37,6 +38,14 @@ bool irq0_busy(void *opaque)
     Irq0 *t = &m->irq0;
     if (!m->chips_in_kvm)
         return waits_here(m);
+    /* With IRQCHIP_SPLIT the 8259 is here, and asked where the tick does not go by the I/O APIC.
+     * Not every KVM says with such a local APIC that a window for an interrupt has opened. */
+    if (m->vm.irqchip == IRQCHIP_SPLIT && ioapic_masked(m->pc.ioapic, PIN)) {
+        bool waits = i8259_irq_pending(m->pc.pic, 0);
+        if (waits)
+            irqchip_pic_intr(m);
+        return waits;
+    }
     /* Asked, that is, by a timer that has run: a process that was stopped has not lost patience. */
     t->deaf = t->deaf || (t->waits && ++t->asked > PATIENCE);
     return t->waits && !t->deaf;

@@ -750,9 +750,8 @@ bool blocks_prove(Tcg *t, Block *b)
     const uint8_t *host = memmap_host(t->v->vm->mem, page, PAGE_SIZE, false);
     if (host)
         watch_page(t, page, host);
-    if (host && !b->soft && memcmp(b->bytes, host + (b->gpa & ~PAGE_MASK), b->size) == 0)
-        b->gen = t->blocks->gen;
-    else
+    /* It is not trusted for that: its own code goes on with others again. */
+    if (!host || b->soft || memcmp(b->bytes, host + (b->gpa & ~PAGE_MASK), b->size) != 0)
         kill_block(t, b); /* and all code with it */
     return b->gen != 0;
 }

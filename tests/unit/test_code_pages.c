@@ -240,6 +240,42 @@ START_TEST(second_block_of_a_trace)
 }
 END_TEST
 
+/* The second block of one trace is the first of another, whose second is written by other means:
+ * that the first trace has been looked at, and its blocks, says nothing of that one. */
+START_TEST(block_of_two_traces)
+{
+    static const uint8_t a[] = {0x48, 0xff, 0xc2, 0xeb, 0x1b};      /* inc rdx; jmp b */
+    static const uint8_t b[] = {0x48, 0x85, 0xf6, 0x74, 0x3b,       /* test rsi, rsi; jz c */
+                                0x48, 0x83, 0xc0, 0x01, 0xff, 0xc9, /* add rax, 1; dec ecx */
+                                0x75, 0xd3, 0xf4};                  /* jnz a; hlt */
+    static const uint8_t c[] = {0x48, 0x83, 0xc0, 0x03, 0xff, 0xc9, /* add rax, 3; dec ecx */
+                                0x75, 0xb8, 0xf4};                  /* jnz b; hlt */
+    static const struct {
+        unsigned rsi, at, times, sum;
+    } runs[] = {{1, 0x20, 60, 60}, {0, 0x40, 60, 180}, {1, 0x20, 5, 5}, {0, 0x40, 10, 70}};
+    CpuState *s = &guest.v.st;
+    jit_of(&guest.v)->hot_after = 0;
+    memcpy(gp(G_CODE), "\xff\xe3", 2); /* jmp rbx */
+    memcpy(gp(G_CODE + 0x20), a, sizeof(a));
+    memcpy(gp(G_CODE + 0x40), b, sizeof(b));
+    memcpy(gp(G_CODE + 0x80), c, sizeof(c));
+    for (unsigned k = 0; k < ARRAY_LEN(runs); k++) {
+        if (k == 2) {
+            if (_i)
+                ck_assert_uint_gt(jit_of(&guest.v)->traces, 1);
+            *(uint8_t *)gp(G_CODE + 0x83) = 7;
+            engines[_i]->enter(&guest.v);
+        }
+        s->gpr[RAX] = 0;
+        s->gpr[RSI] = runs[k].rsi;
+        s->gpr[RBX] = G_CODE + runs[k].at;
+        s->gpr[RCX] = runs[k].times;
+        run_to_halt((unsigned)_i);
+        ck_assert_uint_eq(s->gpr[RAX], runs[k].sum);
+    }
+}
+END_TEST
+
 /* The code that begins there now. */
 static const JitCode *code_at(uint64_t gpa)
 {
@@ -514,6 +550,7 @@ int main(void)
     tcase_add_loop_test(c, next_page_of_old_code, 0, 2);
     tcase_add_loop_test(c, next_page_is_another, 0, 2);
     tcase_add_loop_test(c, second_block_of_a_trace, 0, 2);
+    tcase_add_loop_test(c, block_of_two_traces, 0, 2);
     tcase_add_test(c, runs_are_counted_once);
     tcase_add_loop_test(c, short_lives, 0, 2);
     tcase_add_loop_test(c, page_of_entries, 0, 2);

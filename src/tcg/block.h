@@ -168,7 +168,8 @@ static inline Block *block_of(const BlockCache *c, BlockRef ref)
 /* The living, trusted block of this page and mode at gpa, or NULL. */
 Block *block_at(const Tcg *t, gpa_t gpa, unsigned mode);
 
-/* Are b's bytes, all in one page, still what they were? If not, it is dead then. */
+/* Are b's bytes, all in one page, still what they were? If not, it is dead then; if so, it is no
+ * more trusted than it was: what its own code goes on with has not been looked at. */
 bool blocks_prove(Tcg *t, Block *b);
 
 /* b has soft immediates and cannot be run translated: it is made anew without. */

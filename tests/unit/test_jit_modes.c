@@ -66,8 +66,25 @@ START_TEST(one_after_the_other)
 }
 END_TEST
 
+/* What code of one mode may do, that of another may not: SMAP, for one. None finds another's. */
+START_TEST(each_its_own)
+{
+    const unsigned flat32 = DM_FLAT | DM_CS32 | DM_SS32 | DM_PROT;
+    const unsigned sizes[] = {DM_CODE64 | DM_PROT, flat32}, rights[] = {0, DM_AC, DM_CPL3};
+    unsigned seen = 0;
+    for (unsigned k = 0; k < ARRAY_LEN(sizes) * ARRAY_LEN(rights); k++) {
+        int slot = jit_jump_slot(sizes[k / 3] | rights[k % 3]);
+        ck_assert_int_ge(slot, 0);
+        ck_assert_int_lt(slot, (int)JJUMP_MODES);
+        ck_assert_uint_eq(seen >> slot & 1, 0);
+        seen |= 1u << slot;
+    }
+    ck_assert_int_eq(jit_jump_slot(DM_CS32 | DM_PROT), -1);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {one_after_the_other};
+    const TTest *const tests[] = {one_after_the_other, each_its_own};
     return jit_suite("jit_modes", tests, ARRAY_LEN(tests));
 }

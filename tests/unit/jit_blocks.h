@@ -229,6 +229,16 @@ static G_GNUC_UNUSED void must_agree(uint64_t which, const CpuState *in, const u
     g_string_free(what, TRUE);
 }
 
+/* The same of what has been written to bytes, with any memory. */
+static G_GNUC_UNUSED void code_must_agree(uint64_t which, const CpuState *in, const Code *c,
+                                          const uint8_t *bytes)
+{
+    ck_assert(!c->overflow);
+    n_cuts = 0;
+    random_memory();
+    must_agree(which, in, bytes, (unsigned)(c->p - bytes));
+}
+
 /* One less in a register: DEC, which keeps CF, or SUB, which sets all flags. */
 static inline void count_down(Code *c, unsigned r, bool wide)
 {

@@ -63,9 +63,7 @@ START_TEST(any_two)
         for (unsigned n = 3 + below(7); n > 0; n--)
             of_registers(&c);
         code8(&c, 0xf4);
-        random_memory();
-        n_cuts = 0;
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     guest_teardown();
 }

@@ -388,9 +388,7 @@ START_TEST(x87_faults)
             code_bytes(&c, insn, insn[1] == '\x3f' ? 2 : (unsigned)strlen(insn));
         }
         code8(&c, 0xf4);
-        random_memory();
-        n_cuts = 0;
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     guest_teardown();
 }
@@ -472,9 +470,7 @@ START_TEST(gathers)
         code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
         code8(&c, (uint8_t)(top - (c.p + 1)));
         code8(&c, 0xf4);
-        random_memory();
-        n_cuts = 0;
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     guest_teardown();
 }

@@ -335,10 +335,7 @@ START_TEST(loops)
             code8(&c, 0xf4);
         if (outer)
             code32(&c, 2 + below(5));
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
         for (unsigned b = j->map_n > 4 ? j->map_n - 4 : 0; b < j->map_n; b++)
             seconds += j->map[b]->head && j->map[b]->mirrored;
     }
@@ -420,10 +417,7 @@ START_TEST(flags)
             memcpy(bytes + 7 * n + 3, &disp, 4);
         }
         code8(&c, 0xf4);
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     ck_assert_uint_gt(j->traces, 0);
     guest_teardown();
@@ -460,10 +454,7 @@ START_TEST(indices_go_astray)
         code_bytes(&c, "\xff\xc9\x0f\x85", 4);             /* dec ecx; jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
         code8(&c, 0xf4);
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     if (!jit_mirror_out(j) || j->mirror_turns)
         ck_assert_uint_gt(j->mirror_shown, 0);
@@ -520,10 +511,7 @@ START_TEST(base_is_0)
         code_bytes(&c, "\x0f\x85", 2); /* jnz */
         code32(&c, (uint32_t)(again - (c.p + 4)));
         code8(&c, 0xf4);
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
     }
     if (!jit_mirror_out(j) || j->mirror_turns)
         ck_assert_uint_gt(j->mirror_shown, 0);

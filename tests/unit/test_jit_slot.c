@@ -83,10 +83,7 @@ START_TEST(rows_of_pages)
         code_bytes(&c, "\xff\xc9\x75", 3); /* dec ecx; jnz */
         code8(&c, (uint8_t)(bytes - (c.p + 1)));
         code8(&c, 0xf4);
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
         shown += one_place_each(j) > 0;
     }
     ck_assert_uint_gt(shown, 16);
@@ -199,10 +196,7 @@ START_TEST(tables_by_small_indices)
         code_bytes(&c, "\xff\xc9\x0f\x85", 4); /* dec ecx; jnz */
         code32(&c, (uint32_t)(bytes - (c.p + 4)));
         code8(&c, 0xf4);
-        ck_assert(!c.overflow);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
+        code_must_agree(k, &in, &c, bytes);
         shown += one_place_each(j) > 0;
     }
     ck_assert_uint_gt(shown, 0);

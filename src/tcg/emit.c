@@ -173,11 +173,42 @@ uint8_t *emit_call(Code *c, const uint8_t *target)
     return rel32(c, target);
 }
 
-void emit_bits(Code *c, unsigned pfx, unsigned to, unsigned from, HostMem m)
+void emit_zero_ext(Code *c, unsigned bits, unsigned to, const HostMem *m)
+{
+    encode(c, &(Enc){.map = MAP_0F,
+                     .opcode = bits == 8 ? 0xb6 : 0xb7,
+                     .modrm = true,
+                     .reg = (uint8_t)to,
+                     .rm = H_CX,
+                     .mem = m});
+}
+
+/* Turned until what is above it falls off at bit 16, and turned back until what is below it does
+ * at the other end. */
+void emit_field(Code *c, unsigned lo, unsigned n)
+{
+    emit_zero_ext(c, 8, H_CX, NULL);
+    emit_rorx(c, H_CX, H_CX, NULL, 48 + lo + n);
+    emit_zero_ext(c, 16, H_CX, NULL);
+    emit_rorx(c, H_CX, H_CX, NULL, 16 - n);
+    if (lo)
+        emit_zero_ext(c, 8, H_CX, NULL);
+}
+
+/* At the upper end LEA shifts it out. */
+void emit_clear_field(Code *c, unsigned reg, unsigned lo, unsigned n)
+{
+    emit_rorx(c, reg, reg, NULL, (lo + n) % 64);
+    emit_lea(c, true, reg,
+             (HostMem){.base = H_NONE, .index = (uint8_t)reg, .scale = (uint8_t)n, .disp = 0});
+    emit_rorx(c, reg, reg, NULL, (64 - lo) % 64);
+}
+
+void emit_pext(Code *c, unsigned to, unsigned from, HostMem m)
 {
     encode(c, &(Enc){.map = MAP_VEX0F38,
                      .opcode = 0xf5,
-                     .pfx = (uint8_t)pfx,
+                     .pfx = PFX_F3,
                      .w = true,
                      .modrm = true,
                      .vvvv = (uint8_t)from,

@@ -146,8 +146,16 @@ void emit_imm64(Code *, unsigned reg, uint64_t v); /* the shortest MOV */
  */
 void emit_shift(Code *, unsigned pfx, bool w, unsigned to, unsigned from, unsigned count);
 void emit_rorx(Code *, unsigned to, unsigned from, const HostMem *m, unsigned n);
-/* PEXT (PFX_F3) or PDEP (PFX_F2) of `from` by the mask in m. 64 bits. */
-void emit_bits(Code *, unsigned pfx, unsigned to, unsigned from, HostMem m);
+/* The number of a flag, or of the lowest bit of a field. */
+#define bit_of(flag) ((unsigned)__builtin_ctzll(flag))
+/* PEXT of `from` by the mask in m. 64 bits. */
+void emit_pext(Code *, unsigned to, unsigned from, HostMem m);
+/* to = the byte or the 16 bits in m, or (NULL) the lowest of rcx. */
+void emit_zero_ext(Code *, unsigned bits, unsigned to, const HostMem *m);
+/* Fields of n bits from bit `lo` on; flags stay. rcx = the field of what is in cl, lo + n <= 8.
+ * reg without the field, n <= 3. */
+void emit_field(Code *, unsigned lo, unsigned n);
+void emit_clear_field(Code *, unsigned reg, unsigned lo, unsigned n);
 uint8_t *emit_jmp(Code *, const uint8_t *target);
 uint8_t *emit_jcc(Code *, unsigned condition, const uint8_t *target);
 uint8_t *emit_call(Code *, const uint8_t *target);

@@ -4,6 +4,7 @@
 #include "tcg/perf.h"
 #include "tcg/vec.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -70,6 +71,17 @@ bool jit_supported(GError **err)
     return false;
 }
 
+/* AMD's processors before family 19h make PEXT of some eight steps for each bit of its mask;
+ * Software Optimization Guide for family 17h, instruction latencies. */
+static bool slow_pext(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
+        return false;
+    unsigned family = eax >> 8 & 15;
+    return family == 15 && family + (eax >> 20 & 0xff) < 0x19;
+}
+
 /* A kernel has much code that runs now and then, and copies of it take room in the processor's
  * caches from each other. */
 #define KERNEL_WARM 8
@@ -80,6 +92,7 @@ Jit *jit_new(Tcg *t, GError **err)
     j->t = t;
     j->ymm = __builtin_cpu_supports("avx");
     j->near_jumps = __builtin_cpu_is("amd");
+    j->slow_pext = slow_pext();
     j->zmm = t->features[FEAT_AVX512F];
     j->hot_after = JIT_HOT;
     j->loop_exits = JIT_LOOP_EXITS;
@@ -112,23 +125,8 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_tlb_init(j);
     jit_slots_init(j);
     jit_jumps_init(j);
-    j->hot->no_if = ~(uint64_t)FL_IF;
-    j->hot->no_df = ~(uint64_t)FL_DF;
-    j->hot->df = FL_DF;
     j->hot->sign = 1ull << 63;
-    j->hot->em_ts = CR0_EM | CR0_TS;
-    j->hot->fsgsbase = CR4_FSGSBASE;
-    j->hot->fsw_kept = 0x7f00;
-    j->hot->fsw_es = FSW_ES;
-    j->hot->no_top = ~(uint64_t)FSW_TOP;
-    j->hot->low4 = 15;
-    j->hot->low5 = 31;
-    j->hot->low6 = 63;
-    j->hot->page_offset = ~PAGE_MASK;
     j->hot->late_at = t->v->vm->clock ? timers_late_at(t->v->vm->clock) : NULL;
-    j->hot->no_ac = ~(uint64_t)FL_AC;
-    j->hot->arith = FL_ARITH;
-    j->hot->no_arith = ~(uint64_t)(FL_ARITH | FL_RF | FL_VM);
     j->row_helpers = g_new0(uint32_t, op_rows_n);
 
     Code c = {.p = j->code_rw, .end = j->code_rw + 16384, .run = j->run};
@@ -414,8 +412,9 @@ static void leave(Trans *x, enum JitExit why, int64_t rip_off)
 static void run_crosses(Trans *x, JitCode *code, const struct Cold *cold)
 {
     Code *c = &x->c;
-    HostMem mask = jit_hot(x->j, offsetof(JitHot, page_offset));
-    emit_bits(c, PFX_F3, H_CX, H_AX, mask); /* pext rcx, rax, [...]: place in the page */
+    emit_imm32(c, H_DX, 64 - PAGE_BITS); /* rcx = rax's place in the page */
+    emit_shift(c, PFX_66, true, H_CX, H_AX, H_DX);
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
     emit_lea(c, true, H_CX,
              (HostMem){.base = H_CX, .index = H_NONE, .disp = cold->run - (int32_t)PAGE_SIZE - 1});
     emit_imm32(c, H_DX, 63);

@@ -123,11 +123,10 @@ typedef struct JitHot {
     uint64_t x87_away, x87_was; /* the same of the x87 registers */
     uint64_t miss_addr, tmp, tmp2;
     int64_t count; /* of instructions: minus what is left of the limit (jit_count.c) */
-    /* masks, for PEXT and PDEP: of RFLAGS, of CR0 and CR4, of the x87 status word, of numbers */
-    uint64_t no_if, no_df, no_ac, arith, no_arith, em_ts, fsgsbase, fsw_kept, fsw_es, no_top, low4,
-        low5, low6, df, page_offset, sign;
-    uint64_t mirror_upper[MIRROR_AREAS], mirror_add[MIRROR_AREAS],
-        mirror_low_end;              /* jit_mirror.c */
+    uint64_t sign; /* its bit, for PEXT */
+    /* jit_mirror.c; the upper bits of an address in an area, as a mask for PEXT and as a shift */
+    uint64_t mirror_upper[MIRROR_AREAS], mirror_add[MIRROR_AREAS], mirror_low_end;
+    uint32_t mirror_shift[MIRROR_AREAS];
     const _Atomic uint64_t *late_at; /* timers_late_at() of the machine's clock, or NULL */
     uint64_t run[JIT_RUNS]; /* what host addresses of runs of accesses are made from: jit_scan.c */
     uint16_t cc;            /* flags while C code runs */
@@ -320,6 +319,7 @@ typedef struct Jit {
     JitCode **map;           /* by address of code, ascending */
     unsigned map_n, map_room;
     unsigned links;    /* direct jumps that are linked now, at most */
+    bool slow_pext;    /* jit_area_bits() does without */
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
     bool kernel_slots; /* the kernel's code has slots too: for tests */
     bool no_mirror;    /* no code is made for the mirror: likewise */

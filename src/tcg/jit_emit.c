@@ -746,14 +746,6 @@ static bool emit_leave(Trans *x, const Insn *i)
     return true;
 }
 
-/* rcx = rcx without the bits that `mask` (in JitHot) leaves out. */
-static void keep_bits(Trans *x, size_t mask)
-{
-    HostMem m = jit_hot(x->j, mask);
-    for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP */
-        emit_bits(&x->c, pfx, H_CX, H_CX, m);
-}
-
 /* Goes on only if this 32-bit place (or byte) is zero; otherwise the instruction is exec's. */
 static void unless_zero(Trans *x, HostMem m, bool byte)
 {
@@ -778,7 +770,7 @@ static bool emit_if(Trans *x, bool set)
     if (set) /* nothing may be waiting: else exec makes the shadow and the loop delivers after it */
         unless_zero(x, jit_vcpu(offsetof(Vcpu, request)), false);
     emit_load(c, H_CX, rflags);
-    keep_bits(x, offsetof(JitHot, no_if));
+    emit_clear_field(c, H_CX, bit_of(FL_IF), 1);
     if (set)
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_IF});
     emit_store(c, H_CX, rflags);
@@ -803,14 +795,18 @@ static bool emit_pushf(Trans *x, const Insn *i)
     HostMem m, tmp = jit_hot(x->j, offsetof(JitHot, tmp));
     if (!stack_size_ok(x, i) || !(x->mode & DM_PROT))
         return false;
-    /* CpuState.rflags may hold old arithmetic flags. */
-    emit_load(c, H_CX, gs_mem((int32_t)offsetof(CpuState, rflags)));
-    keep_bits(x, offsetof(JitHot, no_arith));
-    emit_mov(c, true, H_AX, H_CX);
-    code8(c, 0x9c); /* pushfq; pop rcx */
-    code8(c, 0x59);
-    keep_bits(x, offsetof(JitHot, arith));
-    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
+    /* All but the arithmetic flags are in bits 8 to 23; CpuState.rflags may hold old ones of those,
+     * of which OF is among them. */
+    HostMem upper = gs_mem((int32_t)offsetof(CpuState, rflags) + 1);
+    RAW(c, "\x0f\x90\xc0\x9f"); /* seto al; lahf */
+    emit_zero_ext(c, 16, H_CX, &upper);
+    emit_clear_field(c, H_CX, bit_of(FL_OF) - 8, 1);
+    emit_clear_field(c, H_CX, bit_of(FL_RF) - 8, 2); /* and VM */
+    RAW(c, "\x0f\xb6\xd4\x0f\xb6\xc0");              /* movzx edx, ah; movzx eax, al */
+    x->dx_run = -1;
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 3, .disp = 0});
+    emit_rorx(c, H_CX, H_CX, NULL, 64 - 8);
+    emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0, .disp = 0});
     emit_store(c, H_CX, tmp);
     jit_operand_at(x, RSP, -(int32_t)i->opsize, i->opsize, true, &m);
     emit_load(c, H_CX, tmp);

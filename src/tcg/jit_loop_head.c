@@ -261,7 +261,6 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
 {
     Code *c = &x->c;
     const struct Stream *s = &x->stream[n];
-    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8u * s->area);
     unsigned k = 0;
     while (x->stream_of[k] != (int)n)
         k++;
@@ -271,7 +270,7 @@ static void check_area(Trans *x, unsigned n, const uint8_t *fails)
     else
         first_byte(x, s);
     if (s->area == MIRROR_HIGH) {
-        emit_bits(c, PFX_F3, H_CX, at, upper);
+        jit_area_bits(x, at, s->area);
         alu_imm(c, CMP, true, H_CX, 1);
     } else {
         alu_mem(c, CMP, at, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));

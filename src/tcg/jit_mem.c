@@ -223,20 +223,30 @@ static int dx_mirror(enum MirrorArea area)
     return -1 - (int)area;
 }
 
+void jit_area_bits(Trans *x, unsigned r, enum MirrorArea area)
+{
+    Code *c = &x->c;
+    if (!x->j->slow_pext) {
+        emit_pext(c, H_CX, r, jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area));
+        return;
+    }
+    emit_load32(c, H_CX, jit_hot(x->j, offsetof(JitHot, mirror_shift) + 4 * (unsigned)area));
+    emit_shift(c, PFX_F2, true, H_CX, r, H_CX);
+}
+
 /* On if r, a host register, holds an address in the area, and the mirror is in use; else to cold
  * code. rcx changes. */
 static struct Cold *area_check(Trans *x, unsigned r, enum MirrorArea area)
 {
     Code *c = &x->c;
-    HostMem upper = jit_hot(x->j, offsetof(JitHot, mirror_upper) + 8 * (unsigned)area);
     bool flags = area < MIRROR_KERNEL && jit_flags_free(x);
     if (flags && area == MIRROR_LOW) {
         emit_rm(c, 0x3b, true, r, jit_hot(x->j, offsetof(JitHot, mirror_low_end)));
         return jit_cold(x, emit_jcc(c, 3, here(c)), COLD_ACCESS); /* jae */
     }
-    emit_bits(c, PFX_F3, H_CX, r, upper); /* pext rcx, r, upper */
+    jit_area_bits(x, r, area);
     if (flags) {
-        RAW(c, "\x83\xf9\x01"); /* cmp ecx, 1 */
+        RAW(c, "\x48\x83\xf9\x01"); /* cmp rcx, 1 */
         return jit_cold(x, emit_jcc(c, 5, here(c)), COLD_ACCESS);
     }
     if (area == MIRROR_LOW) { /* 0 is an address there too: out of use, it is not to pass */

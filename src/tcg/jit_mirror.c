@@ -25,7 +25,8 @@
  *     loop  miss
  *     mov   r9, [rdi+8]
  *
- * with CMP and a jump for all but the last where flags may change (jit_flags.c). An address that is
+ * with SHRX for PEXT on processors that are slow at that (jit_area_bits()), and CMP and a jump for
+ * all but the last where flags may change (jit_flags.c). An address that is
  * known now needs no check, and goes by `add`, which leads nowhere while the mirror is not in use.
  *
  * The mirror belongs to one address space, by the page of CR3. It is in use from when that has been
@@ -230,6 +231,8 @@ static void set(Jit *j, bool on)
     j->mirror->active = on;
     h->mirror_upper[MIRROR_LOW] = on ? ~0ull << LOW_BITS : ~0ull;
     h->mirror_upper[MIRROR_HIGH] = on ? ~0ull << HIGH_BITS : 0;
+    h->mirror_shift[MIRROR_LOW] = on ? LOW_BITS : 0;
+    h->mirror_shift[MIRROR_HIGH] = on ? HIGH_BITS : 0; /* out of use, it lets 1 pass: to nowhere */
     h->mirror_low_end = on ? BIT(LOW_BITS) : 0;
     h->mirror_add[MIRROR_LOW] = (on ? 0 : NOWHERE) + PAGE_BITS;
     h->mirror_add[MIRROR_HIGH] = (on ? HIGH_HOST - BIT(HIGH_BITS) : NOWHERE) + PAGE_BITS;

@@ -137,6 +137,7 @@ static void set(Jit *j, bool on)
     m->active = on;
     for (unsigned a = 0; a < m->areas; a++) {
         j->hot->mirror_upper[MIRROR_KERNEL + a] = on ? ~0ull << AREA_BITS : 0;
+        j->hot->mirror_shift[MIRROR_KERNEL + a] = on ? AREA_BITS : 63;
         j->hot->mirror_add[MIRROR_KERNEL + a] =
             (on ? host_base(a) - m->base[a] : NOWHERE) + PAGE_BITS;
     }

@@ -19,18 +19,11 @@ static HostMem segment(unsigned seg, size_t member)
     return state(offsetof(CpuState, seg) + seg * sizeof(Segment) + member);
 }
 
-/* reg &= the mask in JitHot */
-static void mask_by(Trans *x, unsigned reg, size_t mask)
+/* To exec unless these bits of the byte in m are 0. */
+static void unless_clear(Trans *x, HostMem m, unsigned lo, unsigned n)
 {
-    HostMem m = jit_hot(x->j, mask);
-    emit_bits(&x->c, PFX_F3, reg, reg, m);
-    emit_bits(&x->c, PFX_F2, reg, reg, m);
-}
-
-/* To exec unless the bits of `mask` are 0 in rcx. */
-static void unless_clear(Trans *x, size_t mask)
-{
-    emit_bits(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, mask));
+    emit_zero_ext(&x->c, 8, H_CX, &m);
+    emit_field(&x->c, lo, n);
     jit_unless_zero(x, COLD_HELPER);
 }
 
@@ -38,7 +31,7 @@ static bool emit_direction(Trans *x, bool down)
 {
     HostMem rflags = state(offsetof(CpuState, rflags));
     emit_load(&x->c, H_CX, rflags);
-    mask_by(x, H_CX, offsetof(JitHot, no_df));
+    emit_clear_field(&x->c, H_CX, bit_of(FL_DF), 1);
     if (down)
         emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_DF});
     emit_store(&x->c, H_CX, rflags);
@@ -75,8 +68,9 @@ static bool emit_selector(Trans *x, const Insn *i)
 /* CR4.FSGSBASE, or exec. */
 static void need_fsgsbase(Trans *x)
 {
-    emit_load(&x->c, H_CX, state(offsetof(CpuState, cr4)));
-    emit_bits(&x->c, PFX_F3, H_CX, H_CX, jit_hot(x->j, offsetof(JitHot, fsgsbase)));
+    HostMem byte = state(offsetof(CpuState, cr4) + bit_of(CR4_FSGSBASE) / 8);
+    emit_zero_ext(&x->c, 8, H_CX, &byte);
+    emit_field(&x->c, bit_of(CR4_FSGSBASE) % 8, 1);
     emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
     jit_unless_zero(x, COLD_HELPER);
 }
@@ -123,18 +117,11 @@ static bool x87_at_rest(Trans *x)
 {
     if (x->x87)
         return false;
-    emit_load(&x->c, H_CX, state(offsetof(CpuState, cr0)));
-    unless_clear(x, offsetof(JitHot, em_ts));
+    unless_clear(x, state(offsetof(CpuState, cr0)), bit_of(CR0_EM), 2); /* and CR0.TS */
     emit_load(&x->c, H_CX, jit_hot(x->j, offsetof(JitHot, x87_away)));
     emit_lea(&x->c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = -1});
     jit_unless_zero(x, COLD_HELPER);
     return true;
-}
-
-static void load_fsw(Code *c)
-{
-    HostMem fsw = state(offsetof(CpuState, fpu.fsw));
-    encode(c, &(Enc){.map = MAP_0F, .opcode = 0xb7, .modrm = true, .reg = H_CX, .mem = &fsw});
 }
 
 static void store_fsw(Code *c)
@@ -150,25 +137,26 @@ static bool emit_fnclex(Trans *x)
 {
     if (!x87_at_rest(x))
         return false;
-    load_fsw(&x->c);
-    mask_by(x, H_CX, offsetof(JitHot, fsw_kept));
+    HostMem upper = state(offsetof(CpuState, fpu.fsw) + 1); /* its bits 8 to 14 are kept */
+    emit_zero_ext(&x->c, 8, H_CX, &upper);
+    emit_field(&x->c, 0, 7);
+    emit_rorx(&x->c, H_CX, H_CX, NULL, 64 - 8);
     store_fsw(&x->c);
     return true;
 }
 
 static bool emit_emms(Trans *x)
 {
-    HostMem ftw = state(offsetof(CpuState, fpu.ftw));
+    HostMem ftw = state(offsetof(CpuState, fpu.ftw)), fsw = state(offsetof(CpuState, fpu.fsw));
     if (x->x87) { /* the registers are the guest's */
         code_bytes(&x->c, "\x0f\x77", 2);
         return true;
     }
     if (!x87_at_rest(x))
         return false;
-    load_fsw(&x->c);
-    unless_clear(x, offsetof(JitHot, fsw_es));
-    load_fsw(&x->c);
-    mask_by(x, H_CX, offsetof(JitHot, no_top));
+    unless_clear(x, fsw, bit_of(FSW_ES), 1);
+    emit_zero_ext(&x->c, 16, H_CX, &fsw);
+    emit_clear_field(&x->c, H_CX, bit_of(FSW_TOP), 3);
     store_fsw(&x->c);
     encode(
         &x->c,
@@ -188,7 +176,8 @@ static bool emit_cmpxchg16b(Trans *x, const Insn *i)
         x->mirrored)
         return false;
     emit_lea(c, true, H_CX, m);
-    unless_clear(x, offsetof(JitHot, low4)); /* #GP */
+    emit_field(c, 0, 4);
+    jit_unless_zero(x, COLD_HELPER); /* #GP */
     emit_mov(c, true, H_CX, jit_host[RCX]);
     emit_lea(c, true, jit_host[RCX], m);
     emit_mov(c, true, H_AX, jit_host[RAX]);
@@ -280,8 +269,7 @@ bool jit_emit_bit_string(Trans *x, const Insn *i)
         e.reg = H_AX;
     } else {
         jit_get(x, H_CX, i->reg);
-        emit_bits(c, PFX_F3, H_CX, H_CX,
-                  jit_hot(x->j, wide ? offsetof(JitHot, low6) : offsetof(JitHot, low5)));
+        emit_field(c, 0, wide ? 6 : 5);
         e.lock = i->flags & IF_LOCK;
         e.reg = H_CX;
         e.mem = &m;

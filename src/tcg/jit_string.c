@@ -28,9 +28,10 @@ static unsigned scale_of(const Insn *i)
 static void string_case(Trans *x, bool far)
 {
     Code *c = &x->c;
-    HostMem df = jit_hot(x->j, offsetof(JitHot, df));
     emit_load(c, H_CX, state(offsetof(CpuState, rflags)));
-    emit_bits(c, PFX_F3, H_CX, H_CX, df);
+    emit_imm32(c, H_DX, 63);
+    emit_rorx(c, H_CX, H_CX, NULL, bit_of(FL_DF) + 1);
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
     emit_imm32(c, H_DX, STRING_MAX_SHIFT);
     emit_shift(c, PFX_F2, true, H_DX, jit_host[RCX], H_DX);
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_DX, .scale = 0, .disp = !far});

@@ -40,11 +40,11 @@ static bool emit_swapgs(Trans *x)
 static void unless_late(Trans *x)
 {
     Code *c = &x->c;
-    HostMem sign = jit_hot(x->j, offsetof(JitHot, sign));
     emit_load(c, H_CX, jit_hot(x->j, offsetof(JitHot, late_at)));
     emit_load(c, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = 0});
     emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_AX, .scale = 0, .disp = 0});
-    emit_bits(c, PFX_F3, H_CX, H_CX, sign);
+    emit_imm32(c, H_DX, 63);
+    emit_shift(c, PFX_F2, true, H_CX, H_CX, H_DX);
     jit_unless_one(x, COLD_HELPER);
 }
 
@@ -93,14 +93,12 @@ static bool emit_fence(Trans *x, const Insn *i)
 static bool emit_ac(Trans *x, bool on)
 {
     Code *c = &x->c;
-    HostMem rflags = state(offsetof(CpuState, rflags)),
-            no_ac = jit_hot(x->j, offsetof(JitHot, no_ac));
+    HostMem rflags = state(offsetof(CpuState, rflags));
     if (!kernel64(x))
         return false;
     x->mode = on ? x->mode | DM_AC : x->mode & ~(unsigned)DM_AC;
     emit_load(c, H_CX, rflags);
-    for (unsigned pfx = PFX_F3; pfx <= PFX_F2; pfx++) /* PEXT, PDEP: without AC */
-        emit_bits(c, pfx, H_CX, H_CX, no_ac);
+    emit_clear_field(c, H_CX, bit_of(FL_AC), 1);
     if (on)
         emit_lea(c, true, H_CX, (HostMem){.base = H_CX, .index = H_NONE, .disp = FL_AC});
     emit_store(c, H_CX, rflags);

@@ -276,6 +276,7 @@ START_TEST(loops)
         seed = k * 0x5851f42d4c957f2dull + 9;
         j->warm_after = 1 + below(3);
         j->no_mirror = one_in(16);
+        j->slow_pext = one_in(2);
         both_areas();
         page = below(14);
         put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);

@@ -147,6 +147,7 @@ START_TEST(loops)
         j->hot_after = 1 + below(2);
         j->warm_after = 2 + below(8);
         j->no_mirror = one_in(16);
+        j->slow_pext = one_in(2);
         guest_long_mode();
         kernel_tables();
         page = below(14);

@@ -116,6 +116,9 @@ typedef struct DiffEngine {
     const char *(*refuses)(DiffExec *, const DiffCase *);
     /* Runs n cases, each from its own inputs alone. Never fails as a whole: see OutcomeKind. */
     void (*run)(DiffExec *, const DiffCase *, DiffOutcome *, unsigned n);
+    /* Why its outcome may differ from the other's and neither is wrong, or NULL. May be NULL. */
+    const char *(*known)(DiffExec *, const DiffCase *, const DiffOutcome *own,
+                         const DiffOutcome *other);
 } DiffEngine;
 
 #define ENGINE(id) extern const DiffEngine diff_engine_##id;
@@ -123,6 +126,9 @@ typedef struct DiffEngine {
 extern const DiffEngine *const diff_engines[]; /* NULL-terminated */
 /* By name; NULL and err with the names there are. */
 const DiffEngine *diff_engine_find(const char *name, GError **err);
+/* Why a and b differ on this case and neither is wrong, as one of the two knows; or NULL. */
+const char *case_known(const DiffCase *, const DiffEngine *a, DiffExec *xa, const DiffOutcome *oa,
+                       const DiffEngine *b, DiffExec *xb, const DiffOutcome *ob);
 
 /* ---- gen.c ---- */
 /* Modes to draw from: BIT(mode) at privilege 3, BIT(mode) << 8 at privilege 0. */

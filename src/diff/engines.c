@@ -25,3 +25,10 @@ const DiffEngine *diff_engine_find(const char *name, GError **err)
     g_string_free(names, TRUE);
     return NULL;
 }
+
+const char *case_known(const DiffCase *c, const DiffEngine *a, DiffExec *xa, const DiffOutcome *oa,
+                       const DiffEngine *b, DiffExec *xb, const DiffOutcome *ob)
+{
+    const char *why = a->known ? a->known(xa, c, oa, ob) : NULL;
+    return why || !b->known ? why : b->known(xb, c, ob, oa);
+}

@@ -45,6 +45,7 @@ struct DiffExec {
     Segment segment[9];
     unsigned n_segments;
     char why[64];
+    SiliconCpu cpu;
 };
 
 #define HANG_SECONDS 2 /* a batch takes milliseconds */
@@ -173,10 +174,10 @@ static void save_fpu(FpuState *f, const uint8_t *image)
 }
 
 /* FS or GS, when the instruction has loaded it, and so its base, from a selector; else -1. */
-static int loaded_segment(const DiffCase *c, uint64_t trap)
+static int loaded_segment(const DiffCase *c, uint64_t rip)
 {
     const OpRow *r = &op_rows[c->row];
-    if (trap != VEC_DB && trap != VEC_BP)
+    if (rip == c->in.rip) /* not executed: a fetch behind it may fault all the same */
         return -1;
     if (r->map == MAP_1B && r->opcode == 0x8e) {
         Insn i;
@@ -233,7 +234,7 @@ static void save_registers(const DiffExec *x, const DiffCase *c, const SiliconSl
     s->rflags = (k->gregs[REG_EFL] & ~ours) | (c->in.rflags & FL_IF);
     if (c->stop == STOP_THROUGH)
         s->rflags |= k->gregs[REG_EFL] & FL_TF;
-    int loaded = loaded_segment(c, k->gregs[REG_TRAPNO]);
+    int loaded = loaded_segment(c, k->gregs[REG_RIP]);
     save_segment(x, s, CS, (uint16_t)selectors, 0, false);
     save_segment(x, s, SS, (uint16_t)(selectors >> 48), 0, false);
     save_segment(x, s, DS, k->ds, 0, false);
@@ -417,6 +418,7 @@ static DiffExec *silicon_open(GError **err)
         return NULL;
     }
     x->virtualised = c >> 31;
+    silicon_cpu(&x->cpu);
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     x->xcr0 = a | (uint64_t)d << 32;
     __cpuid_count(0xd, 0, a, b, c, d);
@@ -545,6 +547,12 @@ static const char *silicon_refuses(DiffExec *x, const DiffCase *c)
     return row_refused(x, c);
 }
 
+static const char *silicon_known_here(DiffExec *x, const DiffCase *c, const DiffOutcome *own,
+                                      const DiffOutcome *other)
+{
+    return silicon_known(&x->cpu, c, own, other);
+}
+
 const DiffEngine diff_engine_silicon = {
     .name = "silicon",
     .help = "this processor, in a process of its own",
@@ -554,4 +562,5 @@ const DiffEngine diff_engine_silicon = {
     .close = silicon_close,
     .refuses = silicon_refuses,
     .run = silicon_run,
+    .known = silicon_known_here,
 };

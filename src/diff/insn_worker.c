@@ -205,13 +205,19 @@ static void judge(Work *w, unsigned k)
             continue;
         }
         Differences d;
-        judged = true;
         if (!case_compare(c, &w->o[first][k], &w->o[e][k],
                           p->engine[first]->groups & p->engine[e]->groups, &d) &&
             !was_disturbed(w, (unsigned)first, e, k, &d)) {
+            const char *known = case_known(c, p->engine[first], w->exec[first], &w->o[first][k],
+                                           p->engine[e], w->exec[e], &w->o[e][k]);
+            if (known) {
+                why = known;
+                continue;
+            }
             differs = true;
             failed(w, c, (unsigned)first, e, &d);
         }
+        judged = true;
     }
     if (!judged) {
         count_skip(w, c, why ? why : "no two engines");

@@ -41,7 +41,8 @@ static bool difference(Shrink *k, const DiffCase *c, char way[WAY_SIZE])
     char last[24] = "", name[24];
 
     if (k->oa->kind == OUT_SKIPPED || k->ob->kind == OUT_SKIPPED ||
-        case_compare(c, k->oa, k->ob, k->a->groups & k->b->groups, &d))
+        case_compare(c, k->oa, k->ob, k->a->groups & k->b->groups, &d) ||
+        case_known(c, k->a, k->xa, k->oa, k->b, k->xb, k->ob))
         return false;
     g_snprintf(way, WAY_SIZE, "%u.%u/%u.%u", k->oa->kind, k->oa->vector, k->ob->kind,
                k->ob->vector);

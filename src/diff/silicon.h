@@ -76,4 +76,15 @@ extern const uint8_t silicon_iret[]; /* the IRETQ in it */
 /* What the child is after fork(): does not return. fd: the memfd. */
 _Noreturn void silicon_child(int fd);
 
+/* ---- silicon_known.c ---- */
+typedef struct SiliconCpu {
+    unsigned family; /* of AMD's processors; 0: another's */
+    bool halves;     /* its vector units have 128 bits */
+} SiliconCpu;
+void silicon_cpu(SiliconCpu *); /* this one */
+/* Why the outcome on such a processor differs from another's where both are right, or it is the
+ * processor's fault; or NULL. */
+const char *silicon_known(const SiliconCpu *, const DiffCase *, const DiffOutcome *own,
+                          const DiffOutcome *other);
+
 #endif

@@ -33,10 +33,12 @@ static void hide_pointers(const CpuState *s, const Tcg *t, const Insn *i, uint8_
     }
 }
 
-/* Without REX.W an image has selectors, which 64-bit mode does not keep. */
-static void drop_selectors(CpuState *s, const Tcg *t, const Insn *i)
+/* FIP and FDP of the image. Without REX.W it has selectors, which 64-bit mode does not keep. */
+static void pointers_in(CpuState *s, const Tcg *t, const Insn *i)
 {
-    if (t->code64 && !rex_w(i)) {
+    if (rex_w(i)) {
+        x87_pointers_in(t->vec, &s->fpu);
+    } else if (t->code64) {
         s->fpu.fip = (uint32_t)s->fpu.fip;
         s->fpu.fdp = (uint32_t)s->fpu.fdp;
     }
@@ -113,7 +115,7 @@ DEF_EXEC(fxrstor)
     }
     memcpy(image + AT_XMM + XMM_BYTES * n, own + AT_XMM + XMM_BYTES * n, XMM_BYTES * (16 - n));
     fpu_from_fxsave(&s->fpu, image, rex_w(i));
-    drop_selectors(s, t, i);
+    pointers_in(s, t, i);
     return FAULT_NONE;
 }
 
@@ -355,7 +357,7 @@ DEF_EXEC(xrstor)
     if (!fpu_from_xsave(&s->fpu, cpuid, rfbm, image, sizeof(image)))
         return raise_gp0(t); /* reserved MXCSR bits */
     if (rfbm & BIT(XC_X87))
-        drop_selectors(s, t, i);
+        pointers_in(s, t, i);
     t->zmm_clean = !(s->fpu.xstate_bv & BIT(XC_ZMM_HI256));
     s->fpu.xstate_bv = in_use;
     return FAULT_NONE;

@@ -46,6 +46,7 @@ typedef struct VecCtx {
     _Alignas(64) uint8_t fx[512];         /* x87 state an instruction runs on: x87.h */
     bool keeps_fip, keeps_fdp, keeps_fop; /* x87_probe() */
     bool hides_pointers; /* AMD: images of FXSAVE and XSAVE have them with FSW.ES only */
+    uint8_t pointer_pad; /* upper bits of FIP and FDP that are copies of the one below */
     XsaveMap xsave;
     GHashTable *thunks;     /* uint64_t key -> VecThunk */
     uint8_t *code_rw;       /* one memfd, mapped twice: written here, */

@@ -99,6 +99,22 @@ void x87_pointers(CpuState *s, const Tcg *t, const Insn *i)
         s->fpu.fop = (uint16_t)((op_rows[i->row].opcode & 7) << 8 | i->modrm);
 }
 
+/* Whether FXRSTOR64 keeps 64 bits of a pointer, or those that a linear address has. */
+static unsigned probe_pointer_pad(void)
+{
+    _Alignas(64) uint8_t own[512], image[512] = {0};
+    const uint64_t given = 0x2aab800000001000; /* the canonical forms of 48 and 57 bits differ */
+    const uint16_t fcw = 0x40, fsw = 0x8081;   /* an exception is pending: pointers are loaded */
+    uint64_t kept;
+    memcpy(image + FX_FCW, &fcw, 2);
+    memcpy(image + FX_FSW, &fsw, 2);
+    memcpy(image + FX_FIP, &given, 8);
+    __asm__ volatile("fxsave64 %0\n\tfxrstor64 %1\n\tfxsave64 %1\n\tfnclex\n\tfxrstor64 %0"
+                     : "=m"(own), "+m"(image));
+    memcpy(&kept, image + FX_FIP, 8);
+    return kept == 0xffff800000001000 ? 64 - 48 : kept == 0x00ab800000001000 ? 64 - 57 : 0;
+}
+
 /* What this processor keeps of an instruction without an exception, as FNSTENV tells it, and
  * whether FXSAVE tells it too. */
 void x87_probe(VecCtx *c)
@@ -113,6 +129,7 @@ void x87_probe(VecCtx *c)
     c->keeps_fip = env[3];
     c->keeps_fop = env[4] >> 16 & 0x7ff;
     c->keeps_fdp = env[5];
+    c->pointer_pad = (uint8_t)probe_pointer_pad();
     c->hides_pointers = env[3] && !image[FX_FIP] && !image[FX_FIP + 1] && !image[FX_FIP + 2];
 }
 

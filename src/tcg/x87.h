@@ -38,6 +38,13 @@ void x87_pointers(CpuState *s, const Tcg *t, const Insn *i);
 /* Finds out whether it does: AMD's do so for unmasked exceptions only. */
 void x87_probe(VecCtx *c);
 
+/* FIP and FDP as FXRSTOR64 and XRSTOR64 load them: of AMD's Zen, as canonical addresses. */
+static inline void x87_pointers_in(const VecCtx *c, FpuState *f)
+{
+    f->fip = (uint64_t)((int64_t)(f->fip << c->pointer_pad) >> c->pointer_pad);
+    f->fdp = (uint64_t)((int64_t)(f->fdp << c->pointer_pad) >> c->pointer_pad);
+}
+
 /* ES and B follow the flags and masks. */
 static inline void x87_update_es(FpuState *f)
 {

@@ -5,6 +5,7 @@
  */
 #include "tcg/xsave_fast.h"
 #include "tcg/exec.h"
+#include "tcg/x87.h"
 
 #define MAP_COMPONENTS (XC_PKRU + 1)
 
@@ -221,6 +222,7 @@ bool xrstor_fast(CpuState *s, Tcg *t, gva_t lin, uint64_t rfbm)
         for (unsigned k = AT_ST; k < AT_XMM; k += 16)
             memcpy(image + k, in_area(&a, k), 16);
         fpu_x87_in(f, image, true);
+        x87_pointers_in(t->vec, f);
     }
     if (init & BIT(XC_X87))
         fpu_init_components(f, BIT(XC_X87));

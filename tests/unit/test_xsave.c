@@ -197,8 +197,7 @@ START_TEST(instructions)
         uint64_t at = G_DATA + rnd() % (WINDOW - 0x400) / 64 * 64;
         uint32_t rfbm = rnd() & 7;
         uint8_t *image = gp(at);
-        image[14] = image[15] = image[22] = image[23] = 0; /* FIP and FDP canonical */
-        if (!one_in(8))                                    /* a reasonable MXCSR */
+        if (!one_in(8)) /* a reasonable MXCSR */
             image[26] = image[27] = 0;
         if (!one_in(8)) { /* and header */
             memset(image + 512, 0, 24);
@@ -248,8 +247,9 @@ static void mixed_fpu(FpuState *f)
     for (unsigned k = 0; k < 8; k++)
         f->k[k] = rnd();
     fpu_init_components(f, ~cpuid_xcr0_mask(&guest.cpuid) | rnd());
-    if (one_in(4))
-        f->v[rnd() % 16].b[rnd() % 64] = 1;
+    if (one_in(4)) /* of a register that the guest has */
+        f->v[rnd() % 16].b[rnd() % (cpuid_xcr0_mask(&guest.cpuid) & BIT(XC_ZMM_HI256) ? 64 : 32)] =
+            1;
 }
 
 START_TEST(quick_way)
@@ -296,6 +296,36 @@ START_TEST(quick_way)
 }
 END_TEST
 
+/* FIP and FDP behind XRSTOR64, on processors that keep 64 bits of them, 48 or 57. */
+START_TEST(pointers)
+{
+    static const struct {
+        uint8_t pad;
+        uint64_t fip, fdp;
+    } kind[] = {{0, 0x2aab800000001000, 0x0100000000002000},
+                {16, 0xffff800000001000, 0x2000},
+                {7, 0x00ab800000001000, 0xff00000000002000}};
+    CpuState *s = &guest.v.st;
+    Tcg *t = tcg();
+    s->cr4 |= CR4_OSXSAVE | CR4_OSFXSR;
+    s->xcr0 = cpuid_xcr0_mask(&guest.cpuid) & XCR0_KNOWN;
+    s->gpr[RAX] = BIT(XC_X87);
+    s->gpr[RDX] = 0;
+    engine_ready();
+    for (unsigned k = 0; k < 3 * ARRAY_LEN(kind); k++) {
+        uint8_t *image = gp(G_DATA);
+        memset(image, 0, XSAVE_EXTENDED);
+        image[XSAVE_HEADER] = BIT(XC_X87);
+        memcpy(image + 8, &kind[0].fip, 8);
+        memcpy(image + 16, &kind[0].fdp, 8);
+        t->vec->pointer_pad = kind[k / 3].pad;
+        run_at(k % 3 ? 5 : 1, G_DATA, k % 3 == 2);
+        ck_assert_uint_eq(s->fpu.fip, kind[k / 3].fip);
+        ck_assert_uint_eq(s->fpu.fdp, kind[k / 3].fdp);
+    }
+}
+END_TEST
+
 START_TEST(checks)
 {
     CpuState *s = &guest.v.st;
@@ -335,6 +365,7 @@ int main(void)
     tcase_add_test(tc, xsave_image);
     tcase_add_test(tc, instructions);
     tcase_add_test(tc, quick_way);
+    tcase_add_test(tc, pointers);
     tcase_add_test(tc, checks);
     suite_add_tcase(suite, tc);
     SRunner *sr = srunner_create(suite);

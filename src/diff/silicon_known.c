@@ -1,0 +1,116 @@
+/* Differences that are this processor's own: rows of silicon_known.def. */
+#include <cpuid.h>
+#include <string.h>
+
+#include "diff/engines.h"
+#include "diff/silicon.h"
+#include "tcg/tcg.h"
+
+typedef struct Seen {
+    const SiliconCpu *cpu;
+    const DiffCase *c;
+    const char *name; /* of the row */
+    Insn i;           /* as far as the bytes decode */
+    const DiffOutcome *own, *other;
+} Seen;
+
+static bool faults(const DiffOutcome *o, unsigned vector)
+{
+    return o->kind == OUT_FAULT && o->vector == vector;
+}
+
+static bool both_fault(const Seen *x)
+{
+    return x->own->kind == OUT_FAULT && x->other->kind == OUT_FAULT;
+}
+
+/* Its first instruction still: nothing was executed. */
+static bool at_start(const Seen *x, const DiffOutcome *o)
+{
+    return o->kind == OUT_FAULT && o->st.rip == x->c->in.rip;
+}
+
+static bool reads_256(const Seen *x)
+{
+    return x->i.vexl == 1 && (x->i.flags & IF_MEM);
+}
+
+static bool known_halves(const Seen *x)
+{
+    return x->cpu->halves && reads_256(x) && both_fault(x) &&
+           (faults(x->other, VEC_GP) || faults(x->other, VEC_SS)) &&
+           (faults(x->own, VEC_PF) || faults(x->own, VEC_AC));
+}
+
+static bool known_cmps_first(const Seen *x)
+{
+    return x->cpu->family == 0x17 && op_rows[x->c->row].opcode == 0xa6 &&
+           !strcmp(x->name, "cmps") && (x->i.flags & IF_REP) && both_fault(x);
+}
+
+static bool known_gather_fault(const Seen *x)
+{
+    return x->cpu->family == 0x17 && x->c->stop == STOP_STEP && strstr(x->name, "gather") &&
+           x->other->kind == OUT_DONE && at_start(x, x->own) && x->other->st.rip == x->c->in.rip;
+}
+
+static bool known_movddup(const Seen *x)
+{
+    return x->cpu->halves && !strcmp(x->name, "vmovddup") && reads_256(x) && at_start(x, x->other);
+}
+
+static bool known_xrstor_initial(const Seen *x)
+{
+    return x->cpu->family == 0x17 && !strcmp(x->name, "xrstor") && faults(x->other, VEC_PF) &&
+           at_start(x, x->other) && x->own->kind == OUT_DONE;
+}
+
+/* REX.W or VEX.W, whether or not the bytes are an instruction. */
+static bool wide(const DiffCase *c)
+{
+    static const uint8_t prefix[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65,
+                                     0x66, 0x67, 0xf0, 0xf2, 0xf3};
+    unsigned k = 0;
+    while (k < c->len && memchr(prefix, c->insn[k], sizeof(prefix)))
+        k++;
+    if (k + 2 < c->len && c->insn[k] == 0xc4)
+        return c->insn[k + 2] & 0x80;
+    return k < c->len && (c->insn[k] & 0xf8) == 0x48;
+}
+
+static bool known_pcmpestr_prefix(const Seen *x)
+{
+    return x->cpu->family == 0x17 && strstr(x->name, "pcmpestr") && wide(x->c) &&
+           faults(x->other, VEC_UD) && x->own->kind == OUT_DONE;
+}
+
+void silicon_cpu(SiliconCpu *cpu)
+{
+    unsigned a, b, c, d;
+    *cpu = (SiliconCpu){0};
+    if (!__get_cpuid(0, &a, &b, &c, &d) || c != 0x444d4163) /* "cAMD" */
+        return;
+    __get_cpuid(1, &a, &b, &c, &d);
+    cpu->family = (a >> 8 & 0xf) + (a >> 20 & 0xff);
+    cpu->halves = __get_cpuid(0x8000001a, &a, &b, &c, &d) && !(a & 4); /* FP256 */
+}
+
+const char *silicon_known(const SiliconCpu *cpu, const DiffCase *c, const DiffOutcome *own,
+                          const DiffOutcome *other)
+{
+    static const struct {
+        bool (*known)(const Seen *);
+        const char *why;
+    } row[] = {
+#define KNOWN(id, why) {known_##id, why},
+#include "diff/silicon_known.def"
+    };
+    Seen x = {.cpu = cpu, .c = c, .name = op_rows[c->row].name, .own = own, .other = other};
+    if (!cpu->family)
+        return NULL;
+    decode(&x.i, c->insn, c->len, case_decode_mode(c), case_features());
+    for (unsigned k = 0; k < ARRAY_LEN(row); k++)
+        if (row[k].known(&x))
+            return row[k].why;
+    return NULL;
+}

@@ -1,0 +1,116 @@
+/* What is let pass of a processor that differs from the interpreter, and that nothing else is. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "diff/engines.h"
+#include "diff/silicon.h"
+
+static const SiliconCpu zen = {.family = 0x17, .halves = true}, zen2 = {.family = 0x17},
+                        newer = {.family = 0x19}, other = {.family = 0};
+static DiffCase c;
+static DiffOutcome interp, own;
+
+static void begin(const uint8_t *b, unsigned n)
+{
+    case_baseline(&c, CM_LONG, 3);
+    c.stop = STOP_STEP;
+    memset(c.insn, 0, sizeof(c.insn));
+    memcpy(c.insn, b, n);
+    c.len = (uint8_t)n;
+    ck_assert(case_classify(&c));
+}
+#define BEGIN(...) begin((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+
+/* vector: -1 when the instruction was executed, to its end or, of a gather, a part of it. */
+static void outcome(DiffOutcome *o, int vector, bool moved)
+{
+    *o = (DiffOutcome){.kind = vector < 0 ? OUT_DONE : OUT_FAULT, .st = c.in};
+    o->vector = (uint8_t)MAX_OF(vector, 0);
+    if (moved)
+        o->st.rip += c.len;
+}
+
+static bool known(const SiliconCpu *cpu, int by_interp, bool moved_interp, int by_own,
+                  bool moved_own)
+{
+    outcome(&interp, by_interp, moved_interp);
+    outcome(&own, by_own, moved_own);
+    return silicon_known(cpu, &c, &own, &interp);
+}
+
+START_TEST(halves)
+{
+    BEGIN(0xc5, 0xfc, 0x58, 0x03); /* vaddps ymm0, ymm0, [rbx] */
+    ck_assert(known(&zen, VEC_GP, false, VEC_PF, false));
+    ck_assert(known(&zen, VEC_SS, false, VEC_AC, false));
+    ck_assert(!known(&zen, VEC_PF, false, VEC_GP, false));
+    ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    ck_assert(!known(&zen, VEC_UD, false, VEC_PF, false));
+    ck_assert(!known(&zen2, VEC_GP, false, VEC_PF, false));
+    ck_assert(!known(&other, VEC_GP, false, VEC_PF, false));
+    BEGIN(0xc5, 0xf8, 0x58, 0x03); /* xmm: there are no halves */
+    ck_assert(!known(&zen, VEC_GP, false, VEC_PF, false));
+    BEGIN(0xc5, 0xff, 0x12, 0x03); /* vmovddup ymm0, [rbx] */
+    ck_assert(known(&zen, VEC_PF, false, -1, true));
+    ck_assert(known(&zen, VEC_PF, false, VEC_PF, false));
+    ck_assert(!known(&zen, -1, true, VEC_PF, false));
+    ck_assert(!known(&newer, VEC_PF, false, -1, true));
+}
+END_TEST
+
+START_TEST(family)
+{
+    BEGIN(0xf3, 0xa6); /* repe cmpsb */
+    ck_assert(known(&zen, VEC_PF, false, VEC_GP, false));
+    ck_assert(!known(&zen, VEC_PF, false, -1, true));
+    ck_assert(!known(&newer, VEC_PF, false, VEC_GP, false));
+    BEGIN(0xf2, 0xa6);
+    ck_assert(!known(&zen, VEC_PF, false, VEC_GP, false));
+    BEGIN(0xf3, 0xa7);
+    ck_assert(!known(&zen, VEC_PF, false, VEC_GP, false));
+    BEGIN(0x49, 0x0f, 0xae, 0x29); /* xrstor64 [r9] */
+    ck_assert(known(&zen, VEC_PF, false, -1, true));
+    ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    ck_assert(!known(&newer, VEC_PF, false, -1, true));
+    BEGIN(0xc4, 0x22, 0x9d, 0x90, 0x2c, 0x46); /* vpgatherdq */
+    ck_assert(known(&zen, -1, false, VEC_PF, false));
+    ck_assert(!known(&zen, -1, true, VEC_PF, false));
+    ck_assert(!known(&newer, -1, false, VEC_PF, false));
+}
+END_TEST
+
+START_TEST(prefixes)
+{
+    BEGIN(0xf0, 0x66, 0x48, 0x0f, 0x3a, 0x61, 0xcb, 0xe1); /* lock pcmpestri with REX.W */
+    ck_assert(known(&zen, VEC_UD, false, -1, true));
+    ck_assert(!known(&zen, -1, true, VEC_UD, false));
+    ck_assert(!known(&newer, VEC_UD, false, -1, true));
+    BEGIN(0xf0, 0x66, 0x0f, 0x3a, 0x61, 0xcb, 0xe1);
+    ck_assert(!known(&zen, VEC_UD, false, -1, true));
+    BEGIN(0x66, 0xc4, 0xc3, 0xf9, 0x61, 0xf7, 0xdf); /* 66 before VEX.W */
+    ck_assert(known(&zen, VEC_UD, false, -1, true));
+    BEGIN(0x66, 0xc4, 0xc3, 0x79, 0x61, 0xf7, 0xdf);
+    ck_assert(!known(&zen, VEC_UD, false, -1, true));
+}
+END_TEST
+
+int main(void)
+{
+    if (!case_features()[FEAT_AVX2]) {
+        printf("skipped: the host has no AVX2, whose instructions this takes apart\n");
+        return 77;
+    }
+    Suite *suite = suite_create("silicon_known");
+    TCase *tc = tcase_create("silicon_known");
+    tcase_add_test(tc, halves);
+    tcase_add_test(tc, family);
+    tcase_add_test(tc, prefixes);
+    suite_add_tcase(suite, tc);
+    SRunner *sr = srunner_create(suite);
+    srunner_run_all(sr, CK_NORMAL);
+    int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -5,6 +5,11 @@
 
 WriteEntry *write_log_add(WriteLog *l, gpa_t gpa, const void *host, unsigned len)
 {
+    if (unlikely(l->first != NULL)) {
+        void (*first)(void *) = l->first;
+        l->first = NULL;
+        first(l->opaque);
+    }
     size_t room = (offsetof(WriteEntry, old) + len + 7) & ~(size_t)7;
     if (l->used + room > l->size) {
         l->size = MAX_OF(l->size * 2, l->used + room + 4096);

@@ -22,6 +22,8 @@ typedef struct WriteEntry {
 typedef struct WriteLog {
     uint8_t *data;
     size_t used, size;
+    void (*first)(void *opaque); /* NULL, or called before the first store, once */
+    void *opaque;
 } WriteLog;
 
 /* [gpa, gpa + len), at host, is about to be written. Grows; ends the process without memory. */

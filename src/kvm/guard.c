@@ -13,6 +13,11 @@
  *                           address of RAM -> kvm_guard_store() stores, and tells who has decoded
  * it
  *
+ * Not where KVM makes page tables of its own from the guest's: it sets accessed and dirty bits in
+ * those by this mapping, and takes one that is read-only for a page fault of the guest's; nor would
+ * its tables follow such a store. There vCPUs take turns (turns.c), and the software engine looks
+ * at its code again in each.
+ *
  * Page tables need nothing: both sides set accessed and dirty bits by locked operations, and
  * whoever changes an entry makes the other vCPUs flush it by an interrupt, as on any machine.
  *
@@ -137,7 +142,7 @@ static void guard_all(VmCommon *vm, KvmVm *kvm)
 void kvm_guard_init(VmCommon *vm)
 {
     KvmVm *kvm = vm->kvm;
-    kvm->guards = vm->n_vcpus > 1;
+    kvm->guards = vm->n_vcpus > 1 && !kvm->host->shadow_tables;
     vm->guard_page = guard_page;
     vm->release_page = release_page;
 }

@@ -56,6 +56,7 @@ typedef struct VcpuLoop {
     const Engine *counted_as; /* what kvm_guard_engine() was told last */
     bool away_told;           /* kvm_away(), since the last switch */
     int turn;                 /* turns.c's; 0: none */
+    uint64_t turn_n;          /* its number, of the last one */
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */
@@ -79,11 +80,13 @@ void loop_sleep(VcpuLoop *, uint64_t until_ns);
 /*
  * turns.c: vCPUs in KVM and outside, where they may not run at once. Before run(), with the loop's
  * lock held (false: it has waited, and the loop is to look at everything again); then without;
- * and behind run(), without. Main thread, for each loop: its beginning and its end.
+ * and behind run(), without. Before the first store of a rescued instruction. Main thread, for each
+ * loop: its beginning and its end.
  */
 bool turns_take(VcpuLoop *);
 bool turns_run(VcpuLoop *, GError **);
 void turns_leave(VcpuLoop *);
+void turns_store(Vcpu *);
 void turns_begin(Vcpu *);
 void turns_end(Vcpu *);
 

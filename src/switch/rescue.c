@@ -93,10 +93,17 @@ static void drop_timer(Rescue *r)
     r->timer = NULL;
 }
 
+static void first_store(void *v)
+{
+    turns_store(v);
+}
+
 /* Before a software engine has the vCPU; unless somebody else does. */
 static void note_stores(VcpuLoop *l)
 {
     write_log_clear(&l->rescue.log);
+    l->rescue.log.first = first_store;
+    l->rescue.log.opaque = l->v;
     if (!l->v->writes)
         l->v->writes = &l->rescue.log;
 }
@@ -331,7 +338,10 @@ const RunLimit *rescue_limit(const VcpuLoop *l)
 void rescue_ran(VcpuLoop *l, const Exit *e)
 {
     Rescue *r = &l->rescue;
-    if (likely(!r->home) || e->kind == EXIT_KICK)
+    if (likely(!r->home))
+        return;
+    r->log.first = first_store; /* in the next run(), which has a turn of its own */
+    if (e->kind == EXIT_KICK)
         return;
     if (r->checks_shutdown && e->kind != EXIT_SHUTDOWN)
         r->stats.shutdowns++;

@@ -12,8 +12,11 @@
  * that halts has none, so a guest with something to wait for loses little.
  *
  * A vCPU that leaves KVM for one instruction (rescue.c) waits for no turn: those in KVM would stand
- * still for each. What it stored is forgotten by KVM before it goes on itself, and so before it can
- * tell anybody of it.
+ * still for each. If the instruction stores something, they do so from its first store on until KVM
+ * has forgotten: who sees that store, and flushes, must not find the old tables.
+ *
+ * Code that a software engine has decoded may have been written to in KVM's turn: it holds it
+ * against memory again in each of its own.
  *
  * Not needed, and not done, with EPT or NPT: there the processor walks the guest's own tables, each
  * vCPU's TLB is its own, and flushed by itself, as on any PC.
@@ -34,6 +37,8 @@ typedef struct Turns {
     uint64_t until;           /* others may have theirs then, CLOCK_MONOTONIC; 0: none has asked */
     uint64_t told;            /* when those whose turn it is were last told that it is over */
     uint64_t n;               /* times the turn went over */
+    unsigned alone;           /* vCPUs that wait for all to be out of KVM */
+    GCond out;                /* nobody is in KVM */
     GMutex dropping;
     bool stale; /* KVM's tables are from before a turn of the software engine's */
     bool said;
@@ -47,6 +52,7 @@ void turns_begin(Vcpu *v)
         Turns *t = g_new0(Turns, 1);
         g_mutex_init(&t->lock);
         g_mutex_init(&t->dropping);
+        g_cond_init(&t->out);
         vm->turns = t;
     }
     if (vm->turns)
@@ -60,6 +66,7 @@ void turns_end(Vcpu *v)
         return;
     g_mutex_clear(&t->lock);
     g_mutex_clear(&t->dropping);
+    g_cond_clear(&t->out);
     g_free(t);
     v->vm->turns = NULL;
 }
@@ -85,7 +92,7 @@ static bool must_yield(Turns *t, enum Side side, uint64_t now)
 /* Turns.lock held. False: not now. */
 static bool take(Turns *t, enum Side side, uint64_t now)
 {
-    if (t->in[!side] || must_yield(t, side, now))
+    if (t->in[!side] || (side == IN_KVM && t->alone) || must_yield(t, side, now))
         return false;
     if (t->last != side) {
         t->last = side;
@@ -108,7 +115,11 @@ bool turns_take(VcpuLoop *l)
     g_mutex_lock(&t->lock);
     if (take(t, side, now)) {
         l->turn = 1 + (int)side;
+        uint64_t n = t->n;
         g_mutex_unlock(&t->lock);
+        if (side == IN_SOFTWARE && l->turn_n != n)
+            vcpu_request(l->v, VREQ_TLB_FLUSH);
+        l->turn_n = n;
         return true;
     }
     if (!t->until)
@@ -152,17 +163,58 @@ bool turns_run(VcpuLoop *l, GError **err)
     return ok;
 }
 
+/* Before the first store of an instruction behind which v is in KVM again: it has a turn of the
+ * software engine's for it, which is nobody else's, and does not change whose is next. */
+void turns_store(Vcpu *v)
+{
+    Turns *t = v->vm->turns;
+    if (!t)
+        return;
+    g_mutex_lock(&t->lock);
+    t->alone++;
+    if (t->in[IN_KVM]) {
+        g_mutex_unlock(&t->lock);
+        rouse_others(v);
+        g_mutex_lock(&t->lock);
+    }
+    while (t->in[IN_KVM])
+        g_cond_wait(&t->out, &t->lock);
+    t->alone--;
+    t->in[IN_SOFTWARE]++;
+    t->stale = true;
+    g_mutex_unlock(&t->lock);
+    ((VcpuLoop *)v->loop)->turn = 1 + IN_SOFTWARE;
+}
+
+/* Before the others go on, so that what they are about to make need not go again when v is back. */
+static void forget_rescued(Vcpu *v, Turns *t)
+{
+    g_mutex_lock(&t->dropping);
+    bool ok = kvm_forget_tables(v, NULL);
+    g_mutex_lock(&t->lock);
+    if (ok && t->in[IN_SOFTWARE] == 1)
+        t->stale = false;
+    g_mutex_unlock(&t->lock);
+    g_mutex_unlock(&t->dropping);
+    if (ok)
+        v->wrote_unseen = false;
+}
+
 void turns_leave(VcpuLoop *l)
 {
     Turns *t = l->v->vm->turns;
     if (likely(!l->turn))
         return;
     enum Side side = (enum Side)(l->turn - 1);
-    l->turn = 0;
     if (side == IN_KVM)
         kvm_outside(l->v);
+    else if (rescue_limit(l)->max_insns)
+        forget_rescued(l->v, t);
+    l->turn = 0;
     g_mutex_lock(&t->lock);
-    bool tell = --t->in[side] == 0 && t->waits[!side];
+    bool last = --t->in[side] == 0, tell = last && t->waits[!side];
+    if (last && side == IN_KVM)
+        g_cond_broadcast(&t->out);
     g_mutex_unlock(&t->lock);
     if (tell)
         rouse_others(l->v);

@@ -24,7 +24,13 @@
 #define PAGE_A  0x20000
 #define PAGE_B  0x21000
 #define PAGE_C  0x22000
+#define PAGE_D  0x23000
+#define PAGE_E  0x24000
 #define PT2     0x16000 /* in place of PT, now and then */
+#define PD3     0x17000 /* the third GiB's directory, and two tables for its first entry, in turn */
+#define PT3A    0x18000
+#define PT3B    0x19000
+#define BESIDE  0x80000000
 #define GDT     0xa000
 #define TSS     0xa100 /* + k * 0x80 */
 #define CODE    0x30000 /* a function of vCPU k is at CODE + k * 0x1000; the other vCPU writes it */
@@ -37,6 +43,7 @@
 #define IPIS    (VARS + 0x140) /* + k * 8: taken by vCPU k */
 #define SPIN    (VARS + 0x180)
 #define GATHER  (VARS + 0x1c0)
+#define ENTRY   (VARS + 0x200)
 #define IDT     0x9000
 #define TRAMP   0x8000
 #define VECTOR  0x40
@@ -56,14 +63,21 @@
 5:
 .endm
 
-/* All translations of this vCPU go. Privilege 3 has #UD's handler do it. */
-.macro FLUSH
+/* The instruction in EDX, and all translations of this vCPU go: privilege 3 has #UD's handler do both. */
+#define XOR_PD3 1 /* in the entry for BESIDE */
+#define FIST_PT 2 /* ENTRY goes to PT by an instruction that a KVM without hardware leaves to others */
+.macro CHANGE_AND_FLUSH what
+    movl $\what, %edx
 #ifdef PRIVILEGE3
     ud2
 #else
+    call change
     movq %cr3, %rax
     movq %rax, %cr3
 #endif
+.endm
+.macro FLUSH
+    CHANGE_AND_FLUSH 0
 .endm
 
 /* Both wait here for each other. R15 counts the gatherings. */
@@ -125,6 +139,11 @@ enter32:
     movl $PT + 0x1000 + RIGHTS, PML4 + 0x1008 /* the second GiB: one page directory more */
     movl $PT + RIGHTS, PT + 0x1000
     movl $0x80 + RIGHTS, PML4 + 0x2000 /* 2 MiB of RAM onto itself */
+    movl $PD3 + RIGHTS, PML4 + 0x1010
+    movl $PT3A + RIGHTS, PD3
+    movl $PAGE_D + RIGHTS, PT3A
+    movl $PAGE_E + RIGHTS, PT3B
+    movb $0xc3, PD3 + 0x800 /* a function: ret */
     movl $PT + 0x2000 + RIGHTS, PML4 + 0x1018 /* the fourth: the APIC */
     movl $0xfee00093, PT + 0x2000 + 0x1f7 * 8
     movl $PAGE_A + RIGHTS, PT
@@ -168,8 +187,19 @@ taken:
     popfq
     ret
 
+change:
+    cmpl $XOR_PD3, %edx
+    jb 2f
+    ja 1f
+    xorl $PT3A ^ PT3B, PD3
+    ret
+1:  fildll ENTRY
+    fistpll PT
+2:  ret
+
 flushes:
     pushq %rax
+    call change
     movq %cr3, %rax
     movq %rax, %cr3
     popq %rax
@@ -447,6 +477,75 @@ enter64:
     jnz 3b
 4:  TOGETHER
     SAY "flushed"
+
+    /* A page directory on a page that has code, too: one calls that, and then the other changes an entry. */
+    movl $BESIDE, %r14d
+    xorl %r13d, %r13d
+6:  incl %r13d
+    movl %r13d, %eax
+    andl $1, %eax
+    cmpl %eax, %ebx
+    je 2f
+    movl $PD3 + 0x800, %eax
+    call *%rax
+    TOGETHER
+    jmp 3f
+2:  TOGETHER
+    movl (%r14), %eax
+    CHANGE_AND_FLUSH XOR_PD3
+    movl %r13d, (%r14)
+    movl PD3, %eax
+    andl $0xff000, %eax
+    movl (%rax), %eax
+    andl $0xff000, %eax
+    cmpl %r13d, (%rax)
+    jne failed
+3:  TOGETHER
+    cmpl $ROUNDS, %r13d
+    jb 6b
+    SAY "beside"
+
+    /* A page is put elsewhere by an instruction that a KVM without hardware leaves to others; the other vCPU sees the entry
+     * itself, and flushes. */
+    movl $WINDOW, %r14d
+    testl %ebx, %ebx
+    jnz 1f
+    fninit
+    movl $PAGE_A + RIGHTS, PT
+    movl $PT + RIGHTS, PT + 0x1000
+    movq $0, SEQ
+1:  TOGETHER
+    FLUSH
+    movl (%r14), %eax
+    TOGETHER
+    movl $1, %r13d
+1:  movl $PAGE_A, %ebp
+    testl $1, %r13d
+    jz 2f
+    movl $PAGE_B, %ebp
+2:  testl %ebx, %ebx
+    jnz 4f
+    leal RIGHTS(%rbp), %eax
+    movq %rax, ENTRY
+    CHANGE_AND_FLUSH FIST_PT
+3:  pause
+    cmpq %r13, SEQ
+    jb 3b
+    cmpl %r13d, (%rbp)
+    jne failed
+    jmp 5f
+4:  movl PT, %eax
+    andl $0xff000, %eax
+    cmpl %ebp, %eax
+    jne 4b
+    FLUSH
+    movl %r13d, (%r14)
+    movq %r13, SEQ
+5:  incl %r13d
+    cmpl $ROUNDS, %r13d
+    jbe 1b
+    TOGETHER
+    SAY "polled"
     testl %ebx, %ebx
     jnz 1f
     xorl %eax, %eax

@@ -14,8 +14,8 @@ import time
 
 BINARY, CC, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = {"": ["both", "locked", "interrupts", "code", "dirty", "remapped", "flushed"],
-         "-DPRIVILEGE3": ["both", "locked", "code", "flushed"]}
+PARTS = {"": ["both", "locked", "interrupts", "code", "dirty", "remapped", "flushed", "beside", "polled"],
+         "-DPRIVILEGE3": ["both", "locked", "code", "flushed", "beside", "polled"]}
 
 
 def build(tmp, *defines):
@@ -64,6 +64,15 @@ def apart(tmp, define, cpu):
     print(f"cpu {cpu} in software, the other in kvm{', privilege 3' if define else ''}: {' '.join(parts)}")
 
 
+def together(tmp, define):
+    """Both are in KVM, but for what it leaves to the software engine."""
+    guest = Guest(build(tmp, define), "kvm")
+    guest.tell("cont")
+    status, parts, said = guest.end()
+    assert status == 1 and parts == PARTS[define], f"both in kvm {define}: status {status}, {parts}\n{said[-2000:]}"
+    print(f"both in kvm{', privilege 3' if define else ''}: {' '.join(parts)}")
+
+
 def storm(tmp, define, rounds, seed):
     """Each vCPU to and fro at random; what this KVM refuses is refused by name, and the guest goes on."""
     rng = random.Random(seed)
@@ -87,6 +96,7 @@ if not os.access("/dev/kvm", os.R_OK | os.W_OK):
     sys.exit(77)
 with tempfile.TemporaryDirectory() as folder:
     for what in PARTS:
+        together(folder, what)
         for one in (0, 1):
             apart(folder, what, one)
     storm(folder, "", 1500, 1)

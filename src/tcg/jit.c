@@ -71,12 +71,13 @@ bool jit_supported(GError **err)
     return false;
 }
 
-/* AMD's processors before family 19h make PEXT of some eight steps for each bit of its mask;
- * Software Optimization Guide for family 17h, instruction latencies. */
+/* AMD's processors before family 19h, and Hygon's, make PEXT of some eight steps for each bit of
+ * its mask; Software Optimization Guide for family 17h, instruction latencies. Intel has no such.
+ */
 static bool slow_pext(void)
 {
     unsigned eax, ebx, ecx, edx;
-    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
+    if (__builtin_cpu_is("intel") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx))
         return false;
     unsigned family = eax >> 8 & 15;
     return family == 15 && family + (eax >> 20 & 0xff) < 0x19;

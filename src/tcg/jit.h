@@ -411,9 +411,9 @@ void jit_link_patch(const Jit *, JitLink *l, const uint8_t *to);
 
 /* ---- between jit.c and the emitters ---- */
 #define NEAR_MAX 8
-/* base + (index << scale) + disp; registers, GPR_ZERO, PLACE_GS (that segment's base), or GPR_IP:
- * disp is what Insn's is. */
-#define PLACE_GS 32
+/* base + (index << scale) + disp; registers, GPR_ZERO, PLACE_SEGMENT (jit_segment()'s base), or
+ * GPR_IP: disp is what Insn's is. */
+#define PLACE_SEGMENT 32
 struct Place {
     uint8_t base, index, scale;
     int32_t disp;
@@ -707,6 +707,12 @@ static inline int64_t jit_off_of(const Trans *x, unsigned k)
 {
     return jit_part_of(x, k)->off;
 }
+/* The segment that has what there is one of for each processor, or thread. */
+static inline unsigned jit_segment(const Trans *x)
+{
+    return x->mode & DM_CPL3 ? FS : GS;
+}
+
 /* Does a register keep what it held at the top of the loop? Of other roots nothing is written. */
 static inline bool jit_stays(const Trans *x, unsigned root)
 {

@@ -44,9 +44,9 @@ void jit_rip(Trans *x, unsigned to, int64_t off)
 /* A guest register as part of an address: its own host register, or a copy in `copy`. */
 static unsigned address_register(Trans *x, unsigned r, unsigned copy)
 {
-    if (r == PLACE_GS) {
+    if (r == PLACE_SEGMENT) {
         emit_load(&x->c, copy,
-                  gs_mem((int32_t)(offsetof(CpuState, seg) + GS * sizeof(Segment) +
+                  gs_mem((int32_t)(offsetof(CpuState, seg) + jit_segment(x) * sizeof(Segment) +
                                    offsetof(Segment, base))));
         return copy;
     }
@@ -331,7 +331,7 @@ static HostMem check(Trans *x, HostMem ea, unsigned size, bool write, int slot,
         return area_or_tlb(x, ea, size, write, area, run);
     if (area != MIRROR_NONE && slot < 0 && in_kernel_mirror(x, ea.disp))
         return by_rdx(ea);
-    if (slot < 0 && ea.disp && ea.base != H_NONE) {
+    if (ea.disp && (ea.base == H_AX || (slot < 0 && ea.base != H_NONE))) { /* as C leaves rax */
         emit_lea(c, true, H_AX, ea);
         ea = (HostMem){.base = H_AX, .index = H_NONE};
     }
@@ -387,7 +387,7 @@ static HostMem place(Trans *x, unsigned base, int32_t disp)
         emit_imm64(&x->c, H_AX, (uint64_t)lin);
         return (HostMem){.base = H_AX, .index = H_NONE};
     }
-    if (base == PLACE_GS)
+    if (base == PLACE_SEGMENT)
         return (HostMem){
             .base = (uint8_t)address_register(x, base, H_AX), .index = H_NONE, .disp = disp};
     if (in_place(x, base, disp, code64 ? 8 : 4))
@@ -438,8 +438,8 @@ HostMem jit_as_it_stands(Trans *x, const struct Place *p)
     HostMem m = {.base = H_NONE, .index = H_NONE, .scale = p->scale, .disp = p->disp};
     if (p->index == GPR_ZERO)
         return p->base == GPR_ZERO ? m : checked_place(x, p->base, p->disp);
-    bool on_frame = p->base != GPR_ZERO && x->host[p->base] == H_NONE;
-    if (on_frame && x->host[p->index] == H_NONE)
+    bool in_ax = p->base == PLACE_SEGMENT || (p->base != GPR_ZERO && x->host[p->base] == H_NONE);
+    if (in_ax && x->host[p->index] == H_NONE)
         return run_place(x, p, 0);
     if (p->base != GPR_ZERO)
         m.base = (uint8_t)address_register(x, p->base, H_AX);

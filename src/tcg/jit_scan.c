@@ -160,16 +160,17 @@ bool jit_memory_operand(const Insn *i, unsigned *size, bool *write)
     return false;
 }
 
-/* What the kernel has by GS, one for each processor. False: not in a form that takes part. */
-static bool per_cpu(const Trans *x, const struct Part *part, const Insn *i, struct Place *p)
+/* What the kernel has by GS, one for each processor, and programs by FS, one for each thread.
+ * False: not in a form that takes part. */
+static bool by_segment(const Trans *x, const struct Part *part, const Insn *i, struct Place *p)
 {
     int64_t disp = i->disp;
-    if (i->asize != 8 || i->index != GPR_ZERO)
+    if (i->asize != 8 || i->index != GPR_ZERO || (i->base == GPR_IP && !x->fixed))
         return false;
     if (i->base == GPR_IP)
         disp += (int64_t)x->b->fixed_at + part->off;
-    *p = i->base < GPR_N ? (struct Place){i->base, PLACE_GS, 0, (int32_t)disp}
-                         : (struct Place){PLACE_GS, GPR_ZERO, 0, (int32_t)disp};
+    *p = i->base < GPR_N ? (struct Place){PLACE_SEGMENT, i->base, 0, (int32_t)disp}
+                         : (struct Place){PLACE_SEGMENT, GPR_ZERO, 0, (int32_t)disp};
     return disp == (int32_t)disp;
 }
 
@@ -206,8 +207,8 @@ static bool access_of(const Trans *x, const struct Part *part, const Insn *i, st
     default:
         break;
     }
-    if (x->kernel && i->seg == GS)
-        return per_cpu(x, part, i, p) && jit_memory_operand(i, size, write);
+    if (word == 8 && i->seg == jit_segment(x))
+        return by_segment(x, part, i, p) && jit_memory_operand(i, size, write);
     bool by_rip = i->base == GPR_IP && x->fixed && i->seg == SEG_NONE && word == 8;
     bool indexed = i->index != GPR_ZERO && word == 8 && i->seg == SEG_NONE &&
                    (i->base < GPR_N || i->base == GPR_ZERO);
@@ -284,9 +285,9 @@ static bool sets_number(const Insn *i, unsigned *to, int64_t *n)
 }
 
 enum {
-    ROOT_PAGE,   /* addresses that are known now, from the page of the code */
-    ROOT_NUMBER, /* numbers */
-    ROOT_GS,     /* PLACE_GS */
+    ROOT_PAGE,    /* addresses that are known now, from the page of the code */
+    ROOT_NUMBER,  /* numbers */
+    ROOT_SEGMENT, /* PLACE_SEGMENT; what it is is not known, as of all that follow */
     ROOT_FIRST,
     ROOTS_MAX = ROOT_FIRST + GPR_N + 3 * TRACE_MAX_INSNS,
     PAIRS_MAX = 32
@@ -339,7 +340,7 @@ static bool pair_root(Scan *s, unsigned base, unsigned index, unsigned scale, ui
 
 static Value value_of(const Scan *s, unsigned r)
 {
-    return r < GPR_N ? s->value[r] : (Value){r == PLACE_GS ? ROOT_GS : ROOT_NUMBER, 0};
+    return r < GPR_N ? s->value[r] : (Value){r == PLACE_SEGMENT ? ROOT_SEGMENT : ROOT_NUMBER, 0};
 }
 
 /* What p is, as a root and what is added; a number that is in a register becomes part of the
@@ -386,7 +387,7 @@ static bool in_table(const Trans *x, const Scan *s, const struct Place *p, uint1
     if (p->index >= GPR_N || s->most[p->index] > (uint64_t)JIT_TABLE_SPAN >> p->scale ||
         x->b->no_tables || !jit_has_slots(x))
         return false;
-    Value base = p->base == GPR_ZERO ? (Value){ROOT_NUMBER, 0} : s->value[p->base];
+    Value base = value_of(s, p->base);
     *root = base.root;
     *off = (int64_t)base.delta + p->disp;
     return llabs(p->disp) < INT32_MAX / 2;
@@ -476,7 +477,7 @@ static bool add_mirrored(Trans *x, Scan *s, unsigned k, unsigned root, int64_t o
     enum MirrorArea area = area_known(x, root, off);
     bool known = area != MIRROR_NONE;
     int *run = &s->mirror[root];
-    if (root >= ROOT_FIRST)
+    if (root >= ROOT_SEGMENT)
         area = area_seen(s, root);
     if (area == MIRROR_NONE || (*run >= 0 && x->run[*run].area != area) ||
         (part->b->no_mirror >> (k - part->first) & 1))

@@ -194,6 +194,13 @@ static void access_memory(Code *c)
         m.disp = (int32_t)below(0x8000);
         m.scale = 0;
     }
+    if (one_in(6)) { /* by a segment with a base */
+        m.gs = true;
+        if (one_in(2))
+            m.index = H_NONE;
+        m.disp &= 0x3ff;
+        m.base = m.index == H_NONE ? H_NONE : indices[below(3)];
+    }
     unsigned size = 1u << below(4);
     if (m.base == R9 && m.index != H_NONE && one_in(4)) /* a number */
         emit_imm32(c, R9, below(0x7000));
@@ -287,6 +294,7 @@ START_TEST(loops)
         for (unsigned r = 0; r < 3; r++)
             in.gpr[indices[r]] = one_in(16) ? rnd() >> below(64) : below(64);
         in.gpr[RSP] = somewhere() & ~7ull;
+        in.seg[GS].base = somewhere();
         in.gpr[RCX] = 20 + below(one_in(2) ? 60 : 220);
         in.gpr[RDI] = LOW_PT + 8 * page;
         in.gpr[R11] = LOW + page * 0x1000;

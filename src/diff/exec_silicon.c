@@ -443,18 +443,8 @@ fail:
  * components that only the host has. */
 static bool host_only_area(const DiffExec *x, const DiffCase *c)
 {
-    CpuState s = c->in;
-    Insn i;
-    uint64_t header[2] = {0, 0};
-    decode(&i, c->insn, c->len, case_decode_mode(c), case_features());
-    s.gpr[GPR_ZERO] = 0;
-    s.gpr[GPR_IP] = s.rip;
-    uint64_t base = cpu_code64(&s) && i.seg != FS && i.seg != GS ? 0 : s.seg[i.seg].base;
-    uint64_t at = ea_offset(&s, &i) + base + XSAVE_HEADER;
-    if (at >= CASE_DATA && at + 16 <= CASE_DATA + CASE_DATA_BYTES)
-        memcpy(header, c->data + (at - CASE_DATA), 16);
-    else if (at >= CASE_STACK && at + 16 <= CASE_STACK + CASE_STACK_BYTES)
-        memcpy(header, c->stack + (at - CASE_STACK), 16);
+    uint64_t header[2];
+    silicon_xsave_header(c, header);
     return header[1] >> 63 || (header[0] & x->xcr0 & ~c->in.xcr0);
 }
 

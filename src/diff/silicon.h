@@ -82,6 +82,8 @@ typedef struct SiliconCpu {
     bool halves;     /* its vector units have 128 bits */
 } SiliconCpu;
 void silicon_cpu(SiliconCpu *); /* this one */
+/* XSTATE_BV and XCOMP_BV that the XSAVE instruction of the case finds; zero where it finds none. */
+void silicon_xsave_header(const DiffCase *, uint64_t header[2]);
 /* Why the outcome on such a processor differs from another's where both are right, or it is the
  * processor's fault; or NULL. */
 const char *silicon_known(const SiliconCpu *, const DiffCase *, const DiffOutcome *own,

@@ -2,6 +2,7 @@
 #include <cpuid.h>
 #include <string.h>
 
+#include "cpu/xsave.h"
 #include "diff/engines.h"
 #include "diff/silicon.h"
 #include "tcg/tcg.h"
@@ -59,10 +60,41 @@ static bool known_movddup(const Seen *x)
     return x->cpu->halves && !strcmp(x->name, "vmovddup") && reads_256(x) && at_start(x, x->other);
 }
 
+void silicon_xsave_header(const DiffCase *c, uint64_t header[2])
+{
+    CpuState s = c->in;
+    Insn i;
+    header[0] = header[1] = 0;
+    decode(&i, c->insn, c->len, case_decode_mode(c), case_features());
+    s.gpr[GPR_ZERO] = 0;
+    s.gpr[GPR_IP] = s.rip;
+    uint64_t base = cpu_code64(&s) && i.seg != FS && i.seg != GS ? 0 : s.seg[i.seg].base;
+    uint64_t at = ea_offset(&s, &i) + base + XSAVE_HEADER;
+    if (at >= CASE_DATA && at + 16 <= CASE_DATA + CASE_DATA_BYTES)
+        memcpy(header, c->data + (at - CASE_DATA), 16);
+    else if (at >= CASE_STACK && at + 16 <= CASE_STACK + CASE_STACK_BYTES)
+        memcpy(header, c->stack + (at - CASE_STACK), 16);
+}
+
+static bool xrstor(const Seen *x)
+{
+    return x->cpu->family == 0x17 && !strcmp(x->name, "xrstor");
+}
+
+/* What it does see is MXCSR. */
 static bool known_xrstor_initial(const Seen *x)
 {
-    return x->cpu->family == 0x17 && !strcmp(x->name, "xrstor") && faults(x->other, VEC_PF) &&
-           at_start(x, x->other) && x->own->kind == OUT_DONE;
+    return xrstor(x) && faults(x->other, VEC_PF) && at_start(x, x->other) &&
+           (x->own->kind == OUT_DONE || faults(x->own, VEC_GP));
+}
+
+static bool known_xrstor_bit63(const Seen *x)
+{
+    uint64_t header[2];
+    if (!xrstor(x) || !faults(x->other, VEC_GP) || faults(x->own, VEC_GP))
+        return false;
+    silicon_xsave_header(x->c, header);
+    return header[0] >> 63 && !(header[0] << 1 >> 1 & ~x->c->in.xcr0);
 }
 
 /* REX.W or VEX.W, whether or not the bytes are an instruction. */

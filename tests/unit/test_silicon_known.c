@@ -73,7 +73,16 @@ START_TEST(family)
     BEGIN(0x49, 0x0f, 0xae, 0x29); /* xrstor64 [r9] */
     ck_assert(known(&zen, VEC_PF, false, -1, true));
     ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    ck_assert(known(&zen, VEC_PF, false, VEC_GP, false));
     ck_assert(!known(&newer, VEC_PF, false, -1, true));
+    c.in.gpr[R9] = CASE_DATA;
+    c.data[512] = 3; /* XSTATE_BV */
+    ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    c.data[512 + 7] = 0x80;
+    ck_assert(known(&zen, VEC_GP, false, -1, true));
+    ck_assert(!known(&newer, VEC_GP, false, -1, true));
+    c.data[512 + 7] = 0xc0;
+    ck_assert(!known(&zen, VEC_GP, false, -1, true));
     BEGIN(0xc4, 0x22, 0x9d, 0x90, 0x2c, 0x46); /* vpgatherdq */
     ck_assert(known(&zen, -1, false, VEC_PF, false));
     ck_assert(!known(&zen, -1, true, VEC_PF, false));

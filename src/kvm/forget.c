@@ -241,20 +241,35 @@ static bool start_worker(KvmVm *kvm)
     return f->started;
 }
 
+void kvm_drop_tables(VmCommon *vm)
+{
+    KvmVm *kvm = vm->kvm;
+    KvmForget *f = &kvm->forget;
+    if (atomic_load(&f->inside) || !atomic_load(&f->tables))
+        return;
+    pthread_mutex_lock(&f->asking);
+    f->asked = f->started || start_worker(kvm);
+    if (f->asked)
+        pthread_cond_signal(&f->ask);
+    pthread_mutex_unlock(&f->asking);
+}
+
+bool kvm_drops_tables(const VmCommon *vm)
+{
+    KvmForget *f = &((KvmVm *)vm->kvm)->forget;
+    pthread_mutex_lock(&f->asking);
+    bool yes = f->asked || f->works;
+    pthread_mutex_unlock(&f->asking);
+    return yes;
+}
+
 void kvm_away(Vcpu *v)
 {
     KvmVcpu *kv = kvm_of(v);
     if (!kv || !kv->vm->host->shadow_tables)
         return;
-    KvmForget *f = &kv->vm->forget;
     kvm_tables_left(kv);
-    if (atomic_load(&f->inside) || !atomic_load(&f->tables))
-        return;
-    pthread_mutex_lock(&f->asking);
-    f->asked = f->started || start_worker(kv->vm);
-    if (f->asked)
-        pthread_cond_signal(&f->ask);
-    pthread_mutex_unlock(&f->asking);
+    kvm_drop_tables(v->vm);
 }
 
 bool kvm_own_tables(void)

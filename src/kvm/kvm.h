@@ -103,6 +103,10 @@ void kvm_away(Vcpu *v);
 bool kvm_own_tables(void);
 bool kvm_forget_tables(Vcpu *v, GError **err);
 void kvm_outside(Vcpu *v);
+/* They go soon, and no vCPU enters KVM meanwhile; are they about to? Any thread; with such a KVM.
+ */
+void kvm_drop_tables(VmCommon *);
+bool kvm_drops_tables(const VmCommon *);
 /*
  * Is it, or would v's return wait? False: `then` is called, from another thread, as soon as it
  * would not; v may run on meanwhile. True also where v waits already. On v's thread, outside run().

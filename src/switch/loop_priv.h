@@ -57,6 +57,7 @@ typedef struct VcpuLoop {
     bool away_told;           /* kvm_away(), since the last switch */
     int turn;                 /* turns.c's; 0: none */
     uint64_t turn_n;          /* its number, of the last one */
+    bool turn_new;            /* the vCPU's first run() in it */
     SwitchStats stats;
     Rescue rescue;
     uint64_t since_ns;         /* in its engine, CLOCK_MONOTONIC */

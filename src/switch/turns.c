@@ -11,6 +11,10 @@
  * too. A vCPU that waits for its turn ends that of the others when it has lasted for TURN_NS; one
  * that halts has none, so a guest with something to wait for loses little.
  *
+ * KVM makes no tables while nobody is in it. So they are dropped as the software engine's turn
+ * begins, by the thread that an import has, too (forget.c). That waits for the host's RCU, on a
+ * busy host for long; meanwhile the turn goes on, and KVM's next one makes up for it.
+ *
  * A vCPU that leaves KVM for one instruction (rescue.c) waits for no turn: those in KVM would stand
  * still for each. If the instruction stores something, they do so from its first store on until KVM
  * has forgotten: who sees that store, and flushes, must not find the old tables.
@@ -25,8 +29,9 @@
 #include "kvm/kvm.h"
 #include "switch/loop_priv.h"
 
-#define TURN_NS 2000000u /* while others wait */
-#define LOOK_NS 500000u  /* how soon one that waits looks again, whoever should have told it */
+#define TURN_NS 2000000u  /* while others wait */
+#define LOOK_NS 500000u   /* how soon one that waits looks again, whoever should have told it */
+#define KVM_NS  50000000u /* KVM's lasts as long as it has waited for it; so long at the most */
 
 enum Side { IN_KVM, IN_SOFTWARE };
 
@@ -35,6 +40,7 @@ typedef struct Turns {
     unsigned in[2], waits[2]; /* vCPUs inside run(); asleep until it is their turn */
     enum Side last;           /* whose turn it is, or was */
     uint64_t until;           /* others may have theirs then, CLOCK_MONOTONIC; 0: none has asked */
+    uint64_t least;           /* not before that, even then */
     uint64_t told;            /* when those whose turn it is were last told that it is over */
     uint64_t n;               /* times the turn went over */
     unsigned alone;           /* vCPUs that wait for all to be out of KVM */
@@ -78,10 +84,16 @@ static void rouse_others(const Vcpu *v)
             vcpu_kick(v->vm->vcpu[i], VREQ_WORK);
 }
 
-/* Is the time of this side over, and somebody there to go on? */
-static bool must_yield(Turns *t, enum Side side, uint64_t now)
+/* Is the time of those over whose turn it is? Not while the others would have to wait for KVM. */
+static bool is_over(const Turns *t, const VmCommon *vm, uint64_t now)
 {
-    if (t->last != side || !t->until || now < t->until)
+    return t->until && now >= t->until && (t->last == IN_KVM || !kvm_drops_tables(vm));
+}
+
+/* ... and is somebody there to go on? */
+static bool must_yield(Turns *t, const VmCommon *vm, enum Side side, uint64_t now)
+{
+    if (t->last != side || !is_over(t, vm, now))
         return false;
     if (t->waits[!side] || now < t->until + LOOK_NS)
         return true;
@@ -90,13 +102,15 @@ static bool must_yield(Turns *t, enum Side side, uint64_t now)
 }
 
 /* Turns.lock held. False: not now. */
-static bool take(Turns *t, enum Side side, uint64_t now)
+static bool take(Turns *t, const VmCommon *vm, enum Side side, uint64_t now)
 {
-    if (t->in[!side] || (side == IN_KVM && t->alone) || must_yield(t, side, now))
+    if (t->in[!side] || (side == IN_KVM && t->alone) || must_yield(t, vm, side, now))
         return false;
     if (t->last != side) {
+        uint64_t waited = t->until && now > t->until ? now - t->until : 0;
+        t->least = now + (side == IN_KVM ? MIN_OF(TURN_NS + waited, KVM_NS) : TURN_NS);
         t->last = side;
-        t->until = t->waits[!side] ? now + TURN_NS : 0;
+        t->until = t->waits[!side] ? t->least : 0;
         t->n++;
     }
     if (side == IN_SOFTWARE)
@@ -113,18 +127,17 @@ bool turns_take(VcpuLoop *l)
     enum Side side = l->v->engine->is_software ? IN_SOFTWARE : IN_KVM;
     uint64_t now = switch_now_ns();
     g_mutex_lock(&t->lock);
-    if (take(t, side, now)) {
+    if (take(t, l->v->vm, side, now)) {
         l->turn = 1 + (int)side;
-        uint64_t n = t->n;
+        l->turn_new = l->turn_n != t->n;
+        l->turn_n = t->n;
         g_mutex_unlock(&t->lock);
-        if (side == IN_SOFTWARE && l->turn_n != n)
-            vcpu_request(l->v, VREQ_TLB_FLUSH);
-        l->turn_n = n;
         return true;
     }
     if (!t->until)
-        t->until = now + TURN_NS;
-    bool said = t->said, end = t->in[!side] && now >= MAX_OF(t->until, t->told + LOOK_NS);
+        t->until = MAX_OF(now + TURN_NS, t->least);
+    bool said = t->said,
+         end = t->in[!side] && is_over(t, l->v->vm, now) && now >= t->told + LOOK_NS;
     uint64_t until = now < t->until ? t->until : now + LOOK_NS;
     t->said = true;
     if (end)
@@ -152,8 +165,15 @@ bool turns_run(VcpuLoop *l, GError **err)
 {
     Turns *t = l->v->vm->turns;
     bool ok = true;
-    if (likely(l->turn != 1 + IN_KVM))
+    if (likely(!l->turn))
         return true;
+    if (l->turn == 1 + IN_SOFTWARE) {
+        if (l->turn_new) {
+            kvm_drop_tables(l->v->vm);
+            vcpu_request(l->v, VREQ_TLB_FLUSH);
+        }
+        return true;
+    }
     /* Nobody is in a software engine, so it stays false until the turn is over. */
     g_mutex_lock(&t->dropping);
     if (t->stale)

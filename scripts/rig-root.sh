@@ -1,10 +1,11 @@
 # What both rigs boot: an initramfs with busybox, the built tandem, its KVM unit tests and the test guests. Sourced, after lib.sh.
 
 # rig_initramfs WORK BUILD GUESTS MODULES FILES COMMAND...: makes WORK/rig.gz. MODULES: the folder of the kernel's; FILES: an array's
-# name, copied to /files.
+# name, copied to /files. With rig_small set, without the guests, and of the unit tests with those that the VMX rig runs alone.
 rig_initramfs() {
     local work=$1 build_dir=$2 guests=$3 mods=$4 root=$1/root; local -n extra=$5; shift 5
-    local a t f lib programs=()
+    local a t f lib programs=() tests="kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry lost"
+    [ -z "${rig_small:-}" ] || tests="fail_entry lost"
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,guests,tests,files,lib64,mods}
     cp "$(command -v busybox)" "$root/bin/busybox"
     for a in $("$root/bin/busybox" --list); do [ "$a" = busybox ] || ln -s busybox "$root/bin/$a"; done
@@ -13,13 +14,13 @@ rig_initramfs() {
     for f in run storm insn vmx mixed; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
-    cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
+    [ -n "${rig_small:-}" ] || cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
     cp "$mods"/*.ko "$root/mods/"
     for f in mixed smi smi-long; do
         cc -DSMIS=$([ $f = smi-long ] && echo 100000000 || echo 100) -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/$f.bin" "$top/tests/guest/${f%-long}.S"
     done
     programs=("$root/tandem")
-    for t in kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry; do
+    for t in $tests; do
         [ -x "$build_dir/tests/test_$t" ] || continue
         cp "$build_dir/tests/test_$t" "$root/tests/"
         programs+=("$root/tests/test_$t")
@@ -35,6 +36,7 @@ rig_initramfs() {
         mkdir -p "$root/$(dirname "$lib")"
         cp -L "$lib" "$root/$lib"
     done
+    [ -z "${rig_small:-}" ] || strip "${programs[@]}"
     printf '%q ' "$@" >"$root/rig-command"
     (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/rig.gz"
 }

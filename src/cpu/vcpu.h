@@ -162,6 +162,16 @@ typedef struct VcpuBus {
     int (*pv_ipi)(Vcpu *, const uint64_t map[2], uint32_t first, uint32_t icr);
 } VcpuBus;
 
+/* Where processors and kernels differ in the states they enter, or take by ioctl; each goes beyond
+ * the manual, or is another reading of it. */
+enum KvmQuirk {
+    KVM_ENTERS_WILD_RIP, /* RIP beyond the canonical addresses in 64-bit code */
+    KVM_TAKES_WIDE_MSR, /* addresses canonical in 57 bits in IA32_LSTAR and the like, CR4.LA57 clear
+                         */
+    KVM_CS_BY_RPL,      /* CS.DPL is held against CS's RPL, not against SS.DPL */
+    KVM_QUIRKS
+};
+
 /* Shared by all vCPUs of a machine; what engines need of it. Owned by the Machine. */
 typedef struct VmCommon {
     const MemMap *mem;
@@ -172,6 +182,8 @@ typedef struct VmCommon {
     unsigned n_vcpus;
     /* True where KVM's TSC cannot be offset: every engine then runs with tsc_offset 0. */
     bool tsc_offset_fixed;
+    /* Is it so of this KVM? Tried in a guest when first asked; NULL without one. Any thread. */
+    bool (*kvm_quirk)(enum KvmQuirk);
     bool no_prefault;       /* KVM maps what a guest uses in it, and no page before */
     bool cpu_pm;            /* KVM lets the guest's HLT, MWAIT and PAUSE through to the processor */
     size_t jit_code_bytes;  /* of translated code, a vCPU; 0: as the translator likes */

@@ -175,10 +175,13 @@ bool case_valid(const DiffCase *c, GError **err)
         /* In vm86 a base is not 16 times the selector, as it should be: it is meant so. */
         for (unsigned i = ES; c->mode == CM_VM86 && i <= GS; i++)
             s.seg[i].base = (uint64_t)s.seg[i].selector << 4;
-        const char *check = vmentry_failed_check(&s, NULL, value, sizeof(value));
-        if (check) {
+        CheckInfo check;
+        for (unsigned i = 0; vmentry_check_info(i, &check); i++) {
+            if (vmentry_ask(i, &s, NULL, value, sizeof(value)) == VMENTRY_FINE)
+                continue;
             g_set_error(err, TANDEM_ERROR, ERR_STATE,
-                        "no processor can be in this state: check '%s' fails (%s)", check, value);
+                        "no processor can be in this state: check '%s' fails (%s)", check.name,
+                        value);
             return false;
         }
     }

@@ -117,18 +117,23 @@ uint64_t state_campaign(StateHost *, const char *platform, const StateEngine *, 
 typedef struct ChecksResult ChecksResult;
 /* What kind of KVM it is, found by what it enters; see state_strict.def. */
 const char *state_platform(StateHost *, GError **err);
-/* n states for each check. */
-ChecksResult *state_checks_run(StateHost *, const char *platform, uint64_t seed, uint64_t n,
-                               bool (*tick)(uint64_t done, void *opaque), void *opaque);
+/* n states: for each check in turn such that fail it alone, and between them near misses; only
+ * (NULL: all): those of this check alone. NULL and err: no second vCPU could be had. */
+ChecksResult *state_checks_run(StateHost *, const char *platform, const char *only, uint64_t seed,
+                               uint64_t n, bool (*tick)(uint64_t done, void *opaque), void *opaque,
+                               GError **err);
 void state_checks_free(ChecksResult *);
-void state_checks_counts(const ChecksResult *, unsigned *checks, unsigned *agree,
-                         unsigned *stricter, unsigned *laxer, unsigned *findings);
+typedef struct ChecksCounts {
+    unsigned checks, agree, stricter, laxer, lost; /* laxer: and fields of near misses */
+    unsigned findings;
+} ChecksCounts;
+ChecksCounts state_checks_counts(const ChecksResult *);
 void state_checks_text(const ChecksResult *, GString *out);
 void state_checks_json(const ChecksResult *, GString *out);
 
 /* ---- breaking checks: state_break.c ---- */
 
-/* A state that fails check i of checks.def and no other. False: none was found. */
+/* A state in which check i of checks.def finds something, and no other. False: none was found. */
 bool state_break(CpuState *, unsigned check, uint64_t *stream, const CpuidTable *);
 
 #endif

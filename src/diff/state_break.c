@@ -47,11 +47,12 @@ static void (*const breaks[])(CpuState *, uint64_t *) = {
 
 bool state_break(CpuState *s, unsigned check, uint64_t *r, const CpuidTable *t)
 {
+    const CheckEnv env = {.cpuid = t};
     /* Some checks are of one mode in eight, and of few of its states. */
     for (unsigned tries = 0; tries < 2000; tries++) {
         state_generate(s, state_random(r), 0, t);
         breaks[check](s, r);
-        if (vmentry_failed_mask(s, t) == BIT(check))
+        if (vmentry_mask(s, &env, VMENTRY_NOTED) == BIT(check))
             return true;
     }
     return false;

@@ -202,10 +202,11 @@ bool state_explain(const StateEnv *env, const VmstateField *f, const CpuState *i
 
 static const char *reference_of(const char *check)
 {
-    const char *name, *reference = "";
-    for (unsigned i = 0; (name = vmentry_check_name(i, &reference)) && strcmp(name, check); i++)
-        ;
-    return reference;
+    CheckInfo c;
+    for (unsigned i = 0; vmentry_check_info(i, &c); i++)
+        if (!strcmp(c.name, check))
+            return c.reference;
+    return "";
 }
 
 bool state_explain_refusal(const StateEnv *env, const CpuState *in, const char *message,
@@ -213,7 +214,8 @@ bool state_explain_refusal(const StateEnv *env, const CpuState *in, const char *
 {
     RuleEnv rule_env = {.cpuid = env->vm->cpuid};
     Ctx c = {.env = env, .in = in, .message = message};
-    const char *check = vmentry_failed_check(in, env->vm->cpuid, NULL, 0);
+    const CheckEnv check_env = {env->vm->cpuid, env->vm->kvm_quirk};
+    const char *check = vmentry_failed_check(in, &check_env, NULL, 0);
     CpuState s = *in;
     RuleInfo rule;
 

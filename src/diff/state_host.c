@@ -93,7 +93,7 @@ static uint8_t bus_tpr_get(Vcpu *v)
 
 static void bus_tpr_set(Vcpu *v, uint8_t cr8)
 {
-    host_of(v)->tpr = cr8;
+    host_of(v)->tpr = cr8 & 15;
 }
 
 static const VcpuBus bus = {
@@ -196,7 +196,7 @@ static void load(StateHost *h, const CpuState *in)
 {
     h->v.st = *in;
     h->v.where = ST_CANONICAL;
-    h->tpr = (uint8_t)in->cr8;
+    h->tpr = (uint8_t)(in->cr8 & 15);
     h->apic_base = in->msr.apic_base;
     h->tsc_deadline = in->msr.tsc_deadline;
 }

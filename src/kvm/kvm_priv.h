@@ -108,6 +108,9 @@ bool kvm_probe_guest(KvmHost *, GError **err);
 /* Finds KvmHost.shadow_tables; false where it cannot be told. */
 bool kvm_probe_shadow_tables(const KvmHost *);
 
+/* VmCommon.kvm_quirk. */
+bool kvm_quirk(enum KvmQuirk);
+
 /* Finds KvmHost.mips and wrong, which stay 0 where it cannot be told. */
 void kvm_probe_wrong(KvmHost *);
 

@@ -64,7 +64,7 @@ struct kvm_segment probe_segment(unsigned selector, unsigned type, bool code)
                                 .g = 1};
 }
 
-static int enter(ProbeGuest *p)
+int probe_guest_enter(ProbeGuest *p)
 {
     int r = -1;
     for (unsigned n = 0; r < 0 && n < 100; n++) {
@@ -77,7 +77,7 @@ static int enter(ProbeGuest *p)
 
 bool probe_guest_run(ProbeGuest *p, unsigned *port, uint32_t *value)
 {
-    if (enter(p) < 0 || p->run->exit_reason != KVM_EXIT_IO)
+    if (probe_guest_enter(p) < 0 || p->run->exit_reason != KVM_EXIT_IO)
         return false;
     *port = p->run->io.port;
     *value = 0;

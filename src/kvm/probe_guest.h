@@ -27,6 +27,8 @@ static inline void probe_put64(ProbeGuest *p, unsigned at, uint64_t v)
 
 /* Flat, 64-bit if it is code; the privilege is the selector's. */
 struct kvm_segment probe_segment(unsigned selector, unsigned type, bool code);
+/* KVM_RUN, until it is not interrupted: 0, with the exit in p->run, or below. */
+int probe_guest_enter(ProbeGuest *);
 /* Runs to the next OUT, completes it, and says which port and value. False: something else came. */
 bool probe_guest_run(ProbeGuest *, unsigned *port, uint32_t *value);
 

@@ -324,6 +324,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     else if (set_up(kvm, vm->irqchip, vm->cpu_pm ? power_exits(vm, h) : 0, err) &&
              kvm_smram_init(kvm, vm->n_vcpus, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
         vm->tsc_offset_fixed = h->tsc == TSC_FIXED;
+        vm->kvm_quirk = kvm_quirk;
         return true;
     }
     kvm_vm_free(vm);

@@ -7,6 +7,7 @@
 #include "switch/policy.h"
 #include "switch/vcpu_loop.h"
 #include "tcg/jit.h"
+#include "vmstate/checks.h"
 #include "vmstate/rules.h"
 #include "vmstate/state.h"
 
@@ -250,6 +251,13 @@ static void describe_stats(MonCall *c, unsigned cpu, const StatsCopy *copy)
     for (unsigned i = 0; i < s->n_notes; i++)
         g_string_append_printf(out, "    %-18s %s -> %s\n", s->note[i].rule, s->note[i].before,
                                s->note[i].after);
+    if (s->n_noted)
+        g_string_append(out, "  VM-entry checks that noted something in the last switch:\n");
+    for (unsigned i = 0; i < s->n_noted; i++) {
+        CheckInfo check;
+        if (vmentry_check_info(s->noted[i].check, &check))
+            g_string_append_printf(out, "    %-18s %s\n", check.name, s->noted[i].why);
+    }
 }
 
 static const char *reason_of(const char *rule)
@@ -272,16 +280,24 @@ static void describe_more(MonCall *c, const SwitchStats *s)
             g_string_append_printf(c->out, "    %s: %s\n", s->note[i].rule,
                                    reason_of(s->note[i].rule));
     }
+    for (unsigned i = 0; i < s->n_noted; i++) {
+        CheckInfo check;
+        if (vmentry_check_info(s->noted[i].check, &check))
+            g_string_append_printf(c->out, "    %s: %s; SDM vol. 3, %s\n", check.name, check.kvm,
+                                   check.reference);
+    }
     unsigned n = MIN_OF(s->n_records, (unsigned)SWITCH_RECORDS);
     if (n)
         g_string_append_printf(c->out, "  the last %u, the latest first:\n", n);
     for (unsigned k = 1; k <= n; k++) {
         const SwitchRecord *r = &s->record[(s->n_records - k) % SWITCH_RECORDS];
-        g_string_append_printf(
-            c->out, "    %10.3f ms ago  %s -> %s  %.1f us  %u fields  rip 0x" X64 "%s  (%s)\n",
-            (double)(now - MIN_OF(now, r->at_ns)) / 1e6, r->from->name, r->to->name,
-            (double)r->total_ns / 1000, r->fields, r->rip,
-            symbols_note(machine_symbols(c->m), r->rip, at), r->why);
+        g_string_append_printf(c->out, "    %10.3f ms ago  %s -> %s  %.1f us  %u fields",
+                               (double)(now - MIN_OF(now, r->at_ns)) / 1e6, r->from->name,
+                               r->to->name, (double)r->total_ns / 1000, r->fields);
+        if (r->noted)
+            g_string_append_printf(c->out, "  %u noted", r->noted);
+        g_string_append_printf(c->out, "  rip 0x" X64 "%s  (%s)\n", r->rip,
+                               symbols_note(machine_symbols(c->m), r->rip, at), r->why);
     }
 }
 

@@ -6,21 +6,27 @@
 
 #define NOTES_MAX 200
 
-static void checks(const CpuState *s, const CpuidTable *cpuid, GString *out)
+static void checks(const CpuState *s, const VmCommon *vm, GString *out)
 {
-    uint64_t failed = vmentry_failed_mask(s, cpuid);
-    const char *reference, *name;
-    unsigned n = 0;
-    for (unsigned i = 0; (name = vmentry_check_name(i, &reference)); i++) {
-        if (failed & BIT(i))
-            g_string_append_printf(out, "  VM-entry check '%s' (%s) would fail\n", name, reference);
-        n++;
+    const CheckEnv env = switch_check_env(vm);
+    unsigned n = 0, noted = 0, refused = 0;
+    CheckInfo c;
+    for (; vmentry_check_info(n, &c); n++) {
+        char why[120];
+        enum VmentryFinding f = vmentry_ask(n, s, &env, why, sizeof(why));
+        if (f == VMENTRY_FINE)
+            continue;
+        bool note = f == VMENTRY_NOTED;
+        noted += note;
+        refused += !note;
+        g_string_append_printf(out, "  VM-entry check '%s' (%s) would %s: %s%s%s\n", c.name,
+                               c.reference, note ? "note" : "fail", why, note ? "; " : "",
+                               note ? c.kvm : "");
     }
-    char why[160];
-    if (!failed)
+    if (!refused && !noted)
         g_string_append_printf(out, "  all %u VM-entry checks would pass\n", n);
-    else if (vmentry_failed_check(s, cpuid, why, sizeof(why)))
-        g_string_append_printf(out, "  the first because: %s\n", why);
+    else if (!refused)
+        g_string_append_printf(out, "  none of the %u VM-entry checks would refuse it\n", n);
 }
 
 bool vcpu_switch_dry_run(Vcpu *v, const Engine *to, GString *out, GError **err)
@@ -58,7 +64,7 @@ bool vcpu_switch_dry_run(Vcpu *v, const Engine *to, GString *out, GError **err)
         g_string_append_printf(out, "  and refuse it: %s\n", refused->message);
         g_error_free(refused);
     } else if (dir == RULE_TO_KVM) {
-        checks(state, v->vm->cpuid, out);
+        checks(state, v->vm, out);
         g_string_append(out, "  whether KVM's ioctls take it, only a switch tells\n");
     }
     return true;

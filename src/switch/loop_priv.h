@@ -68,7 +68,8 @@ typedef struct VcpuLoop {
 /* Applies the rules and checks that v's canonical state may go into `to`. Shared by the switch and
  * by the loop's own imports (after reset, INIT or a debugger's write). */
 bool switch_normalise(Vcpu *, enum RuleDirection, RuleNotes *, GError **);
-bool switch_check(const Vcpu *, GError **);
+CheckEnv switch_check_env(const VmCommon *);
+bool switch_check(const Vcpu *, CheckNotes *, GError **);
 /* Engine to v->st, keeping the run state that userspace holds. `where` is not touched. */
 bool switch_export(Vcpu *, GError **);
 uint64_t switch_now_ns(void);

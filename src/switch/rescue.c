@@ -227,13 +227,21 @@ bool rescue_take(VcpuLoop *l, const Exit *e)
 static void name_bad_field(Vcpu *v, char *why, size_t n)
 {
     g_autoptr(GError) err = NULL;
+    CheckNote first;
+    CheckNotes noted = {&first, 1, 0};
+    CheckInfo c;
     if (v->where == ST_IN_ENGINE && !switch_export(v, &err))
         return;
-    if (vmentry_check(&v->st, v->vm->cpuid, &err))
-        g_strlcat(why, "; every VM-entry check of ours passes", n);
-    else {
+    if (!switch_check(v, &noted, &err)) {
         g_strlcat(why, ": ", n);
         g_strlcat(why, err->message, n);
+    } else if (noted.n && vmentry_check_info(first.check, &c)) {
+        g_strlcat(why, "; VM-entry check '", n);
+        g_strlcat(why, c.name, n);
+        g_strlcat(why, "' noted: ", n);
+        g_strlcat(why, first.why, n);
+    } else {
+        g_strlcat(why, "; every VM-entry check of ours passes", n);
     }
 }
 

@@ -50,9 +50,15 @@ bool switch_normalise(Vcpu *v, enum RuleDirection dir, RuleNotes *notes, GError 
     return rules_apply(&v->st, dir, &env, notes, err);
 }
 
-bool switch_check(const Vcpu *v, GError **err)
+CheckEnv switch_check_env(const VmCommon *vm)
 {
-    return vmentry_check(&v->st, v->vm->cpuid, err);
+    return (CheckEnv){.cpuid = vm->cpuid, .kvm_quirk = vm->kvm_quirk};
+}
+
+bool switch_check(const Vcpu *v, CheckNotes *notes, GError **err)
+{
+    const CheckEnv env = switch_check_env(v->vm);
+    return vmentry_check(&v->st, &env, notes, err);
 }
 
 /*
@@ -124,24 +130,38 @@ bool switch_import(Vcpu *v, const Engine *to, GError **err)
 
 typedef struct Verify {
     char text[160];
+    uint64_t noted; /* checks that said what KVM will change */
     unsigned n;
 } Verify;
 
 static void note_difference(const VmstateField *f, const char *a, const char *b, void *opaque)
 {
     Verify *d = opaque;
+    if (unlikely(d->noted) && vmentry_may_change(d->noted, f->name))
+        return;
     if (!d->n++)
         g_snprintf(d->text, sizeof(d->text), "%s went in as %s and came back as %s", f->name, a, b);
+}
+
+/* Of a segment that is unusable nothing is state but SS.DPL; VMX's KVM sets the accessed bit all
+ * the same. */
+static void forget_unusable(const CpuState *in, CpuState *out)
+{
+    for (unsigned i = ES; i <= LDTR; i++)
+        if (in->seg[i].attr & out->seg[i].attr & SEG_UNUSABLE)
+            out->seg[i].attr = SEG_UNUSABLE | (i == SS ? out->seg[i].attr & SEG_DPL : 0);
 }
 
 /* What the target took in must come out again. v->st is the state as imported before and after. */
 static bool verify_import(Vcpu *v, const Engine *to, GError **err)
 {
     CpuState in = v->st;
-    Verify d = {.n = 0};
+    const CheckEnv env = switch_check_env(v->vm);
+    Verify d = {.noted = to->is_software ? 0 : vmentry_mask(&in, &env, VMENTRY_NOTED)};
     if (!to->export_state(v, GROUPS_ALL, err))
         return false;
     v->st.run_state = in.run_state;
+    forget_unusable(&in, &v->st);
     /* SVM has one shadow for both kinds (rule int-shadow): that there is one is all that can be
      * held. */
     if ((in.ev.shadow_sti || in.ev.shadow_mov_ss) ==
@@ -187,7 +207,7 @@ static bool moves_alone(const Vcpu *v, const Engine *to, SwitchReason reason, GE
 }
 
 static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *imported, RuleNotes *notes,
-                 GError **err)
+                 CheckNotes *noted, GError **err)
 {
     const Engine *from = v->engine;
     enum RuleDirection dir = from == to && from->is_software ? RULE_BOTH
@@ -207,7 +227,7 @@ static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *importe
     if (!switch_normalise(v, dir, notes, err))
         return false;
     mark(r);
-    if (dir & RULE_TO_KVM && !switch_check(v, err))
+    if (dir & RULE_TO_KVM && !switch_check(v, noted, err))
         return false;
     mark(r);
     *imported = true;
@@ -303,9 +323,16 @@ static void remember(SwitchStats *s, const SwitchRecord *done, const char *why)
     g_strlcpy(r->why, why, sizeof(r->why));
 }
 
+static void log_noted(const Vcpu *v, const CheckNote *n)
+{
+    CheckInfo c;
+    if (vmentry_check_info(n->check, &c))
+        log_line("cpu %d VM-entry check '%s' noted: %s; %s", v->id, c.name, n->why, c.kvm);
+}
+
 /* To whoever asked to be told: the log, the trace, `info switch -v`. */
 static void tell(Vcpu *v, const Engine *from, const Engine *to, SwitchReason reason, const Run *r,
-                 uint64_t start, unsigned fields, const GError *why_not)
+                 uint64_t start, unsigned fields, const CheckNotes *noted, const GError *why_not)
 {
     VcpuLoop *l = v->loop;
     const char *why = reason_text(l, reason);
@@ -316,7 +343,8 @@ static void tell(Vcpu *v, const Engine *from, const Engine *to, SwitchReason rea
                                  .at_ns = start,
                                  .total_ns = r->t - start,
                                  .rip = v->st.rip,
-                                 .fields = fields},
+                                 .fields = fields,
+                                 .noted = noted->n},
                  why);
     if (unlikely(v->vm->trace != NULL))
         engine_trace_switch(v->vm->trace, v,
@@ -326,6 +354,7 @@ static void tell(Vcpu *v, const Engine *from, const Engine *to, SwitchReason rea
                                             .end_ns = r->t,
                                             .step_ns = r->ns,
                                             .fields = fields,
+                                            .noted = noted,
                                             .why = why,
                                             .error = why_not ? why_not->message : NULL});
     if (!log_on(LOG_SWITCH))
@@ -338,12 +367,16 @@ static void tell(Vcpu *v, const Engine *from, const Engine *to, SwitchReason rea
                  v->id, from->name, to->name, why, (unsigned)r->ns[0], (unsigned)r->ns[1],
                  (unsigned)r->ns[2], (unsigned)r->ns[3], (unsigned)r->ns[4], (unsigned)r->ns[5],
                  fields);
+    for (unsigned i = 0; i < MIN_OF(noted->n, noted->max); i++)
+        log_noted(v, &noted->note[i]);
 }
 
 static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
 {
     VcpuLoop *l = v->loop;
     RuleNotes notes = {l ? l->stats.note : NULL, l ? SWITCH_NOTES_MAX : 0, 0};
+    CheckNote kept[SWITCH_NOTED_MAX];
+    CheckNotes noted = {kept, SWITCH_NOTED_MAX, 0};
     const Engine *from = v->engine;
     bool was_in_engine = v->where == ST_IN_ENGINE, imported = false;
     CpuState old;
@@ -351,8 +384,8 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     Run r = {.t = switch_now_ns()};
     uint64_t start = r.t;
 
-    bool ok =
-        moves_alone(v, to, reason, &why_not) && move(v, to, &r, &old, &imported, &notes, &why_not);
+    bool ok = moves_alone(v, to, reason, &why_not) &&
+              move(v, to, &r, &old, &imported, &notes, &noted, &why_not);
     if (ok) {
         if (from->is_software && !to->is_software) {
             pv_leave_software(v);
@@ -375,9 +408,11 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
     }
     if (l) {
         l->stats.n_notes = MIN_OF(notes.n, SWITCH_NOTES_MAX);
+        l->stats.n_noted = MIN_OF(noted.n, SWITCH_NOTED_MAX);
+        memcpy(l->stats.noted, kept, l->stats.n_noted * sizeof(kept[0]));
         record(&l->stats, &r, from, to, ok, why_not);
     }
-    tell(v, from, to, reason, &r, start, notes.n, why_not);
+    tell(v, from, to, reason, &r, start, notes.n, &noted, why_not);
     if (ok && l)
         account(l, from, reason, r.t);
     if (!ok)

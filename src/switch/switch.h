@@ -3,6 +3,7 @@
 #define TANDEM_SWITCH_SWITCH_H
 
 #include "cpu/vcpu.h"
+#include "vmstate/checks.h"
 #include "vmstate/rules.h"
 
 enum SwitchStep {
@@ -21,6 +22,8 @@ typedef enum SwitchReason { SWITCH_USER, SWITCH_TEST, SWITCH_POLICY, SWITCH_RESC
 
 /* RuleNotes kept of the last switch: one for each field a rule changed. */
 #define SWITCH_NOTES_MAX 24
+/* And of what its VM-entry checks noted: each check at most once. */
+#define SWITCH_NOTED_MAX 8
 
 /* Nearest-rank histogram of durations: 1/16-octave buckets over 1 ns to 17 s. */
 typedef struct LatencyHist {
@@ -36,6 +39,7 @@ typedef struct SwitchRecord {
     char why[48];
     uint64_t at_ns, total_ns, rip; /* at_ns: CLOCK_MONOTONIC */
     unsigned fields;               /* that rules changed */
+    unsigned noted;                /* VM-entry checks that KVM passes over */
 } SwitchRecord;
 #define SWITCH_RECORDS 16
 
@@ -51,6 +55,8 @@ typedef struct SwitchStats {
     unsigned n_records;
     RuleNote note[SWITCH_NOTES_MAX];
     unsigned n_notes;
+    CheckNote noted[SWITCH_NOTED_MAX];
+    unsigned n_noted;
     char last_error[200];
 } SwitchStats;
 

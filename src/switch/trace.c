@@ -168,6 +168,22 @@ void engine_trace_begin(EngineTrace *t, const Vcpu *v)
     g_mutex_unlock(&t->lock);
 }
 
+/* What VM-entry checks noted: an object, the value by the check's name. */
+static void append_noted(GString *s, const CheckNotes *n)
+{
+    CheckInfo c;
+    if (!n || !n->n)
+        return;
+    g_string_append(s, ",\"checks noted\":{");
+    for (unsigned i = 0; i < MIN_OF(n->n, n->max); i++) {
+        if (!vmentry_check_info(n->note[i].check, &c))
+            continue;
+        g_string_append_printf(s, "%s\"%s\":", i ? "," : "", c.name);
+        quote(s, n->note[i].why);
+    }
+    g_string_append_c(s, '}');
+}
+
 void engine_trace_switch(EngineTrace *t, const Vcpu *v, const TracedSwitch *w)
 {
     g_autoptr(GString) s = g_string_new(NULL);
@@ -203,6 +219,7 @@ void engine_trace_switch(EngineTrace *t, const Vcpu *v, const TracedSwitch *w)
             g_string_append_printf(s, ",\"%s us\":%.3f", switch_step_name[i],
                                    (double)w->step_ns[i] / 1000);
         g_string_append_printf(s, ",\"fields changed\":%u", w->fields);
+        append_noted(s, w->noted);
     }
     g_string_append(s, "}}");
     if (!w->error) {

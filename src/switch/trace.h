@@ -25,6 +25,7 @@ typedef struct TracedSwitch {
     uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC */
     const uint64_t *step_ns;   /* [STEP_N] */
     unsigned fields;           /* changed by rules */
+    const CheckNotes *noted;   /* by VM-entry checks; may be NULL */
     const char *why;           /* "asked for", or a policy's text */
     const char *error;         /* refused; NULL: done */
 } TracedSwitch;

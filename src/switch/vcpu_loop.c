@@ -66,7 +66,7 @@ bool vcpu_bring_in(Vcpu *v, GError **err)
     if (v->where == ST_IN_ENGINE)
         return true;
     if (!v->engine->is_software &&
-        (!switch_normalise(v, RULE_TO_KVM, NULL, err) || !switch_check(v, err)))
+        (!switch_normalise(v, RULE_TO_KVM, NULL, err) || !switch_check(v, NULL, err)))
         return false;
     if (!switch_import(v, v->engine, err))
         return false;

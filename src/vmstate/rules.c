@@ -79,6 +79,9 @@ static bool rule_pc_sync(Ctx *c)
 
 static bool rule_seg_unusable(Ctx *c)
 {
+    uint32_t *cs = &c->s->seg[CS].attr;
+    if (*cs & SEG_P)
+        CANON(c, attr_name[CS], *cs, *cs & ~(uint32_t)SEG_UNUSABLE);
     for (unsigned i = ES; i <= LDTR; i++) {
         Segment *g = &c->s->seg[i];
         if (i == CS || (g->attr & SEG_P && !(g->attr & SEG_UNUSABLE)))

@@ -292,14 +292,17 @@ START_TEST(each_check_breaks_alone)
 {
     const CpuidTable *t = state_host_vm(host)->cpuid;
     uint64_t r = 5;
-    for (unsigned i = 0; vmentry_check_name(i, NULL); i++) {
+    const CheckEnv env = {.cpuid = t};
+    CheckInfo c;
+    for (unsigned i = 0; vmentry_check_info(i, &c); i++) {
+        if (!strcmp(c.name, "kvm-msrs") && !cpuid_has(t, FEAT_KVM_STEAL_TIME))
+            continue; /* there are no such registers then */
         for (unsigned n = 0; n < 20; n++) {
             CpuState s;
-            ck_assert_msg(state_break(&s, i, &r, t), "'%s' is never broken alone",
-                          vmentry_check_name(i, NULL));
+            ck_assert_msg(state_break(&s, i, &r, t), "'%s' is never broken alone", c.name);
             state_host_make_enterable(host, &s);
-            ck_assert_msg(vmentry_failed_mask(&s, t) == BIT(i), "'%s' when enterable",
-                          vmentry_check_name(i, NULL));
+            ck_assert_msg(vmentry_mask(&s, &env, VMENTRY_NOTED) == BIT(i), "'%s' when enterable",
+                          c.name);
         }
     }
 }
@@ -308,6 +311,7 @@ END_TEST
 START_TEST(numbers_make_states)
 {
     const CpuidTable *t = state_host_vm(host)->cpuid;
+    const CheckEnv env = {.cpuid = t};
     static CpuState a, b, valid;
     unsigned bent = 0, broken = 0;
     for (uint64_t i = 0; i < 2000; i++) {
@@ -319,10 +323,10 @@ START_TEST(numbers_make_states)
             /* One field of the valid state before it, or none where the bend changed nothing. */
             ck_assert_uint_le(vmstate_diff(&valid, &a, GROUPS_ALL, NULL, NULL), 1);
             bent++;
-            broken += vmentry_failed_mask(&a, t) != 0;
+            broken += vmentry_mask(&a, &env, VMENTRY_NOTED) != 0;
         } else {
             valid = a;
-            ck_assert_ptr_null(vmentry_failed_check(&a, t, NULL, 0));
+            ck_assert_uint_eq(vmentry_mask(&a, &env, VMENTRY_NOTED), 0);
         }
     }
     ck_assert_uint_gt(broken, bent / 20);

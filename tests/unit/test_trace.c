@@ -58,12 +58,15 @@ START_TEST(whole_after_each_event)
     ck_assert_str_eq(member(a, 2, "ph"), "B");
     ck_assert_str_eq(member(a, 2, "name"), "interp");
 
+    CheckNote note = {.why = "CR0 \"is\" odd"}; /* of the first check */
+    const CheckNotes noted = {&note, 1, 1};
     TracedSwitch w = {.from = &engine_interp,
                       .to = &engine_kvm,
                       .start_ns = switch_now_ns(),
                       .end_ns = switch_now_ns() + 12345,
                       .step_ns = steps,
                       .fields = 7,
+                      .noted = &noted,
                       .why = "at=x,to=kvm"};
     engine_trace_switch(trace, &guest.v, &w);
     a = read_back(p);
@@ -77,6 +80,8 @@ START_TEST(whole_after_each_event)
     ck_assert_str_eq(json_object_get_string_member(args, "why"), "at=x,to=kvm");
     ck_assert(json_object_get_double_member(args, "export us") == 2.5);
     ck_assert_int_eq(json_object_get_int_member(args, "fields changed"), 7);
+    args = json_object_get_object_member(args, "checks noted");
+    ck_assert_str_eq(json_object_get_string_member(args, "cr0-reserved"), "CR0 \"is\" odd");
 
     w.error = "cpu 0 stays in \"kvm\"";
     engine_trace_switch(trace, &guest.v, &w);
@@ -166,6 +171,13 @@ START_TEST(dry_run_touches_nothing)
     ck_assert(vcpu_switch_dry_run(&guest.v, &engine_kvm, out, &err));
     ck_assert_msg(strstr(out->str, "VM-entry check 'cr0-"), "%s", out->str);
     ck_assert_msg(strstr(out->str, "would fail"), "%s", out->str);
+
+    g_string_truncate(out, 0);
+    guest.v.st.cr0 ^= 1ull << 40 | 1 << 6; /* nor that, which every KVM takes */
+    ck_assert(vcpu_switch_dry_run(&guest.v, &engine_kvm, out, &err));
+    ck_assert_msg(strstr(out->str, "VM-entry check 'cr0-reserved'"), "%s", out->str);
+    ck_assert_msg(strstr(out->str, "would note") && !strstr(out->str, "would fail"), "%s",
+                  out->str);
 
     g_string_truncate(out, 0);
     ck_assert(vcpu_switch_dry_run(&guest.v, &engine_interp, out, &err));

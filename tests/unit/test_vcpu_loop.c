@@ -17,7 +17,7 @@ typedef struct Fake {
     sem_t kicked;
     _Atomic bool hlt, shutdown, internal_error, bad_kick; /* the next run() does this */
     _Atomic unsigned runs, nmis, intrs, kicks, drains, exports, imports, enters;
-    _Atomic bool fail_drain, fail_export, fail_import, lossy, drops_vm;
+    _Atomic bool fail_drain, fail_export, fail_import, lossy, drops_vm, drops_debugctl;
     _Atomic bool in_run;
     CpuState own; /* of "hard" */
 } Fake;
@@ -144,6 +144,10 @@ static bool hard_import(Vcpu *v, unsigned groups, GError **err)
     fake.own = v->st;
     if (fake.lossy)
         fake.own.seg[TR].attr ^= SEG_TSS_BUSY;
+    if (fake.drops_debugctl) {
+        fake.own.msr.debugctl = 0;
+        fake.own.seg[GS].attr |= SEG_ACCESSED; /* as VMX's KVM does, usable or not */
+    }
     if (fake.drops_vm)
         fake.own.rflags &= ~(uint64_t)FL_VM;
     return true;
@@ -658,6 +662,44 @@ START_TEST(switches_there_and_back)
 }
 END_TEST
 
+static void mark_odd(Vcpu *v, void *opaque)
+{
+    ck_assert(vcpu_sync_state(v, NULL));
+    v->st.cr0 |= 1 << 6;
+    v->st.msr.debugctl = 8;
+    v->st.seg[GS].attr = SEG_UNUSABLE;
+}
+
+/* What every KVM takes is let in and noted; what the check says KVM changes is not asked back. */
+START_TEST(noted_state_is_let_in)
+{
+    static SwitchStats stats;
+    CheckInfo check;
+    SwitchCall c = {.to = &hard};
+    begin(&soft, 0);
+    vcpu_run_on(cpu, mark_odd, NULL);
+    switch_verify = fake.drops_debugctl = true;
+    vcpu_run_on(cpu, switch_work, &c);
+    switch_verify = false;
+    ck_assert_msg(c.ok, "%s", c.err ? c.err->message : "");
+    vcpu_run_on(cpu, get_stats, &stats);
+    ck_assert_uint_eq(stats.n_noted, 2);
+    ck_assert_uint_eq(stats.record[0].noted, 2);
+    ck_assert(vmentry_check_info(stats.noted[0].check, &check));
+    ck_assert_str_eq(check.name, "cr0-reserved");
+    ck_assert_msg(strstr(stats.noted[0].why, "CR0 is 0x") != NULL, "%s", stats.noted[0].why);
+    ck_assert(vmentry_check_info(stats.noted[1].check, &check));
+    ck_assert_str_eq(check.name, "debugctl-reserved");
+    ck_assert_ptr_eq(cpu->engine, &hard);
+
+    c = (SwitchCall){.to = &soft}; /* on the way back nothing is checked */
+    vcpu_run_on(cpu, switch_work, &c);
+    vcpu_run_on(cpu, get_stats, &stats);
+    ck_assert(c.ok && !stats.n_noted);
+    end();
+}
+END_TEST
+
 START_TEST(halted_vcpu_switches_and_still_sleeps)
 {
     begin(&soft, 0);
@@ -832,6 +874,7 @@ int main(void)
     tcase_add_test(c, error_stops_until_resumed);
     tcase_add_test(c, bad_state_does_not_reach_the_hardware);
     tcase_add_loop_test(c, switches_there_and_back, 0, 2);
+    tcase_add_test(c, noted_state_is_let_in);
     tcase_add_test(c, halted_vcpu_switches_and_still_sleeps);
     tcase_add_loop_test(c, failed_switch_leaves_the_vcpu_unharmed, 0, ARRAY_LEN(failures));
     tcase_add_test(c, latency_histogram);

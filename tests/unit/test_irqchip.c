@@ -134,9 +134,11 @@ START_TEST(periodic)
     }
     ticks = count('T') - ticks;
     uint64_t due = (clock_ns(m->vm.clock) - begin) / 2000000;
-    /* KVM loses a tick that finds the last one waiting, as on a busy host it may. */
+    /* KVM loses a tick that finds the last one waiting: on a busy host that may be most of them,
+     * but for about one between two switches. */
     ck_assert_uint_le(ticks, due + 20);
-    ck_assert_uint_ge(ticks, due / 8);
+    ck_assert_uint_ge(ticks, MIN_OF(due / 8, 100));
+    wait_for('T', count('T') + 1); /* and it goes on */
     machine_end();
 }
 END_TEST

@@ -487,7 +487,7 @@ START_TEST(kvm_agrees)
 }
 END_TEST
 
-START_TEST(kvm_quirk_interrupts)
+START_TEST(kvm_takes_interrupts)
 {
     if (!have_kvm())
         return;
@@ -539,7 +539,7 @@ int main(void)
     tcase_add_test(tc, damaged_files_are_refused);
     tcase_add_test(tc, wrong_values_are_refused);
     tcase_add_loop_test(tc, kvm_agrees, 0, 4);
-    tcase_add_loop_test(tc, kvm_quirk_interrupts, 0, 4);
+    tcase_add_loop_test(tc, kvm_takes_interrupts, 0, 4);
     tcase_add_loop_test(tc, kvm_finds_the_flip, 0, 2);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);

@@ -22,10 +22,14 @@ def skip(why):
 
 
 def run_all(session):
-    session.start(60 * SLOWER)
-    # Twice, as what ran before has left blocks, TLB entries and counters behind.
-    results = {name: [session.run(name, scale, 20 * SLOWER) for scale in (1, 3)] for name, _, _, _ in table()}
-    session.close()
+    try:
+        session.start(60 * SLOWER)
+        # Twice, as what ran before has left blocks, TLB entries and counters behind.
+        results = {name: [session.run(name, scale, 20 * SLOWER) for scale in (1, 3)] for name, _, _, _ in table()}
+        session.close()
+    except BaseException:
+        session.proc.kill()  # a guest that gave no answer would run on
+        raise
     return results
 
 

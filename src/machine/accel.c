@@ -36,12 +36,12 @@ static int engine_id(const Machine *m, const char *name)
 /* Instructions a microsecond in the translator's worst programs; what KVM has to do better than. */
 #define MIPS_WORTHWHILE 100
 
-/* Whether KVM is the better engine to start in, and why (not). */
-static bool kvm_is_better(const Machine *m, char *why, size_t n)
+/* Whether this host's KVM does better than the software engines, and why (not). */
+static bool kvm_does_well(char *why, size_t n)
 {
     KvmSpeed kvm;
-    if (!m->engine[ENGINE_KVM] || !kvm_speed(&kvm)) {
-        g_snprintf(why, n, "auto: no usable KVM: %s", m->engine_error[ENGINE_KVM]->message);
+    if (!kvm_speed(&kvm)) {
+        g_snprintf(why, n, "auto: no usable KVM");
         return false;
     }
     if (kvm.n_wrong) {
@@ -64,11 +64,27 @@ static bool kvm_is_better(const Machine *m, char *why, size_t n)
     return true;
 }
 
+static bool starts_by_probe(const char *accel)
+{
+    return !strcmp(accel, "auto");
+}
+
+bool accel_starts_in_software(const Machine *m)
+{
+    char why[sizeof(m->accel_reason)];
+    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
+    return starts_by_probe(accel) ? !kvm_does_well(why, sizeof(why))
+                                  : !g_str_has_prefix(accel, "kvm");
+}
+
 static bool choose_first(Machine *m, GError **err)
 {
     const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
-    if (!strcmp(accel, "auto")) {
-        bool kvm = kvm_is_better(m, m->accel_reason, sizeof(m->accel_reason));
+    if (starts_by_probe(accel)) {
+        bool kvm = m->engine[ENGINE_KVM] && kvm_does_well(m->accel_reason, sizeof(m->accel_reason));
+        if (!m->engine[ENGINE_KVM])
+            g_snprintf(m->accel_reason, sizeof(m->accel_reason), "auto: no usable KVM: %s",
+                       m->engine_error[ENGINE_KVM]->message);
         m->first = m->engine[kvm ? ENGINE_KVM : best_software(m)];
         return true;
     }

@@ -157,6 +157,8 @@ void pvclock_read(Machine *);
 /* Not with -accel interp and jit. */
 bool accel_wants_kvm(const Machine *);
 bool accel_init(Machine *, GError **);
+/* Will accel_init() choose a software engine to start in? May be asked before it. */
+bool accel_starts_in_software(const Machine *);
 void accel_free(Machine *);
 /* What becomes of v when KVM cannot go on, or not well. Before it runs. */
 void accel_vcpu_started(Machine *, Vcpu *v);

@@ -139,20 +139,14 @@ static bool load_bios(Machine *m, GError **err)
     return true;
 }
 
-/* Named as the engine to start in, by -accel. */
-static bool starts_in_software(const Machine *m)
-{
-    const char *accel = m->cfg.accel ? m->cfg.accel : "auto";
-    return !g_str_has_prefix(accel, "kvm") && !g_str_has_prefix(accel, "auto");
-}
-
 bool memory_init(Machine *m, GError **err)
 {
     m->ram.fd = m->bios.fd = -1;
     bool kvm = accel_wants_kvm(m) && kvm_available(NULL);
     bool file = m->cfg.ram_file || (m->vm.n_vcpus > 1 && kvm);
     return (file ? block_new(&m->ram, "tandem-ram", m->cfg.ram_bytes, err)
-                 : ((!kvm || starts_in_software(m)) && ram_shared(&m->ram, m->cfg.ram_bytes)) ||
+                 : ((!kvm || accel_starts_in_software(m)) &&
+                    ram_shared(&m->ram, m->cfg.ram_bytes)) ||
                        ram_anonymous(&m->ram, m->cfg.ram_bytes, err)) &&
            (!(m->cfg.bios || m->cfg.bios_image) || load_bios(m, err));
 }

@@ -161,7 +161,18 @@ def ends(tmp):
     assert not os.listdir(tmp), f"left behind: {os.listdir(tmp)}"
 
 
-for case in session, keys, ends:
+def memory(tmp):
+    """A machine that starts in software has RAM that the translator can map twice, whoever chose the engine."""
+    possible = None
+    for accel in "jit", "tcg", "auto":  # jit: without KVM, so what this host can do
+        with Tandem(BINARY, args(tmp, "-S", accel=accel), 60) as t:
+            started = Monitor(f"{tmp}/mon")("info accel", r"started in (kvm|jit|interp)")
+            shared = "memfd:tandem-ram" in open(f"/proc/{t.proc.pid}/maps").read()
+            possible = shared if possible is None else possible
+            assert shared == (possible and "started in kvm" not in started), f"{accel}: memfd {shared}, {started}"
+
+
+for case in session, keys, memory, ends:
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
         case(folder)

@@ -107,13 +107,17 @@ const uint8_t *jit_gate_iret(Tcg *t)
     uint64_t rip = frame[0], flags = frame[2], rsp = frame[3];
     uint16_t cs = (uint16_t)frame[1], ss = (uint16_t)frame[4];
     unsigned cpl = cs & 3, mode = t->decode_mode | (cpl ? DM_CPL3 : 0);
+    bool null_ss = ss == 0 && cpl == 0; /* a kernel's that has not loaded it */
     if ((cpl != 0 && cpl != 3) || (ss & 3u) != cpl || (flags & (slow | FL_VM)) ||
-        !canonical(s, rip) || !described(j, s, cs, RAW_CODE64) || !described(j, s, ss, RAW_DATA))
+        !canonical(s, rip) || !described(j, s, cs, RAW_CODE64) ||
+        !(null_ss || described(j, s, ss, RAW_DATA)))
         return NULL;
     const uint8_t *code = jit_code_at(j, mode, rip);
     if (!code)
         return NULL;
     flat_segments(s, cs, ss, cpl, true);
+    if (null_ss)
+        s->seg[SS] = null_segment(0, 0);
     if (cpl)
         drop_inner_segments(s, cpl);
     s->gpr[RSP] = rsp;

@@ -112,11 +112,13 @@ static const uint8_t kernel_iret[] = {
     0x48, 0x83, 0xc0, 0x05, 0x48, 0xcf, 0x90, 0x90, 0xf4,
 };
 
-static void begin_iret(int i, uint64_t or_flags, bool plain)
+static void begin_iret(int i, uint64_t or_flags, bool plain, bool null_ss)
 {
     CpuState *s = &guest.v.st;
     begin(flags[i].rflags, flags[i].fmask);
     memcpy(gp(G_KERNEL), kernel_iret, sizeof(kernel_iret));
+    if (null_ss) /* xor edx, edx, for MOVZX */
+        memcpy((uint8_t *)gp(G_KERNEL) + 16, "\x31\xd2\x90\x90\x90", 5);
     put64(G_GDT + 0x08, 0x00af9b000000ffffull);
     put64(G_GDT + 0x10, 0x00cf93000000ffffull);
     put64(G_GDT + 0x20, plain ? 0x00cff3000000ffffull : 0x00dff3000000ffffull); /* AVL */
@@ -133,14 +135,14 @@ START_TEST(back_by_iret)
 {
     static const uint64_t or_flags[] = {0, FL_RF, FL_AC, 3 << FL_IOPL_SHIFT | FL_DF | FL_ID};
     CpuState want;
-    unsigned n = (unsigned)_i / 2;
-    bool plain = _i & 1;
+    unsigned n = (unsigned)_i / 4;
+    bool plain = _i & 1, null_ss = _i & 2;
     for (int f = 0; f < (int)ARRAY_LEN(flags); f++) {
-        begin_iret(f, or_flags[n], plain);
+        begin_iret(f, or_flags[n], plain, null_ss);
         ck_assert_int_eq(engine_interp.run(&guest.v, NULL).kind, EXIT_HLT);
         want = guest.v.st;
         ck_assert_uint_eq(want.gpr[RBX], 0);
-        begin_iret(f, or_flags[n], plain);
+        begin_iret(f, or_flags[n], plain, null_ss);
         ck_assert_int_eq(engine_jit.run(&guest.v, NULL).kind, EXIT_HLT);
         for (unsigned r = 0; r < 16; r++)
             ck_assert_msg(guest.v.st.gpr[r] == want.gpr[r], "register %u", r);
@@ -245,7 +247,7 @@ int main(void)
     SRunner *r = srunner_create(s);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, to_and_fro, 0, (int)ARRAY_LEN(flags));
-    tcase_add_loop_test(c, back_by_iret, 0, 8);
+    tcase_add_loop_test(c, back_by_iret, 0, 16);
     tcase_add_test(c, time_goes_on);
     tcase_add_loop_test(c, timers_come_before_the_tsc, 0, 2);
     suite_add_tcase(s, c);

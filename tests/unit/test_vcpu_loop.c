@@ -678,7 +678,8 @@ START_TEST(noted_state_is_let_in)
     SwitchCall c = {.to = &hard};
     begin(&soft, 0);
     vcpu_run_on(cpu, mark_odd, NULL);
-    switch_verify = fake.drops_debugctl = true;
+    fake.drops_debugctl = true;
+    switch_verify = true;
     vcpu_run_on(cpu, switch_work, &c);
     switch_verify = false;
     ck_assert_msg(c.ok, "%s", c.err ? c.err->message : "");

@@ -26,8 +26,8 @@
  *     mov   r9, [rdi+8]
  *
  * with SHRX for PEXT on processors that are slow at that (jit_area_bits()), and CMP and a jump for
- * all but the last where flags may change (jit_flags.c). An address that is
- * known now needs no check, and goes by `add`, which leads nowhere while the mirror is not in use.
+ * all but the last where flags may change (jit_flags.c). An address that is known now needs no
+ * check, and goes by `add`, which leads nowhere while the mirror is not in use.
  *
  * The mirror belongs to one address space, by the page of CR3. It is in use from when that has been
  * looked at: each page shown is still what the tables say, with the accessed (and, to be written,

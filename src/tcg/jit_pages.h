@@ -80,9 +80,9 @@ void jit_mirror_free(Jit *);
 
 /* Where the host's minus the guest's address in an area is, plus 12 (jit_mem.c). */
 HostMem jit_mirror_adds(const Jit *, enum MirrorArea);
-/* rcx = what r, a host register, has above the bits of an address in the area; flags stay. While the
- * mirror is not in use that is such that no check passes, but (of the upper area, by SHRX) for the
- * address 1, whose `add` leads nowhere. */
+/* rcx = what r, a host register, has above the bits of an address in the area; flags stay. While
+ * the mirror is not in use that is such that no check passes, but (of the upper area, by SHRX) for
+ * the address 1, whose `add` leads nowhere. */
 void jit_area_bits(Trans *, unsigned r, enum MirrorArea);
 /* jit_mem.c: a place that has been checked, of the mirror's lower area; rax may change. */
 struct Place;

@@ -35,16 +35,20 @@ START_TEST(kinds)
         const char *accel;
         unsigned smp;
         bool ram_file, file, huge; /* huge: anonymous where this host has none for files */
+        bool probed;               /* huge, too, where it starts in software */
     } rows[] = {{"interp", 1, false, false, true}, {"interp", 2, false, false, true},
                 {"jit", 1, false, false, true},    {"jit:interp", 1, false, false, true},
-                {"tcg", 1, false, false, true},    {"auto", 1, false, false, !kvm},
+                {"tcg", 1, false, false, true},    {"auto", 1, false, false, false, true},
                 {"tcg", 2, false, kvm, !kvm}, /* KVM may come in, and guards pages in its own
                                                  mapping */
                 {"interp", 1, true, true, false}};
     for (unsigned k = 0; k < ARRAY_LEN(rows); k++) {
         Machine *m = machine(rows[k].accel, rows[k].smp, rows[k].ram_file);
         const RamSlot *s = memmap_find(&m->mem, 0);
-        ck_assert(rows[k].huge || !s->huge);
+        bool software = m->first != m->engine[ENGINE_KVM];
+        ck_assert(rows[k].huge || (rows[k].probed && software) || !s->huge);
+        if (rows[k].probed && software && huge_pages_possible())
+            ck_assert_ptr_nonnull(s->huge);
         ck_assert_int_eq(s->fd >= 0, rows[k].file || s->huge != NULL);
         if (s->huge) { /* one is asked for when much of it is used */
             s = memmap_find(&m->mem, 2 << 20);

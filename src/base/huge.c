@@ -13,6 +13,9 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 bool huge_pages_possible(void)
 {
@@ -64,6 +67,7 @@ HugePages *huge_pages_new(uint8_t *host, uint64_t size)
 {
     HugePages *h = g_malloc0(sizeof(*h) + ((size >> HUGE_PAGE_SHIFT) + 1) * sizeof(h->page[0]));
     h->host = host;
+    h->size = size;
     h->asker = g_thread_pool_new(ask, h, 1, false, NULL);
     return h;
 }
@@ -100,4 +104,12 @@ void huge_page_used(HugePages *h, HugePage *p, uint64_t offset, bool user)
     if ((pages >= MANY_PAGES || uses >= MANY_USES || in_use_long(p, uses)) &&
         !__atomic_exchange_n(&p->asked, 1, __ATOMIC_RELAXED))
         g_thread_pool_push(h->asker, p, NULL);
+}
+
+void huge_page_fill(HugePages *h, HugePage *p, uint64_t offset)
+{
+    uint64_t piece = (uint64_t)1 << HUGE_PIECE_SHIFT, at = offset & ~(piece - 1);
+    __atomic_fetch_or(&p->there, BIT(offset >> HUGE_PIECE_SHIFT & 63), __ATOMIC_RELAXED);
+    /* Or as they are touched. */
+    (void)madvise(h->host + at, MIN_OF(piece, h->size - at), MADV_POPULATE_WRITE);
 }

@@ -23,10 +23,12 @@ typedef struct HugePage {
     uint32_t uses;    /* by anybody, of single pages */
     uint32_t since;   /* milliseconds of the host's TSC: the first of them */
     uint64_t page[8]; /* those, as bits */
+    uint64_t there;   /* its pieces that the host has been told to fill, as bits */
 } HugePage;
 
 typedef struct HugePages {
     uint8_t *host;
+    uint64_t size;
     struct _GThreadPool *asker; /* has no thread before there is something to ask for */
     _Atomic unsigned answered;  /* pages of those asked for that are done with, huge or not */
     bool slow;                  /* asking has taken long: it is not asked again */
@@ -46,5 +48,18 @@ static inline HugePage *huge_page(HugePages *h, uint64_t offset)
 }
 /* The small page at this offset has come into use by a program, or by the kernel. Any thread. */
 void huge_page_used(HugePages *, HugePage *, uint64_t offset, bool user);
+
+/*
+ * Small pages are made in pieces of 32 KiB when the guest first writes to one of them: for the
+ * host, a page fault is as much work as making a page.
+ */
+#define HUGE_PIECE_SHIFT 15
+void huge_page_fill(HugePages *, HugePage *, uint64_t offset);
+/* The byte at this offset is about to be written to. Any thread. */
+static inline void huge_page_written(HugePages *h, HugePage *p, uint64_t offset)
+{
+    if (unlikely(!(p->there >> (offset >> HUGE_PIECE_SHIFT & 63) & 1)))
+        huge_page_fill(h, p, offset);
+}
 
 #endif

@@ -30,13 +30,15 @@ typedef struct MemMap {
 
 /* The slot holding gpa, or NULL. */
 const RamSlot *memmap_find(const MemMap *map, gpa_t gpa);
-/* The page of gpa, in s, has come into use by a program, or by the kernel. */
-static inline void memmap_use(const RamSlot *s, gpa_t gpa, bool user)
+/* The page of gpa, in s, has come into use by a program, or by the kernel, maybe to be written. */
+static inline void memmap_use(const RamSlot *s, gpa_t gpa, bool user, bool write)
 {
     uint64_t offset = s->fd_offset + (gpa - s->gpa);
     HugePage *h = s->huge ? huge_page(s->huge, offset) : NULL;
     if (unlikely(h && !h->asked))
         huge_page_used(s->huge, h, offset, user);
+    if (h && write)
+        huge_page_written(s->huge, h, offset);
 }
 /* Host address of gpa with at least len bytes behind it in the same slot, or NULL. For device DMA
  * and loaders; len may be 0. */

@@ -162,7 +162,7 @@ bool mmu_user_page(Tcg *t, gva_t lin, UserPage *p)
     PageWalk w;
     if (!page_now(t, lin, &w, p) || !w.user)
         return false;
-    memmap_use(p->ram, w.page, true);
+    memmap_use(p->ram, w.page, true, false);
     return true;
 }
 
@@ -238,7 +238,7 @@ static void note_around(const CpuState *s, Tcg *t, gva_t page, const PageWalk *w
 }
 
 static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const PageWalk *w,
-                 const RamSlot *slot, bool code)
+                 const RamSlot *slot, enum Access a, bool code)
 {
     gva_t page = lin & PAGE_MASK;
     unsigned idx = tlb_index(lin);
@@ -256,7 +256,7 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
     e->addend = (uintptr_t)slot->host + (w->page - slot->gpa) - page;
     if (e->tag[ACC_WRITE] != TLB_NONE)
         may_write(t, page + e->addend);
-    memmap_use(slot, w->page, mode == MMU_USER);
+    memmap_use(slot, w->page, mode == MMU_USER, a == ACC_WRITE && !slot->readonly);
     fresh_walk(t, w);
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
@@ -498,7 +498,7 @@ static Fault locate(CpuState *s, Tcg *t, gva_t lin, enum Access a, unsigned mode
     if (!slot)
         return FAULT_NONE;
     bool code = blocks_page_has_code(t, o->gpa);
-    fill(s, t, lin, mode, &w, slot, code);
+    fill(s, t, lin, mode, &w, slot, a, code);
     if (a == ACC_WRITE) {
         if (slot->readonly)
             return FAULT_NONE; /* to the bus, as if nothing were here */

@@ -2,6 +2,7 @@
 #include <check.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "kvm/kvm.h"
 #include "machine/machine_priv.h"
@@ -26,6 +27,19 @@ static Machine *machine(const char *accel, unsigned smp, bool ram_file)
     ck_assert_uint_eq(*end, 0);
     *end = 1;
     return m;
+}
+
+/* A page that is to be written comes with those of its piece, one that is only read by itself. */
+static void written_in_pieces(const RamSlot *s)
+{
+    const uint64_t at = 1 << 20, piece = 1 << HUGE_PIECE_SHIFT;
+    uint8_t *host = s->host + (at - s->gpa);
+    unsigned char there[2 * (1 << HUGE_PIECE_SHIFT) / 4096];
+    memmap_use(s, at + piece + 4096, true, false);
+    memmap_use(s, at + 5 * 4096, false, true);
+    ck_assert_int_eq(mincore(host, sizeof(there) * 4096, there), 0);
+    for (unsigned n = 0; n < sizeof(there); n++)
+        ck_assert_int_eq(there[n] & 1, n * 4096 < piece);
 }
 
 START_TEST(kinds)
@@ -53,18 +67,19 @@ START_TEST(kinds)
         if (s->huge) { /* one is asked for when much of it is used */
             s = memmap_find(&m->mem, 2 << 20);
             for (unsigned n = 0; n < 100; n++) { /* one page of a program's; any of the kernel's */
-                memmap_use(s, 2 << 20, true);
-                memmap_use(s, (2 << 20) + n * 4096, false);
+                memmap_use(s, 2 << 20, true, false);
+                memmap_use(s, (2 << 20) + n * 4096, false, false);
             }
             ck_assert_uint_eq(huge_page(s->huge, 1 << HUGE_PAGE_SHIFT)->asked, 0);
             for (unsigned n = 0; n < 300; n++)
-                memmap_use(s, (2 << 20) + n * 4096, true);
+                memmap_use(s, (2 << 20) + n * 4096, true, false);
             ck_assert_uint_eq(huge_page(s->huge, 1 << HUGE_PAGE_SHIFT)->asked, 1);
             for (unsigned n = 0; n < 100000; n++)
-                memmap_use(s, 4 << 20, false);
+                memmap_use(s, 4 << 20, false, false);
             ck_assert_uint_eq(huge_page(s->huge, 2 << HUGE_PAGE_SHIFT)->asked, 1);
             while (s->huge->answered < 2)
                 sched_yield();
+            written_in_pieces(memmap_find(&m->mem, 1 << 20));
         }
         s = memmap_find(&m->mem, 0);
         if (!rows[k].file) /* guest's and host's huge pages are the same */

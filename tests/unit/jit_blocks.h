@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define DATA \
     (G_RAM + 0x180000) /* two pages; one that may be read; one that is not there; one more */
@@ -266,11 +267,7 @@ static int jit_suite(const char *name, const TTest *const *tests, unsigned n)
         tcase_add_test(tc, tests[k]);
     Suite *suite = suite_create(name);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }
 
 #endif

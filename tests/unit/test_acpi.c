@@ -9,6 +9,7 @@
 #include "devices/fw_cfg.h"
 #include "fake_board.h"
 #include "machine/acpi.h"
+#include "run_suite.h"
 
 static void setup(void)
 {
@@ -324,9 +325,5 @@ int main(void)
     tcase_add_test(tc, e820);
     tcase_add_test(tc, iasl_accepts_them);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "switch/adapt.h"
+#include "run_suite.h"
 
 static Adapt a;
 static AdaptSample now;
@@ -115,9 +116,5 @@ int main(void)
     tcase_add_test(t, a_fast_software_engine_is_preferred_sooner);
     tcase_add_test(t, without_a_speed_nothing_is_judged);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

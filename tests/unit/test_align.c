@@ -6,6 +6,7 @@
  */
 #include "native.h"
 #include "tcg/vec.h"
+#include "run_suite.h"
 
 typedef struct Row {
     const char *name;
@@ -162,9 +163,5 @@ int main(void)
     tcase_add_loop_test(c, as_the_processor, 0, ARRAY_LEN(rows));
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

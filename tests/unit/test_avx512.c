@@ -5,6 +5,7 @@
  */
 #include "native.h"
 #include "tcg/vec.h"
+#include "run_suite.h"
 
 #define PAGE_AT  (G_RAM + 0x150000) /* the page behind it is not there */
 #define PAGE_END (PAGE_AT + 0x1000)
@@ -338,10 +339,5 @@ int main(void)
     tcase_add_test(tc, gathers_go_on);
     tcase_add_test(tc, vex_clears_the_rest);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_NOFORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite_unforked(suite);
 }

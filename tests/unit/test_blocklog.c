@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include "tcg/blocklog.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define PASSES 60
 
@@ -149,9 +150,5 @@ int main(void)
     tcase_add_loop_test(t, each_block, 0, ARRAY_LEN(engines));
     tcase_add_loop_test(t, registers, 0, ARRAY_LEN(engines));
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -2,6 +2,7 @@
 #include <check.h>
 
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define SIZE 256u
 
@@ -121,9 +122,5 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, as_the_model);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -2,12 +2,12 @@
  */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/vcpu.h"
 #include "diff/case.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
 static uint64_t rnd(void)
@@ -302,7 +302,6 @@ int main(void)
 {
     Suite *s = suite_create("case_file");
     TCase *t = tcase_create("text");
-    SRunner *r = srunner_create(s);
     tcase_add_test(t, baselines_are_valid);
     tcase_add_test(t, round_trip);
     tcase_add_test(t, little_is_written);
@@ -312,8 +311,5 @@ int main(void)
     tcase_add_test(t, explained);
     tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "char/chardev.h"
+#include "run_suite.h"
 
 static char dir[64], path[80];
 
@@ -606,9 +607,5 @@ int main(void)
     tcase_add_test(t, none_and_null);
     tcase_add_test(t, bad_specs);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,10 +1,10 @@
 /* VM-entry checks: each refuses its bad states by its own name, and nothing that is good. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "vmstate/checks.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 enum Base { REAL, PROT, VM86, PAE, LONG, BASES };
 
@@ -532,9 +532,5 @@ int main(void)
     tcase_add_test(c, physical_width_is_the_guests);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

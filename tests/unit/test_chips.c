@@ -4,12 +4,12 @@
  * it.
  */
 #include <check.h>
-#include <stdlib.h>
 
 #include "devices/i8259.h"
 #include "devices/ioapic.h"
 #include "fake_board.h"
 #include "vmstate/rules.h"
+#include "run_suite.h"
 
 enum {
     EOI = 0xb0,
@@ -430,9 +430,5 @@ int main(void)
     tcase_add_test(c, foreign_ioapic);
     tcase_add_test(c, rules_are_idempotent);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,9 +1,9 @@
 /* The machine's clock, run slower than the host's, and its timers. */
 #include <check.h>
-#include <stdlib.h>
 #include <x86intrin.h>
 
 #include "base/clock.h"
+#include "run_suite.h"
 
 enum { SLOW = 50 };
 
@@ -93,9 +93,5 @@ int main(void)
     tcase_add_test(tc, slow_clock);
     tcase_add_test(tc, next_expiry);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

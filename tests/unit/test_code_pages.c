@@ -1,6 +1,7 @@
 /* Pages that hold code and are written: what a store drops, and what it leaves alone. */
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 static const Engine *const engines[] = {&engine_interp, &engine_jit};
 
@@ -541,7 +542,6 @@ int main(void)
 {
     Suite *s = suite_create("code_pages");
     TCase *c = tcase_create("code_pages");
-    SRunner *r = srunner_create(s);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, data_beside_code, 0, 2);
     tcase_add_loop_test(c, code_each_time, 0, 2);
@@ -557,8 +557,5 @@ int main(void)
     tcase_add_loop_test(c, written_and_mapped_anew, 0, 2);
     tcase_add_loop_test(c, immediates, 0, (int)ARRAY_LEN(patched));
     suite_add_tcase(s, c);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

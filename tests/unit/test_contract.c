@@ -8,6 +8,7 @@
 #include "switch/switch.h"
 #include "tcg/jit.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 #define P(name) extern const uint8_t program_##name[], program_##name##_end[];
 P(real)
@@ -310,9 +311,5 @@ int main(void)
     tcase_add_loop_test(t, walk, 0, ARRAY_LEN(programs) * ARRAY_LEN(pairs));
     tcase_add_loop_test(t, software_engines_to_and_fro, 0, ARRAY_LEN(programs));
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,10 +1,10 @@
 /* The CPU a guest sees: models, features by name, and the CPUID instruction's corners. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/cpu_state.h"
 #include "cpu/cpuid.h"
+#include "run_suite.h"
 
 static CpuidTable t;
 
@@ -303,7 +303,6 @@ int main(void)
 {
     Suite *s = suite_create("cpuid");
     TCase *c = tcase_create("cpuid");
-    SRunner *r = srunner_create(s);
 
     tcase_add_test(c, features_and_leaves);
     tcase_add_test(c, monitor);
@@ -318,8 +317,5 @@ int main(void)
     tcase_add_test(c, immunities);
     tcase_add_test(c, names);
     suite_add_tcase(s, c);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

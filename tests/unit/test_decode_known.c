@@ -1,7 +1,7 @@
 /* decode_known() says the same as decode(), of whatever bytes. */
 #include <check.h>
-#include <stdlib.h>
 #include "tcg/decode.h"
+#include "run_suite.h"
 
 #define ROUNDS 1000000u
 
@@ -83,9 +83,5 @@ int main(void)
     TCase *t = tcase_create("decode_known");
     tcase_add_loop_test(t, same_as_decode, 0, 2);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

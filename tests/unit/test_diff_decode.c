@@ -8,6 +8,7 @@
 
 #include "diff/decode.h"
 #include "tcg/tcg.h"
+#include "run_suite.h"
 
 START_TEST(every_row_is_met)
 {
@@ -238,9 +239,5 @@ int main(void)
     tcase_add_test(tc, verdicts);
     Suite *suite = suite_create("diff-decode");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

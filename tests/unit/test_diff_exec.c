@@ -3,10 +3,10 @@
  * reports of faults, that the interpreter reports the same, and what a comparison overlooks.
  */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "diff/engines.h"
+#include "run_suite.h"
 
 static DiffExec *silicon, *interp;
 static DiffCase c;
@@ -259,9 +259,5 @@ int main(void)
     tcase_add_test(tc, what_is_not_compared);
     Suite *suite = suite_create("diff exec");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 
 #include "diff/engines.h"
 #include "tcg/insn.h"
+#include "run_suite.h"
 
 static uint16_t *all_rows(unsigned *n)
 {
@@ -144,9 +145,5 @@ int main(void)
     tcase_add_test(tc, patterns);
     Suite *suite = suite_create("diff gen");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,6 +10,7 @@
 
 #include "diff/results.h"
 #include "diff/results_data.h"
+#include "run_suite.h"
 
 static char *dir, *path;
 static const CampaignId campaign = {
@@ -427,9 +427,5 @@ int main(void)
     tcase_add_test(tc, no_file);
     Suite *suite = suite_create("diff-results");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

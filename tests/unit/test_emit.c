@@ -1,11 +1,11 @@
 /* Code that takes fields out of a register and leaves the flags alone (emit.c). */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include "tcg/tcg.h"
 #include "cpu/cpu_state.h"
 #include "tcg/emit.h"
+#include "run_suite.h"
 
 typedef struct Out {
     uint64_t rcx, flags;
@@ -83,9 +83,5 @@ int main(void)
     tcase_add_test(tc, without_fields);
     Suite *suite = suite_create("emit");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 /* Segments, far transfers, gates, privilege changes, double faults, task switches, ports: called
  * directly, the outcome compared with what SDM vol. 2 and 3 say. */
 #include "sys_guest.h"
+#include "run_suite.h"
 
 #define GDT      0x1000ull
 #define LDT_BASE 0x2000ull
@@ -844,9 +845,5 @@ int main(void)
     tcase_add_test(c, msrs);
     tcase_add_test(c, flat_modes);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -10,6 +10,7 @@
 #include "tcg/exec.h"
 #include "tcg/tcg.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define ROUNDS   200    /* instructions a row */
 #define WINDOW   0x3000 /* bytes of G_DATA that operands lie in */
@@ -434,9 +435,5 @@ int main(void)
     tcase_add_loop_test(tc, against_silicon, 0, 2);
     Suite *suite = suite_create("exec_int");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,13 +3,13 @@
  * backends have right too. */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/vcpu.h"
 #include "diff/case.h"
 #include "kvm/kvm.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 static DiffExec *x;
 static DiffCase c;
@@ -317,14 +317,10 @@ int main(void)
         printf("%s\n", err->message);
         return 1;
     }
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
     for (unsigned i = 0; i < ARRAY_LEN(tests); i++)
         tcase_add_test(t, tests[i]);
     suite_add_tcase(s, t);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
+    int status = run_suite_unforked(s);
     diff_engine_kvm.close(x);
-    return failures ? 1 : 0;
+    return status;
 }

@@ -5,6 +5,7 @@
 #include "cpu/mwait.h"
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 enum { LINE = 0x40, NOTHING = -1 };
 
@@ -208,9 +209,5 @@ int main(void)
     tcase_add_loop_test(c, faults, 0, ARRAY_LEN(both));
     tcase_add_test(c, not_offered);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -12,6 +12,7 @@
 #include "fixture.h"
 #include "switch/rescue.h"
 #include "switch/vcpu_loop.h"
+#include "run_suite.h"
 
 /* mov al, 'A'; out 0xe9, al; out 0xf4, al; jmp $ */
 static const uint8_t code[] = {0xb0, 'A', 0xe6, 0xe9, 0xe6, 0xf4, 0xeb, 0xfe};
@@ -94,11 +95,7 @@ int main(void)
     tcase_set_timeout(c, 300);
     tcase_add_test(c, goes_on_in_software);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK); /* a KVM vCPU belongs to its process */
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
+    int status = run_suite_unforked(s); /* a KVM vCPU belongs to its process */
     fixture_free(f);
-    return failures ? 1 : 0;
+    return status;
 }

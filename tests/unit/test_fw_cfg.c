@@ -6,6 +6,7 @@
 #include "devices/fw_cfg.h"
 #include "devices/testdev.h"
 #include "fake_board.h"
+#include "run_suite.h"
 
 static Device *cfg;
 
@@ -255,9 +256,5 @@ int main(void)
     tcase_add_test(tc, test_device);
     tcase_add_test(tc, debug_console);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 
 #include "devices/hpet.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define CAP      0x00
 #define CONFIG   0x10
@@ -359,9 +360,5 @@ int main(void)
     tcase_add_test(tc, tick_waits_for_its_cpu);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

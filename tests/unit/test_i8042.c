@@ -6,6 +6,7 @@
 #include "devices/ferr.h"
 #include "devices/port92.h"
 #include "fake_board.h"
+#include "run_suite.h"
 
 #define DATA   0x60
 #define STATUS 0x64
@@ -255,9 +256,5 @@ int main(void)
     tcase_add_test(tc, ferr);
     tcase_add_test(tc, hostile);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 
 #include "devices/i8254.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 static Device *pit;
 static bool busy;
@@ -436,9 +437,5 @@ int main(void)
     tcase_add_test(tc, hpet_takes_irq_0);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 
 #include "devices/i8259.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 static Device *pic;
 static bool intr;
@@ -344,9 +345,5 @@ int main(void)
     tcase_add_test(tc, int_falls_at_inta);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

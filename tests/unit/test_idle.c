@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define LINE 16u     /* bytes: inc eax, and NOPs */
 #define RUN  0xc0000 /* bytes of them, all decoded once */
@@ -166,9 +167,5 @@ int main(void)
     tcase_add_test(t, spin_sleeps);
     tcase_add_loop_test(t, spin_goes_on, 0, 5);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define HANDLERS (G_RAM + 0x10000) /* 16 bytes a vector: HLT */
 #define ST       (&guest.v.st)
@@ -842,9 +843,5 @@ int main(void)
         tcase_add_test(add(suite, "jit", jit_setup, jit_teardown), translated);
     else
         fprintf(stderr, "skipped: the translator needs a host CPU with BMI2\n");
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 
 #include "devices/ioapic.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define BASE 0xfec00000ull
 
@@ -384,9 +385,5 @@ int main(void)
     tcase_add_test(bus, spaces);
     tcase_add_test(bus, registry);
     suite_add_tcase(suite, bus);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

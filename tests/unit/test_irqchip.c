@@ -6,12 +6,12 @@
  */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "irqchip_machine.h"
+#include "run_suite.h"
 
 extern const uint8_t irqchip_image[], irqchip_image_end[];
 
@@ -837,9 +837,5 @@ int main(void)
         tcase_set_timeout(c, in_rig() ? 300 : 60);
         suite_add_tcase(s, c);
     }
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -10,6 +10,7 @@
 
 #include "devices/i8254.h"
 #include "irqchip_machine.h"
+#include "run_suite.h"
 
 static void run_one(Vcpu *v, void *opaque)
 {
@@ -182,9 +183,5 @@ int main(void)
         tcase_set_timeout(c, in_rig() ? 300 : 60);
         suite_add_tcase(s, c);
     }
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

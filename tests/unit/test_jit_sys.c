@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define G_USER   (G_CODE + 0x10000)
 #define G_KERNEL (G_CODE + 0x20000)
@@ -244,15 +245,11 @@ int main(void)
 {
     Suite *s = suite_create("jit_sys");
     TCase *c = tcase_create("jit_sys");
-    SRunner *r = srunner_create(s);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, to_and_fro, 0, (int)ARRAY_LEN(flags));
     tcase_add_loop_test(c, back_by_iret, 0, 16);
     tcase_add_test(c, time_goes_on);
     tcase_add_loop_test(c, timers_come_before_the_tsc, 0, 2);
     suite_add_tcase(s, c);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -3,6 +3,7 @@
 #include "tcg/block.h"
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 #define AROUND 8u
 #define LOW_PD (G_RAM + 0x8000)
@@ -161,7 +162,6 @@ int main(void)
 {
     Suite *s = suite_create("jit_tlb");
     TCase *c = tcase_create("jit_tlb");
-    SRunner *r = srunner_create(s);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, eight_at_a_time);
     tcase_add_test(c, end_of_ram);
@@ -169,8 +169,5 @@ int main(void)
     tcase_add_test(c, large_page_mapped_anew);
     tcase_add_test(c, copy_between_rivals);
     suite_add_tcase(s, c);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,5 +1,6 @@
 /* The kvm room's tables against KVM: what is put is got back, and no byte is forgotten. */
 #include "kvm_fixture.h"
+#include "run_suite.h"
 
 /* ---- every byte of the kvm_* structures is spoken for ---- */
 
@@ -390,7 +391,6 @@ int main(void)
 {
     Suite *s = suite_create("kvm");
     TCase *tables = tcase_create("tables"), *state = tcase_create("state");
-    SRunner *r = srunner_create(s);
 
     if (!fx_have_kvm())
         return 77;
@@ -404,8 +404,5 @@ int main(void)
     tcase_add_test(state, memory_slots_follow_the_map);
     tcase_set_timeout(state, 60);
     suite_add_tcase(s, state);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -2,6 +2,7 @@
 #include <cpuid.h>
 
 #include "kvm_fixture.h"
+#include "run_suite.h"
 
 /* ---- guests ---- */
 
@@ -914,7 +915,6 @@ int main(void)
     };
     Suite *s = suite_create("kvm_run");
     TCase *guests = tcase_create("guests");
-    SRunner *r = srunner_create(s);
 
     if (!fx_have_kvm())
         return 77;
@@ -923,8 +923,5 @@ int main(void)
         tcase_add_test(guests, tests[i]);
     tcase_set_timeout(guests, 60);
     suite_add_tcase(s, guests);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

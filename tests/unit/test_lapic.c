@@ -3,6 +3,7 @@
 
 #include "devices/lapic.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define N    4
 #define PAGE 0xfee00000ull
@@ -692,9 +693,5 @@ int main(void)
     tcase_add_test(tc, message_still_waiting);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 
 #include "machine/acpi.h"
 #include "machine/loader.h"
+#include "run_suite.h"
 
 #define RAM (32u << 20)
 
@@ -633,9 +634,5 @@ int main(void)
     tcase_add_loop_test(tc, cut_at_every_length, 0, ARRAY_LEN(samples));
     tcase_add_loop_test(tc, changed_bytes, 0, ARRAY_LEN(samples));
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

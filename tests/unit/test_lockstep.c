@@ -9,6 +9,7 @@
 
 #include "diff/lockstep.h"
 #include "fixture.h"
+#include "run_suite.h"
 
 enum { VECTOR = 0x21, HANDLER = 0x3000, LOOPS = 50 };
 
@@ -542,9 +543,5 @@ int main(void)
     tcase_add_loop_test(tc, kvm_takes_interrupts, 0, 4);
     tcase_add_loop_test(tc, kvm_finds_the_flip, 0, 2);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

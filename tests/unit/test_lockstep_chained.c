@@ -8,6 +8,7 @@
 #include "diff/lockstep.h"
 #include "fixture.h"
 #include "tcg/jit.h"
+#include "run_suite.h"
 
 enum { OUTER = 600, INNER = 25, HOT = 2, WARM = 16 };
 
@@ -275,9 +276,5 @@ int main(void)
     tcase_add_test(tc, spoilt_second_body);
     tcase_add_test(tc, wrong_count);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -9,6 +9,7 @@
 #include "switch/switch.h"
 #include "vmstate/checks.h"
 #include "vmstate/rules.h"
+#include "run_suite.h"
 
 static Fixture *f;
 
@@ -173,11 +174,7 @@ int main(void)
     tcase_add_test(c, run_state);
     tcase_add_test(c, no_more_than_these);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK); /* a KVM vCPU belongs to its process */
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
+    int status = run_suite_unforked(s); /* a KVM vCPU belongs to its process */
     fixture_free(f);
-    return failures ? 1 : 0;
+    return status;
 }

@@ -1,5 +1,6 @@
 /* Page walks, rights, error codes, accessed and dirty bits, the TLB, and odd accesses. */
 #include "sys_guest.h"
+#include "run_suite.h"
 
 enum Paging { P32, P32_4M, PAE, PAE_2M, L4, L4_2M, L4_1G, PAGINGS };
 
@@ -545,9 +546,5 @@ int main(void)
     tcase_add_test(c, data_breakpoints);
     tcase_add_test(c, debug_view);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,13 +1,13 @@
 /* The monitor: command lines, help, completion and the line editor; and commands on a machine in
  * the software engine. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "monitor/lineedit.h"
 #include "monitor/monitor_priv.h"
 #include "base/nearest.h"
+#include "run_suite.h"
 
 static char *run(const char *line)
 {
@@ -427,9 +427,5 @@ int main(void)
     tcase_add_test(t, choices_are_shown);
     tcase_add_test(t, long_line);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "irqchip_machine.h"
+#include "run_suite.h"
 
 static void begin(const char *irqchip, unsigned cpus)
 {
@@ -113,9 +114,5 @@ int main(void)
         tcase_set_timeout(c, in_rig() ? 300 : 60);
         suite_add_tcase(s, c);
     }
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 
 #include "options/options.h"
 #include "cli/pidfile.h"
+#include "run_suite.h"
 
 #define ARGS_MAX 10
 
@@ -444,9 +445,5 @@ int main(void)
     tcase_add_test(t, qemu_options);
     tcase_add_test(t, pidfiles);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

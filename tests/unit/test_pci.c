@@ -5,6 +5,7 @@
 #include "devices/pci.h"
 #include "devices/piix3.h"
 #include "fake_board.h"
+#include "run_suite.h"
 
 static Device *bridge, *isa;
 
@@ -248,9 +249,5 @@ int main(void)
     tcase_add_test(tc, reset_control);
     tcase_add_test(tc, hostile);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

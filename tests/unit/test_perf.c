@@ -4,6 +4,7 @@
 #include "tcg/jit.h"
 #include "tcg/perf.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 /* again: add eax, 3; dec ecx; jnz again; hlt */
 static const uint8_t program[] = {0x83, 0xc0, 0x03, 0xff, 0xc9, 0x75, 0xf9, 0xf4};
@@ -149,9 +150,5 @@ int main(void)
     tcase_add_test(t, dump);
     tcase_add_test(t, link_in_tmp);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -5,6 +5,7 @@
 #include "devices/i440fx.h"
 #include "devices/piix4_pm.h"
 #include "fake_board.h"
+#include "run_suite.h"
 
 #define PM 0x600
 
@@ -159,9 +160,5 @@ int main(void)
     tcase_add_test(tc, moves_with_its_base);
     tcase_add_test(tc, apm_ports_hold_what_is_written);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

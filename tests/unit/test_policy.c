@@ -8,6 +8,7 @@
 #include "switch/policy_priv.h"
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 static bool have_kvm;
 static Symbols *symbols;
@@ -389,9 +390,5 @@ int main(void)
     tcase_add_test(tc, at_random);
     tcase_add_test(tc, taken_over);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

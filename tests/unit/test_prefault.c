@@ -5,6 +5,7 @@
 #include "cpu/fresh.h"
 #include "kvm_fixture.h"
 #include "switch/switch.h"
+#include "run_suite.h"
 
 /* ---- the list ---- */
 
@@ -274,9 +275,5 @@ int main(void)
         tcase_add_test(c, not_there);
     }
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

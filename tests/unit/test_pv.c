@@ -5,13 +5,13 @@
  */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cpu/pv.h"
 #include "irqchip_machine.h"
+#include "run_suite.h"
 
 enum { CLOCK_AT = 0x3000, WALL_AT = 0x3100, STEAL_AT = 0x3200 };
 
@@ -406,9 +406,5 @@ int main(void)
         tcase_set_timeout(c, 200);
         suite_add_tcase(s, c);
     }
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

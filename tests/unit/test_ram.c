@@ -1,11 +1,11 @@
 /* What guest RAM is made of: huge pages where one mapping is enough, a file where it is not. */
 #include <check.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "kvm/kvm.h"
 #include "machine/machine_priv.h"
+#include "run_suite.h"
 
 static uint8_t bios[65536];
 
@@ -95,9 +95,5 @@ int main(void)
     tcase_add_test(tc, kinds);
     Suite *suite = suite_create("ram");
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 
 #include "switch/loop_priv.h"
 #include "switch/rescue.h"
+#include "run_suite.h"
 
 enum { SCRIPT = 64 };
 
@@ -452,9 +453,5 @@ int main(void)
     tcase_add_test(t, not_alone_where_kvm_has_the_controllers);
     tcase_add_test(t, the_hottest_stay_in_the_list);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -4,6 +4,7 @@
 
 #include "devices/mc146818.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define MS 1000000ull
 
@@ -423,9 +424,5 @@ int main(void)
     tcase_add_test(tc, reset_keeps_time_and_ends_interrupts);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

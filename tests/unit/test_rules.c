@@ -3,12 +3,12 @@
  * when it is off.
  */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "vmstate/checks.h"
 #include "vmstate/rules.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 static const uint32_t code32 = 0xc09b, data32 = 0xc093;
 
@@ -420,9 +420,5 @@ int main(void)
     tcase_add_loop_test(c, features_refuse_by_name, 0, ARRAY_LEN(beyond));
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

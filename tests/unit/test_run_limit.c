@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 enum { VECTOR = 0x21 };
 #define G_HANDLER (G_CODE + 0x800)
@@ -156,9 +157,5 @@ int main(void)
     tcase_add_loop_test(tc, writes_are_noted, 0, 2);
     tcase_add_test(tc, time_comes_from_the_bus);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -4,12 +4,12 @@
  */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/vcpu.h"
 #include "diff/engines.h"
 #include "tcg/insn.h"
+#include "run_suite.h"
 
 /* A planted bug: flag of the row is flipped if a bit of a register is set. */
 typedef struct Bug {
@@ -104,12 +104,8 @@ int main(void)
 {
     Suite *s = suite_create("seeded_bug");
     TCase *t = tcase_create("bugs");
-    SRunner *r = srunner_create(s);
     tcase_add_loop_test(t, found_and_shrunk, 0, (int)ARRAY_LEN(bugs));
     tcase_set_timeout(t, 120);
     suite_add_tcase(s, t);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

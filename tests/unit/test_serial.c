@@ -3,6 +3,7 @@
 
 #include "devices/serial16550.h"
 #include "fake_board.h"
+#include "run_suite.h"
 
 enum { RBR, IER, IIR, LCR, MCR, LSR, MSR, SCR, FCR = IIR };
 #define COM1 0x3f8
@@ -294,9 +295,5 @@ int main(void)
     tcase_add_test(tc, com1_and_com3_share_a_line);
     tcase_add_test(tc, no_fifth_port);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

@@ -2,11 +2,11 @@
  * has a defect planted. What is left of a case must be what the defect depends on. */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/vcpu.h"
 #include "diff/case.h"
+#include "run_suite.h"
 
 struct DiffExec {
     unsigned runs;
@@ -234,13 +234,9 @@ int main(void)
                                   same_way,          nothing_to_shrink, bounded};
     Suite *s = suite_create("shrink");
     TCase *t = tcase_create("shrink");
-    SRunner *r = srunner_create(s);
     for (unsigned i = 0; i < ARRAY_LEN(tests); i++)
         tcase_add_test(t, tests[i]);
     tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

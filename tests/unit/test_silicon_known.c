@@ -1,11 +1,11 @@
 /* What is let pass of a processor that differs from the interpreter, and that nothing else is. */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "diff/engines.h"
 #include "diff/silicon.h"
+#include "run_suite.h"
 
 static const SiliconCpu zen = {.family = 0x17, .halves = true}, zen2 = {.family = 0x17},
                         newer = {.family = 0x19}, other = {.family = 0};
@@ -117,9 +117,5 @@ int main(void)
     tcase_add_test(tc, family);
     tcase_add_test(tc, prefixes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

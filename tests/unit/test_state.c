@@ -3,7 +3,6 @@
  * named, what is known is explained and no more than that, each VM-entry check can be broken alone.
  */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "diff/diff.h"
@@ -11,6 +10,7 @@
 #include "diff/state.h"
 #include "vmstate/checks.h"
 #include "vmstate/rules.h"
+#include "run_suite.h"
 
 static StateHost *host;
 
@@ -381,9 +381,5 @@ int main(void)
     tcase_add_test(c, bad_input_is_refused);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -1,11 +1,11 @@
 /* `tandem diff state` with this host's KVM, whatever it is: nothing that is not explained. */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "diff/state.h"
 #include "kvm/kvm.h"
+#include "run_suite.h"
 
 static StateHost *host;
 static const char *platform;
@@ -111,9 +111,5 @@ int main(void)
     tcase_add_test(c, checks_are_as_known);
     tcase_set_timeout(c, 200);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -4,6 +4,7 @@
 
 #include "tcg/jit.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 static const Engine *const engines[] = {&engine_interp, &engine_jit};
 
@@ -255,9 +256,5 @@ int main(void)
     tcase_add_loop_test(tc, interrupt_leaves_a_range, 0, 2);
     tcase_add_loop_test(tc, privilege, 0, 2);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

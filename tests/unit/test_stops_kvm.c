@@ -1,5 +1,6 @@
 /* Breakpoints of the host's under KVM: RunLimit.stops. */
 #include "kvm_fixture.h"
+#include "run_suite.h"
 
 static RunStops stops;
 
@@ -78,9 +79,5 @@ int main(void)
     tcase_add_test(tc, stops_and_passes);
     tcase_add_test(tc, none_and_exits);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -8,6 +8,7 @@
 #include "switch/switch.h"
 #include "vmstate/rules.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 static void setup(void)
 {
@@ -365,9 +366,5 @@ int main(void)
     tcase_add_test(c, what_kvm_refuses_stays);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

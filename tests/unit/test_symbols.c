@@ -1,11 +1,11 @@
 /* Symbols: both kinds of file, lookup both ways, and files that are not what they should be. */
 #include <check.h>
 #include <elf.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/symbols.h"
+#include "run_suite.h"
 
 static char *file_with(const void *data, size_t size)
 {
@@ -267,9 +267,5 @@ int main(void)
     tcase_add_test(tc, options);
     tcase_add_test(tc, each_in_order_and_nothing);
     suite_add_tcase(su, tc);
-    SRunner *sr = srunner_create(su);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(su);
 }

@@ -12,6 +12,7 @@
 #include "devices/ioapic.h"
 #include "devices/mc146818.h"
 #include "fake_fuzz.h"
+#include "run_suite.h"
 
 #define APIC   0xfee00000ull
 #define MS     1000000ull
@@ -432,9 +433,5 @@ int main(void)
     tcase_add_test(tc, a_new_start_owes_nothing);
     tcase_add_test(tc, hostile_writes);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_NORMAL);
-    int failures = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failures ? 1 : 0;
+    return run_suite(suite);
 }

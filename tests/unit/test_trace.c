@@ -1,13 +1,13 @@
 /* The engine trace: whole JSON after every event, whatever comes next. And the dry run of a switch,
  * which leaves everything as it was. */
 #include <json-glib/json-glib.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "switch/loop_priv.h"
 #include "switch/trace.h"
 #include "tcg_guest.h"
+#include "run_suite.h"
 
 static char *path;
 static EngineTrace *trace;
@@ -196,9 +196,5 @@ int main(void)
     tcase_add_test(tc, no_room);
     tcase_add_test(tc, dry_run_touches_nothing);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

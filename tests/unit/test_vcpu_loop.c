@@ -11,6 +11,7 @@
 #include "switch/switch.h"
 #include "switch/vcpu_loop.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 /* What the fakes are told and what they saw. One vCPU's thread and the test's share it: atomics. */
 typedef struct Fake {
@@ -881,9 +882,5 @@ int main(void)
     tcase_add_test(c, latency_histogram);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s);
 }

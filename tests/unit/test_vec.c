@@ -4,6 +4,7 @@
  */
 #include "native.h"
 #include "tcg/vec.h"
+#include "run_suite.h"
 
 /* ---- what control registers forbid ---- */
 static int exec_vector(const char *bytes, unsigned n)
@@ -108,10 +109,5 @@ int main(void)
     tcase_add_test(tc, unmasked_exception);
     tcase_add_test(tc, flags_are_the_guests_own);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_NOFORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite_unforked(suite);
 }

@@ -1,10 +1,10 @@
 /* Walking the state tables: every byte of CpuState is a field or known not to be state. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpu/vcpu.h"
 #include "vmstate/state.h"
+#include "run_suite.h"
 
 typedef struct Seen {
     char name[40], a[140], b[140];
@@ -218,9 +218,5 @@ int main(void)
     tcase_add_test(c, random_states_differ_and_repeat);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failures = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failures ? 1 : 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include "cpu/vcpu.h"
 #include "vmstate/state.h"
 #include "vmstate/text.h"
+#include "run_suite.h"
 
 static CpuState *new_state(void)
 {
@@ -70,9 +71,5 @@ int main(void)
     tcase_add_loop_test(tc, there_and_back, 0, 40);
     tcase_add_test(tc, refuses);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

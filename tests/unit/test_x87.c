@@ -4,6 +4,7 @@
  * processor by `tandem diff insn`.
  */
 #include "native.h"
+#include "run_suite.h"
 
 static unsigned failures;
 
@@ -157,10 +158,5 @@ int main(void)
     tcase_add_test(tc, environments);
     tcase_add_test(tc, fxsave_32);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_NOFORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite_unforked(suite);
 }

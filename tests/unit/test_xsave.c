@@ -2,6 +2,7 @@
  * against the processor's. */
 #include "native.h"
 #include "tcg/vec.h"
+#include "run_suite.h"
 
 static uint32_t host_xcr0(void)
 {
@@ -368,10 +369,5 @@ int main(void)
     tcase_add_test(tc, pointers);
     tcase_add_test(tc, checks);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_NOFORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return run_suite_unforked(suite);
 }

@@ -441,7 +441,7 @@ static void call_and_retry(Trans *x, const struct Cold *cold, const uint8_t *stu
         retry = here(c);
         if (swaps)
             jit_homes_swap(x, true);
-        jit_dx_again(x, cold->dx_run);
+        jit_dx_again(x, cold->dx_run, cold->second);
         emit_jmp(c, cold->retry);
         patch_rel32(over, c->run, here(c));
         if (swaps)
@@ -483,7 +483,7 @@ static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const
         jit_count_off(x, cold->k);
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
     } else {
-        jit_dx_again(x, x->dx_behind[cold->k]);
+        jit_dx_again(x, x->dx_behind[cold->k], false);
         emit_jmp(&x->c, next[cold->k + 1]);
     }
 }
@@ -789,6 +789,8 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
     jit_other_ways(x);
     x->tail = here(c);
     island(x, false);
+    for (unsigned k = 0; k < x->n_runs; k++)
+        x->run[k].first_slot = x->run[k].slot;
     if (!x->twin_of)
         jit_loop(x, code);
     island(x, false);

@@ -457,7 +457,7 @@ struct Trans {
     uint8_t stream_host[JIT_STREAMS]; /* a host register that has what the frame has, or H_NONE */
     /* jit_scan(): runs, the run of each instruction (or -1) and its offset from the root. */
     struct Run {
-        int32_t lo, hi, slot;
+        int32_t lo, hi, slot, first_slot; /* first_slot: in the first body */
         uint16_t n;
         bool write, ready; /* ready: the address is in JitHot.run[], or the slot has its page */
         bool by_add;       /* not the address, but the host's minus the guest's */
@@ -525,13 +525,13 @@ struct Trans {
     unsigned n_near;
     bool no_near, out_of_reach;
     struct Cold {
-        uint16_t run;  /* ACCESS: of the first of a run of so many bytes; or 0 */
-        bool second;   /* of the second body: the block is left behind the instruction */
-        bool write;    /* ACCESS */
-        bool backward; /* LINK */
-        bool far;      /* STREAM: JIT_FAR_FLAG */
-        bool mirror;   /* ACCESS, STREAM: of the mirror's, whose check has failed */
-        int dx_run;    /* ACCESS, of the mirror's: what rdx has where it is tried again, or -1 */
+        uint16_t run;        /* ACCESS: of the first of a run of so many bytes; or 0 */
+        bool second;         /* of the second body: the block is left behind the instruction */
+        bool write;          /* ACCESS */
+        bool backward;       /* LINK */
+        bool far;            /* STREAM: JIT_FAR_FLAG */
+        bool mirror;         /* ACCESS, STREAM: of the mirror's, whose check has failed */
+        int dx_run;          /* ACCESS, of the mirror's, and VEC: what rdx has at `retry`, or -1 */
         const uint8_t *back; /* ACCESS, of the kernel's: here with rdx as it is to be */
         uint16_t size;       /* that many bytes then */
         uint8_t *from;       /* rel32 to patch */
@@ -756,8 +756,8 @@ void jit_operand_at(Trans *, unsigned base, int32_t disp, unsigned size, bool wr
 void jit_tlb_entry(Trans *, HostMem ea, bool write);
 /* jit_operand() of the linear address in rax. */
 void jit_operand_ax(Trans *, unsigned size, bool write, HostMem *m);
-/* rdx is loaded again with what Trans.dx_run, as it was then, says of it. */
-void jit_dx_again(Trans *, int dx_run);
+/* rdx is loaded again with what Trans.dx_run, as it was then in that body, says of it. */
+void jit_dx_again(Trans *, int dx_run, bool second);
 void jit_guard(Trans *);
 /* The host instruction that is about to be written may fault: exec does it instead then. */
 void jit_may_fault(Trans *);

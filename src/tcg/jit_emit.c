@@ -80,7 +80,7 @@ static void need_registers(Trans *x, size_t away)
         cold = jit_unless_zero(x, COLD_VEC);
     }
     cold->retry = retry;
-    x->dx_run = -1;
+    cold->dx_run = x->dx_run;
 }
 
 void jit_need_vectors(Trans *x, const OpRow *r)
@@ -431,8 +431,6 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
     else
         jit_guard(x);
     encode(&x->c, &e);
-    if (faults)
-        x->dx_run = -1;   /* when exec has done it */
     if (writes || both) { /* XADD with one register twice: the sum stays */
         if (!rm_first || both)
             put_back(x, &reg);

@@ -540,20 +540,20 @@ static void mirror_operand(Trans *x, HostMem *m)
     x->base = 0;
 }
 
-/* What dx_run says is in rdx, once more. */
-void jit_dx_again(Trans *x, int dx_run)
+void jit_dx_again(Trans *x, int dx_run, bool second)
 {
     HostMem from;
-    if (dx_run < -1)
+    if (dx_run < -1) {
         from = jit_hot(x->j, offsetof(JitHot, mirror_add) + 8 * (unsigned)(-1 - dx_run));
-    else if (dx_run >= 0 && dx_run < (int)JIT_RUNS)
-        from = x->run[dx_run].slot >= 0
-                   ? jit_slot_mem(x->j, x->run[dx_run].slot, offsetof(JitSlot, add))
-                   : jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)dx_run);
-    else if (dx_run >= (int)JIT_RUNS)
+    } else if (dx_run >= 0 && dx_run < (int)JIT_RUNS) {
+        int32_t slot = second ? x->run[dx_run].slot : x->run[dx_run].first_slot;
+        from = slot >= 0 ? jit_slot_mem(x->j, slot, offsetof(JitSlot, add))
+                         : jit_hot(x->j, offsetof(JitHot, run) + 8 * (unsigned)dx_run);
+    } else if (dx_run >= (int)JIT_RUNS) {
         from = jit_frame((unsigned)dx_run - JIT_RUNS);
-    else
+    } else {
         return;
+    }
     emit_load(&x->c, H_DX, from);
 }
 

@@ -654,6 +654,106 @@ START_TEST(flags_on_the_way_in)
 }
 END_TEST
 
+/* MOVAPS or, one in three, a gather with a mask of all, some or no elements; or any register's. */
+static void access_vectors(Code *c)
+{
+    HostMem m = {.base = one_in(2) ? RSI : R12,
+                 .index = H_NONE,
+                 .disp = 16 * (int32_t)below(32) + (one_in(100) ? 8 : 0)};
+    Enc e = {.map = MAP_0F, .opcode = 0x28 + one_in(3), .modrm = true, .mem = &m};
+    e.reg = (uint8_t)(1 + below(8));
+    if (one_in(3)) {
+        emit_rm(c, one_in(2) ? 0x89 : 0x8b, true, RDX, m);
+    } else if (one_in(2) || !__builtin_cpu_supports("avx2")) {
+        encode(c, &e);
+    } else {
+        unsigned wide = one_in(4);
+        encode(c, &(Enc){.map = MAP_VEX0F, /* vmovaps ymm0, ... */
+                         .opcode = 0x28,
+                         .l = true,
+                         .modrm = true,
+                         .rm = LANES});
+        m.index = (uint8_t)(INDEX + wide);
+        m.scale = (uint8_t)below(4);
+        e.map = MAP_VEX0F38;
+        e.opcode = (uint8_t)(0x90 + 2 * below(2) + wide);
+        e.pfx = PFX_66;
+        e.w = one_in(2);
+        e.l = !one_in(3);
+        encode(c, &e);
+    }
+}
+
+/* Vectors that are aligned, and gathers, whose base is looked at and no index: with some that lead
+ * far away, bases that go astray, and pages that come, go and lose rights. */
+START_TEST(vectors)
+{
+    Jit *j = begin();
+    for (uint64_t k = 0; k < 2 * ROUNDS; k++) {
+        static CpuState in;
+        static uint8_t bytes[768];
+        seed = k * 0x5851f42d4c957f2dull + 91;
+        j->warm_after = 1 + below(3);
+        j->no_mirror = one_in(16);
+        j->slow_pext = one_in(2);
+        both_areas();
+        page = 1 + below(12);
+        put64(G_PT + ((LOW_PT - G_RAM) >> 12) * 8, LOW_PT | 7);
+        registers(&guest.v.st);
+        in = guest.v.st;
+        in.fpu.mxcsr = 0x1f80;
+        for (unsigned n = 0; n < 2; n++)
+            in.gpr[n ? RSI : R12] =
+                (one_in(2) ? HIGH : LOW) + (page - below(2)) * 0x1000 + 16 * below(0x100);
+        if (one_in(8))
+            in.fpu.v[INDEX].d[below(8)] = (uint32_t)rnd() >> below(32);
+        if (one_in(8))
+            in.fpu.v[INDEX + 1].q[below(4)] = one_in(2) ? rnd() : trap[below(2)] - in.gpr[RSI];
+        in.gpr[RCX] = 20 + below(60);
+        in.gpr[RDI] = LOW_PT + 8 * page;
+        in.gpr[R11] = LOW + page * 0x1000;
+        in.gpr[R15] = HIGH + page * 0x1000;
+        in.gpr[R13] = trap[below(2)] + 0x200;
+        in.gpr[R8] = random_entry();
+        in.gpr[R10] = one_in(2) ? in.gpr[R8] : random_entry();
+        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
+        code_bytes(&c, "\x4c\x89\x07\x0f\x20\xda\x0f\x22\xda", 9); /* as it is to be at first */
+        const uint8_t *again = c.p;
+        for (unsigned n = 3 + below(6); n; n--) {
+            access_vectors(&c);
+            if (one_in(4))
+                set_flags(&c);
+            if (one_in(12))
+                code_bytes(&c, "\xc5\x8d\xfe\xf1", 4); /* vpaddd xmm6, xmm14, xmm1 */
+        }
+        if (one_in(2)) {
+            unsigned r = one_in(2) ? RSI : R12;
+            emit_lea(&c, true, r,
+                     (HostMem){.base = (uint8_t)r,
+                               .index = H_NONE,
+                               .disp = 16 * ((int32_t)below(16) - 8)});
+        }
+        if (one_in(2)) { /* now and then: and (rcx, 7) is 0 */
+            code_bytes(&c, "\xf6\xc1\x07\x75", 4);
+            uint8_t *over = c.p;
+            code8(&c, 0);
+            change_something(&c);
+            *over = (uint8_t)(c.p - over - 1);
+        }
+        count_down(&c, RCX, false);
+        code_bytes(&c, "\x0f\x85", 2); /* jnz */
+        code32(&c, (uint32_t)(again - (c.p + 4)));
+        code8(&c, 0xf4);
+        code_must_agree(k, &in, &c, bytes);
+    }
+    if (!jit_mirror_out(j) || j->mirror_turns) {
+        ck_assert_uint_gt(j->mirror_shown, ROUNDS / 100);
+        ck_assert_uint_gt(j->mirror_faults, ROUNDS / 100);
+    }
+    guest_teardown();
+}
+END_TEST
+
 static unsigned bits_of(uint64_t v)
 {
     uint64_t u = v >> 63 ? ~v : v;
@@ -710,8 +810,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {bits_of_registers,  loops,     flags,
-                                  indices_go_astray,  base_is_0, hidden_on_the_way,
-                                  flags_on_the_way_in};
+    const TTest *const tests[] = {
+        bits_of_registers,  loops, flags, indices_go_astray, base_is_0, hidden_on_the_way, vectors,
+        flags_on_the_way_in};
     return jit_suite("jit_mirror", tests, ARRAY_LEN(tests));
 }

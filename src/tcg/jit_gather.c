@@ -1,10 +1,11 @@
 /*
  * Gathers and scatters. Those of VEX encoding, in user code, have a slot: if all elements, chosen
  * by the mask or not, are in its pages, the instruction is done as it is from the host's address.
- * Else, and in the kernel, the three vectors go to memory, and a stub loads the elements one by one
- * through the first-level TLB. If one is not to be had so, the instruction has done nothing yet: it
- * begins again once the TLB has the page, or its exec function does it all. Those of EVEX encoding
- * are done at once, or by their exec function.
+ * By the mirror one with indices of 32 bits is, too, and only its base is looked at. Else, and
+ * in the kernel, the three vectors go to memory, and a stub loads the elements one by one through
+ * the first-level TLB. If one is not to be had so, the instruction has done nothing yet: it begins
+ * again once the TLB has the page, or its exec function does it all. Those of EVEX encoding are
+ * done at once, or by their exec function.
  */
 #include "tcg/jit.h"
 
@@ -355,12 +356,49 @@ static void missed(Trans *x, unsigned index, unsigned scale, bool wide, int slot
     cold->retry = here(c);
 }
 
+static void itself(Trans *x, const Insn *i, unsigned base)
+{
+    HostMem m = {.base = (uint8_t)base, .index = i->index, .scale = i->scale};
+    encode(&x->c, &(Enc){.map = MAP_VEX0F38,
+                         .opcode = op_rows[i->row].opcode,
+                         .pfx = PFX_66,
+                         .w = i->rexw,
+                         .l = i->vexl,
+                         .modrm = true,
+                         .reg = i->reg,
+                         .vvvv = i->vvvv,
+                         .mem = &m});
+}
+
+/* Where all that the slot has met was, if accesses may go by the mirror there. */
+static enum MirrorArea area_of(const Trans *x)
+{
+    const Block *b = x->at->b;
+    unsigned k = x->k - x->at->first;
+    bool low = b->in_mirror[MIRROR_LOW - 1] >> k & 1, high = b->in_mirror[MIRROR_HIGH - 1] >> k & 1;
+    if (!x->mirror || b->no_mirror >> k & 1 || low == high)
+        return MIRROR_NONE;
+    return low ? MIRROR_LOW : MIRROR_HIGH;
+}
+
+/* By the mirror, where indices of 32 bits lead no further from the base than there is room around
+ * it. */
+static bool in_mirror(Trans *x, const Insn *i, const Insn *ea, enum MirrorArea area)
+{
+    jit_island_before(x, 100);
+    unsigned base = jit_mirror_base(x, ea, area);
+    if (base == H_NONE)
+        return false;
+    jit_guard(x);
+    itself(x, i, base);
+    return true;
+}
+
 /* The instruction itself, if the slot has all elements. If not the slot gets the page of the first
  * one, and what comes next does the work. Returns the jump behind that. */
 static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide)
 {
     Code *c = &x->c;
-    HostMem m = {.base = H_DX, .index = i->index, .scale = i->scale};
     unsigned bytes = n * (wide ? 8 : 4);
     if (x->j->zmm && bytes >= 16)
         check_indices(x, i, slot, bytes == 32, wide);
@@ -372,15 +410,7 @@ static uint8_t *at_once(Trans *x, const Insn *i, int slot, unsigned n, bool wide
     emit_load(c, H_DX, jit_slot_mem(x->j, slot, offsetof(JitSlot, add)));
     emit_lea(c, true, H_DX, (HostMem){.base = H_AX, .index = H_DX, .scale = 0, .disp = -12});
     jit_may_fault(x); /* an empty slot, and an address that is not canonical */
-    encode(c, &(Enc){.map = MAP_VEX0F38,
-                     .opcode = op_rows[i->row].opcode,
-                     .pfx = PFX_66,
-                     .w = i->rexw,
-                     .l = i->vexl,
-                     .modrm = true,
-                     .reg = i->reg,
-                     .vvvv = i->vvvv,
-                     .mem = &m});
+    itself(x, i, H_DX);
     uint8_t *done = emit_jmp(c, here(c));
     patch_rel32(slow, c->run, here(c));
     missed(x, i->index, i->scale, wide, slot, false);
@@ -577,7 +607,10 @@ bool jit_emit_gather(Trans *x, const Insn *i)
         return false;
     Insn ea = *i; /* without the vector's part */
     ea.index = GPR_ZERO;
+    enum MirrorArea area = area_of(x);
     jit_need_vectors(x, r);
+    if (area != MIRROR_NONE && !(wide & 1))
+        return in_mirror(x, i, &ea, area);
     jit_island_before(x, 500); /* all of this is longer than short jumps reach */
     const uint8_t *retry = here(c);
     if (!jit_ea(x, &ea))

@@ -540,6 +540,28 @@ static void mirror_operand(Trans *x, HostMem *m)
     x->base = 0;
 }
 
+unsigned jit_mirror_base(Trans *x, const Insn *i, enum MirrorArea area)
+{
+    const uint8_t *retry = here(&x->c);
+    int dx_run = x->dx_run;
+    if (!jit_ea(x, i))
+        return H_NONE;
+    struct Cold *cold = area_check(x, H_AX, area);
+    cold->retry = retry;
+    cold->run = 1;
+    cold->mirror = true;
+    if (x->dx_run == dx_run && (area == MIRROR_LOW || dx_run == dx_mirror(area)))
+        cold->dx_run = dx_run;
+    x->mirrored = true;
+    if (area == MIRROR_LOW)
+        return H_AX;
+    if (x->dx_run != dx_mirror(area))
+        emit_load(&x->c, H_DX, jit_mirror_adds(x->j, area));
+    x->dx_run = dx_mirror(area);
+    emit_lea(&x->c, true, H_CX, by_rdx((HostMem){.base = H_AX, .index = H_NONE}));
+    return H_CX;
+}
+
 void jit_dx_again(Trans *x, int dx_run, bool second)
 {
     HostMem from;

@@ -84,6 +84,9 @@ HostMem jit_mirror_adds(const Jit *, enum MirrorArea);
  * the mirror is not in use that is such that no check passes, but (of the upper area, by SHRX) for
  * the address 1, whose `add` leads nowhere. */
 void jit_area_bits(Trans *, unsigned r, enum MirrorArea);
+/* rax, or rcx: where the mirror has i's base and displacement, for accesses up to 2^38 bytes from
+ * there, which follow; H_NONE: that is no address. */
+unsigned jit_mirror_base(Trans *, const Insn *i, enum MirrorArea);
 /* jit_mem.c: a place that has been checked, of the mirror's lower area; rax may change. */
 struct Place;
 HostMem jit_as_it_stands(Trans *, const struct Place *);

@@ -484,6 +484,8 @@ static void go_on_behind(Trans *x, const struct Cold *cold, const uint8_t *const
         leave(x, JX_RESUME, jit_off_of(x, cold->k) + x->insn[cold->k]->end);
     } else {
         jit_dx_again(x, x->dx_behind[cold->k], false);
+        if (x->ax_behind[cold->k] != H_NONE)
+            emit_load(&x->c, H_AX, jit_home(x, x->ax_behind[cold->k]));
         emit_jmp(&x->c, next[cold->k + 1]);
     }
 }
@@ -780,6 +782,7 @@ static bool translate(Trans *x, JitCode *code, const uint8_t *next[])
         if (!jit_emit_one(x, i))
             by_helper(x, i);
         x->dx_behind[x->k] = x->dx_run;
+        x->ax_behind[x->k] = x->ax;
     }
     next[x->n] = here(c);
     if (!x->ended || b->n == 0)

@@ -474,7 +474,8 @@ struct Trans {
     bool mirror, kernel; /* accesses go by the mirror where they can; by the kernel's */
     uint8_t area_of[TRACE_MAX_INSNS];  /* kernel: where they have been seen */
     bool run_bounded[TRACE_MAX_INSNS]; /* of a member by the mirror: its index is small */
-    int dx_behind[TRACE_MAX_INSNS];    /* dx_run behind each instruction of the first body */
+    int dx_behind[TRACE_MAX_INSNS]; /* dx_run, and ax, behind each instruction of the first body */
+    uint8_t ax_behind[TRACE_MAX_INSNS];
     /* jit_flags.c: instruction w has set the flags, which may be something else before this one; in
      * `copy` is what its destination was, or it is GPR_ZERO. w is -1: they are right. */
     struct Replay {

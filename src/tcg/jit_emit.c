@@ -367,9 +367,10 @@ static bool emit_same(Trans *x, const Insn *i, bool writes, bool cl, unsigned ax
         e.rm = rm.host;
     } else {
         if (reg.used && is_mem && !reg.high && writes && !rm_first && overwrites(i) &&
-            x->host[reg.guest] == H_NONE)
-            in_copy(&reg, H_CX);
-        else if (reg.used)
+            x->host[reg.guest] == H_NONE) {
+            in_copy(&reg, H_AX);
+            x->ax = reg.guest;
+        } else if (reg.used)
             bring(x, &reg, cl ? H_DX : H_CX);
         if (vvvv.used)
             bring(x, &vvvv, H_DX);

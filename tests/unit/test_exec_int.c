@@ -9,55 +9,13 @@
 #include <stdio.h>
 #include "tcg/exec.h"
 #include "tcg/tcg.h"
+#include "native_run.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 
-#define ROUNDS   200    /* instructions a row */
-#define WINDOW   0x3000 /* bytes of G_DATA that operands lie in */
+#define ROUNDS   200 /* instructions a row */
 #define STACK_AT (G_DATA + 0x2800)
 
-/* ---- running on the bare processor: all 16 registers and the flags are the guest's ---- */
-typedef struct NativeRegs {
-    uint64_t gpr[16], rflags, code, save_rsp, back;
-} NativeRegs;
-NativeRegs native_regs;
-void native_run(void);
-void native_back(void);
-__asm__(".text\n.globl native_run, native_back\n"
-        "native_run:\n"
-        "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
-        "mov %rsp, native_regs+144(%rip)\n"
-        "push native_regs+128(%rip)\npopfq\n"
-        "mov native_regs+0(%rip), %rax\nmov native_regs+8(%rip), %rcx\n"
-        "mov native_regs+16(%rip), %rdx\nmov native_regs+24(%rip), %rbx\n"
-        "mov native_regs+32(%rip), %rsp\nmov native_regs+40(%rip), %rbp\n"
-        "mov native_regs+48(%rip), %rsi\nmov native_regs+56(%rip), %rdi\n"
-        "mov native_regs+64(%rip), %r8\nmov native_regs+72(%rip), %r9\n"
-        "mov native_regs+80(%rip), %r10\nmov native_regs+88(%rip), %r11\n"
-        "mov native_regs+96(%rip), %r12\nmov native_regs+104(%rip), %r13\n"
-        "mov native_regs+112(%rip), %r14\nmov native_regs+120(%rip), %r15\n"
-        "jmp *native_regs+136(%rip)\n"
-        "native_back:\n"
-        "mov %rax, native_regs+0(%rip)\nmov %rcx, native_regs+8(%rip)\n"
-        "mov %rdx, native_regs+16(%rip)\nmov %rbx, native_regs+24(%rip)\n"
-        "mov %rsp, native_regs+32(%rip)\nmov %rbp, native_regs+40(%rip)\n"
-        "mov %rsi, native_regs+48(%rip)\nmov %rdi, native_regs+56(%rip)\n"
-        "mov %r8, native_regs+64(%rip)\nmov %r9, native_regs+72(%rip)\n"
-        "mov %r10, native_regs+80(%rip)\nmov %r11, native_regs+88(%rip)\n"
-        "mov %r12, native_regs+96(%rip)\nmov %r13, native_regs+104(%rip)\n"
-        "mov %r14, native_regs+112(%rip)\nmov %r15, native_regs+120(%rip)\n"
-        "mov native_regs+144(%rip), %rsp\n"
-        "pushfq\npop native_regs+128(%rip)\ncld\n"
-        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
-
-static uint64_t seed = 0x9e3779b97f4a7c15;
-static uint64_t rnd(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return seed;
-}
 /* Values with edges in them. */
 static uint64_t rnd_value(void)
 {
@@ -350,7 +308,6 @@ static bool try_one(const OpRow *r, unsigned *ran)
     memcpy(&native_regs, s->gpr, 16 * 8);
     native_regs.rflags = s->rflags | FL_IF;
     native_regs.code = G_CODE;
-    native_regs.back = (uint64_t)native_back;
     /* The instructions, then JMP [RIP + 0]. */
     memcpy(gp(G_CODE), m.bytes, m.len);
     uint8_t *end = (uint8_t *)gp(G_CODE) + m.len;
@@ -358,7 +315,8 @@ static bool try_one(const OpRow *r, unsigned *ran)
     if (rnd() & 1)
         n += add_branch(&end);
     memcpy(end, "\xff\x25\0\0\0\0", 6);
-    memcpy(end + 6, &native_regs.back, 8);
+    const uint64_t back = (uintptr_t)native_back;
+    memcpy(end + 6, &back, 8);
 
     /* The engine first: what faults there is not tried on silicon. */
     memcpy(gp(G_DATA), before, WINDOW);

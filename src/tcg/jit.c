@@ -126,6 +126,7 @@ Jit *jit_new(Tcg *t, GError **err)
     jit_tlb_init(j);
     jit_slots_init(j);
     jit_jumps_init(j);
+    jit_strings_init(j);
     j->hot->sign = 1ull << 63;
     j->hot->late_at = t->v->vm->clock ? timers_late_at(t->v->vm->clock) : NULL;
     j->row_helpers = g_new0(uint32_t, op_rows_n);

@@ -132,6 +132,7 @@ typedef struct JitHot {
     uint16_t cc;            /* flags while C code runs */
     struct Tcg *t;
     void *fn_helper, *fn_access, *fn_stream, *fn_vec, *fn_invlpg;
+    const void *fn_string[2][4];                                     /* fill, copy; by size */
     _Alignas(32) uint8_t lanes[32], lanes_index[32], lanes_mask[32]; /* jit_gather.c */
     _Alignas(64) uint8_t lanes_kept[4][64];
     _Alignas(64) uint8_t fx[512];          /* FXSAVE image of what was in them */
@@ -320,6 +321,7 @@ typedef struct Jit {
     unsigned map_n, map_room;
     unsigned links;    /* direct jumps that are linked now, at most */
     bool slow_pext;    /* jit_area_bits() does without */
+    bool slow_rep;     /* strings go by string_thunk.S */
     bool near_jumps;   /* LOOP is a fast way to jump if rcx is not 1: on AMD's processors */
     bool kernel_slots; /* the kernel's code has slots too: for tests */
     bool no_mirror;    /* no code is made for the mirror: likewise */
@@ -629,6 +631,7 @@ uint32_t jit_often_written(const Insn *);
 /* jit_string.c: REP MOVS (copy) or STOS; COLD_STRING, up to the jump behind the instruction */
 bool jit_emit_string(Trans *, const Insn *, bool copy);
 void jit_string_cold(Trans *, const JitCode *, const struct Cold *);
+void jit_strings_init(Jit *);
 /* BT, BTS, BTR, BTC of memory with a register */
 bool jit_emit_bit_string(Trans *, const Insn *);
 /* jit_soft.c: where in its block i has an immediate that can be soft, and its bytes */

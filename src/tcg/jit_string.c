@@ -6,12 +6,33 @@
  * each operand has a slot (jit_slot.c) with the pages that one of them met, where these follow each
  * other in the host's memory too or in a window; `last` is that of the string it was filled for.
  * All else is the exec function's: it goes page by page.
+ *
+ * Where the host's own are slow, and that is so where it does not say that it has "enhanced" ones,
+ * string_thunk.S does what they would. AMD's of family 17h take 18 cycles to begin with, a cycle
+ * for each byte up to 64, and where the destination is not aligned twice the time of a loop; where
+ * it is a few bytes above the source, in pages, a cycle and more for each element.
  */
 #include "tcg/jit.h"
+
+#include <cpuid.h>
 
 extern const ExecSet exec_movs;
 
 #define STRING_MAX_SHIFT 13 /* elements, as a power of 2 */
+#define CPUID_7_EBX_ERMS (1u << 9)
+
+extern const uint8_t string_fill1[], string_fill2[], string_fill4[], string_fill8[];
+extern const uint8_t string_copy1[], string_copy2[], string_copy4[], string_copy8[];
+
+void jit_strings_init(Jit *j)
+{
+    static const void *const thunks[2][4] = {
+        {string_fill1, string_fill2, string_fill4, string_fill8},
+        {string_copy1, string_copy2, string_copy4, string_copy8}};
+    unsigned eax, ebx, ecx, edx;
+    memcpy(j->hot->fn_string, thunks, sizeof(thunks));
+    j->slow_rep = !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & CPUID_7_EBX_ERMS);
+}
 
 static HostMem state(size_t offset)
 {
@@ -235,6 +256,12 @@ bool jit_emit_string(Trans *x, const Insn *i, bool copy)
     if (copy)
         emit_load(c, si, from);
     emit_mov(c, true, H_CX, count);
+    if (x->j->slow_rep) {
+        HostMem thunk = jit_hot(x->j, offsetof(JitHot, fn_string[copy][scale_of(i)]));
+        encode(c, &(Enc){.map = MAP_1B, .opcode = 0xff, .modrm = true, .reg = 2, .mem = &thunk});
+        RAW(c, "\xe3"); /* jrcxz, over what follows */
+        code8(c, i->opsize == 2 || i->opsize == 8 ? 3 : 2);
+    }
     code8(c, 0xf3);
     if (i->opsize == 2)
         code8(c, 0x66);

@@ -740,64 +740,6 @@ START_TEST(over_page_ends)
 }
 END_TEST
 
-/* REP MOVS and STOS of all sizes: over page ends, onto themselves, onto another name of the same
- * page, of nothing, downwards. */
-START_TEST(strings)
-{
-    Jit *j = begin_jit();
-    unsigned shown = 0;
-    for (unsigned k = 0; k < 2000; k++) {
-        static CpuState in;
-        static uint8_t bytes[64];
-        unsigned size = below(4);
-        seed = k + 1;
-        j->kernel_slots = one_in(2);
-        j->slot_asks = (uint8_t)below(2);
-        guest_long_mode();
-        tables();
-        registers(&guest.v.st);
-        in = guest.v.st;
-        in.gpr[RDI] = 0x1000 * (1 + below(12)) + below(0x1000);
-        in.gpr[RSI] = one_in(2) ? in.gpr[RDI] - 64 + below(128) : 0x1000 + below(0xd000);
-        in.gpr[R8] = one_in(10) ? 0
-                                : below((one_in(2)   ? 0x100
-                                         : one_in(4) ? 0x3000
-                                                     : 0x1000) >>
-                                        size);
-        if (one_in(4)) /* up to a page's end, nearly */
-            in.gpr[R8] = (0x2000 - (in.gpr[RDI] & 0xfff) - below(32)) >> size;
-        if (one_in(2)) /* and the page there is elsewhere in memory */
-            put64(LOW_PT + 8 * ((in.gpr[RDI] >> 12) + 2), (DATA + 0x1000 * below(3)) | 7);
-        in.gpr[R9] = in.gpr[RDI];
-        in.gpr[R10] = in.gpr[RSI];
-        in.gpr[RBX] = 3 + below(4);
-        Code c = {.p = bytes, .end = bytes + sizeof(bytes)};
-        code_bytes(&c, "\x44\x89\xc1", 3); /* mov ecx, r8d */
-        if (one_in(2))
-            code_bytes(&c, "\x4c\x89\xcf\x4c\x89\xd6", 6); /* mov rdi, r9; mov rsi, r10 */
-        if (one_in(3))
-            emit_lea(&c, true, R8,
-                     (HostMem){.base = R8, .index = H_NONE, .disp = (int32_t)below(40)});
-        code8(&c, one_in(8) ? 0xfd : 0xfc);
-        if (size == 1)
-            code8(&c, 0x66);
-        code8(&c, one_in(8) ? 0xf2 : 0xf3);
-        if (size == 3)
-            code8(&c, 0x48);
-        code8(&c, (one_in(2) ? 0xa4u : 0xaau) | (size > 0));
-        code_bytes(&c, "\xff\xcb\x75", 3); /* dec ebx; jnz */
-        code8(&c, (uint8_t)(bytes - (c.p + 1)));
-        code_bytes(&c, "\xfc\xf4", 2);
-        n_cuts = 0;
-        random_memory();
-        must_agree(k, &in, bytes, (unsigned)(c.p - bytes));
-        shown += jit_window_at(j, 0x3000);
-    }
-    ck_assert_uint_gt(shown, 0);
-    guest_teardown();
-}
-END_TEST
-
 /* A page that is mapped anew before it is used again, and again, forgotten by INVLPG or by CR3: no
  * access may find where it was. */
 START_TEST(mapped_anew)
@@ -983,7 +925,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {random_blocks, random_traces,    over_page_ends, strings,
+    const TTest *const tests[] = {random_blocks, random_traces,    over_page_ends,
                                   mapped_anew,   code_mapped_anew, at_two_places};
     return jit_suite("jit", tests, ARRAY_LEN(tests));
 }

@@ -57,7 +57,7 @@
     .macro copy name, shift
     begin \name, \shift
     movl $1 << \shift, %edx
-    jmp copy_bytes
+    jmp .Lcopy_bytes
     .size \name, . - \name
     .endm
 
@@ -66,18 +66,18 @@
     copy string_copy8, 3
     begin string_copy1, 0
     movl $1, %edx
-copy_bytes:                     /* edx: of an element */
+.Lcopy_bytes:                   /* edx: of an element */
     flags_out
     movl %edi, %eax
     subl %esi, %eax
     testl $0xfff, %eax
-    jz pieces
+    jz .Lpieces
     addl $31, %eax
     andl $0xfff, %eax
     cmpl $63, %eax
-    jb near
+    jb .Lnear
     /* Here a byte may be copied twice: neither time has it been written in between. */
-pieces:
+.Lpieces:
     cmpl $32, %ecx
     jae 2f
     testb $16, %cl
@@ -156,13 +156,13 @@ pieces:
  * The two are at places in pages that are less than 32 bytes apart; eax: where the destination is, from
  * 31 bytes below the source.
  */
-near:
+.Lnear:
     subl $31, %eax
-    js below
+    js .Lbelow
     cmpl %eax, %ecx
-    jbe pieces
+    jbe .Lpieces
     cmpl $64, %ecx              /* as it is from here on, so both pages are the strings' */
-    jb few
+    jb .Lfew
     pushq %r8
     pushq %r9
     leaq -32(%rsp), %rsp
@@ -171,10 +171,10 @@ near:
     leaq (%rsi, %rax), %r8
     subq %rdi, %r8              /* from the destination to its place in the source's page */
     cmpl $2, %edx
-    je above2
-    jb above1
+    je .Labove2
+    jb .Labove1
     cmpl $4, %edx
-    je above4
+    je .Labove4
 
 /*
  * Is it that page by another address, or itself? Where two pieces of the source are the same, `above`
@@ -222,7 +222,7 @@ near:
     cmpl %eax, %ecx
     cmova %eax, %ecx
     subl %ecx, %r9d
-    call once
+    call copy_once
     movl %r9d, %ecx
     jmp 2f
 3:  \store, (%rdi)
@@ -232,38 +232,38 @@ near:
     jmp 5f
 4:  addq $SIZE, %rdi
 5:  movl $SIZE, %edx
-    jmp some
+    jmp .Lsome
     .endm
 
     above 3, movq, "movq %rdx", %rdx, %rax
-above1:
+.Labove1:
     above 0, movzbl, "movb %dl", %edx, %eax
-above2:
+.Labove2:
     above 1, movzwl, "movw %dx", %edx, %eax
-above4:
+.Labove4:
     above 2, movl, "movl %edx", %edx, %eax
 
 /* What is left is the instruction's. */
-some:
+.Lsome:
     movups (%rsp), %xmm0
     movups 16(%rsp), %xmm1
     leaq 32(%rsp), %rsp
     popq %r9
     popq %r8
-few:
+.Lfew:
     tzcntl %edx, %eax
     xchgl %eax, %ecx
     shrl %cl, %eax
     movl %eax, %ecx
     back
 
-below:
+.Lbelow:
     cmpl $32, %ecx
-    jb pieces
+    jb .Lpieces
     leaq -32(%rsp), %rsp
     movups %xmm0, (%rsp)
     movups %xmm1, 16(%rsp)
-    call once
+    call copy_once
     movups (%rsp), %xmm0
     movups 16(%rsp), %xmm1
     leaq 32(%rsp), %rsp
@@ -289,8 +289,8 @@ below:
     .endm
 
     .balign 16
-    .type once, @function
-once:
+    .type copy_once, @function
+copy_once:
     cmpl $ALIGNED_FROM, %ecx
     jb 3f
     movl %edi, %eax
@@ -314,7 +314,7 @@ once:
 4:  piece 16, movups, "movups %xmm0", %xmm0 /* the low five bits are what they were */
     less_than_16
     ret
-    .size once, . - once
+    .size copy_once, . - copy_once
 
 /* rdx becomes eight bytes of the pattern. */
     .macro fill name, shift
@@ -334,7 +334,7 @@ once:
     shlq $32, %rax
     orq %rax, %rdx
     .endif
-    jmp fill_bytes
+    jmp .Lfill_bytes
     .size \name, . - \name
     .endm
 
@@ -348,7 +348,7 @@ once:
     movq %rdx, %rax
     shlq $32, %rax
     orq %rax, %rdx
-fill_bytes:
+.Lfill_bytes:
     cmpl $32, %ecx
     jae 2f
     testb $16, %cl

@@ -463,6 +463,14 @@ static void access_missed(Trans *x, JitCode *code, const struct Cold *seen)
         flags |= JIT_MIRROR_FLAG;
     if (cold->back)
         jit_elsewhere(x, cold);
+    if (cold->framed_ax) {
+        uint8_t *over = emit_jmp(c, here(c));
+        const uint8_t *again = here(c);
+        emit_load(c, H_AX, jit_frame(0));
+        emit_jmp(c, cold->retry);
+        patch_rel32(over, c->run, here(c));
+        cold->retry = again;
+    }
     if (cold->ea.base != H_AX || cold->ea.disp)
         emit_lea(c, true, H_AX, cold->ea);
     if (cold->run && cold->run <= JIT_RUN_SPAN && !cold->second && !cold->mirror)

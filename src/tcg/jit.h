@@ -528,13 +528,14 @@ struct Trans {
     unsigned n_near;
     bool no_near, out_of_reach;
     struct Cold {
-        uint16_t run;        /* ACCESS: of the first of a run of so many bytes; or 0 */
-        bool second;         /* of the second body: the block is left behind the instruction */
-        bool write;          /* ACCESS */
-        bool backward;       /* LINK */
-        bool far;            /* STREAM: JIT_FAR_FLAG */
-        bool mirror;         /* ACCESS, STREAM: of the mirror's, whose check has failed */
-        int dx_run;          /* ACCESS, of the mirror's, and VEC: what rdx has at `retry`, or -1 */
+        uint16_t run;   /* ACCESS: of the first of a run of so many bytes; or 0 */
+        bool second;    /* of the second body: the block is left behind the instruction */
+        bool write;     /* ACCESS */
+        bool backward;  /* LINK */
+        bool far;       /* STREAM: JIT_FAR_FLAG */
+        bool mirror;    /* ACCESS, STREAM: of the mirror's, whose check has failed */
+        int dx_run;     /* ACCESS, of the mirror's, and VEC: what rdx has at `retry`, or -1 */
+        bool framed_ax; /* ACCESS: rax is to be what is in jit_frame(0) where it is tried again */
         const uint8_t *back; /* ACCESS, of the kernel's: here with rdx as it is to be */
         uint16_t size;       /* that many bytes then */
         uint8_t *from;       /* rel32 to patch */

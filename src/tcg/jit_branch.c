@@ -280,16 +280,30 @@ static bool emit_jmp_indirect(Trans *x, const Insn *i)
     return true;
 }
 
+/* Does only cold code, from this one on, change rax for what is pushed? That has it again from the
+ * frame then: who waits for the target of a CALL shall not wait for a load besides. */
+static bool only_cold_takes_ax(Trans *x, unsigned from)
+{
+    if (x->n_cold != from + 1)
+        return false;
+    struct Cold *cold = &x->cold[from];
+    if (cold->kind != COLD_ACCESS || cold->ea.base != x->host[RSP])
+        return false;
+    cold->framed_ax = true;
+    return true;
+}
+
 /* CALL to the RIP in rax, by the jump cache. */
 static void call_by_ax(Trans *x, const Insn *i)
 {
     HostMem target = jit_frame(0); /* no loop's second body has a CALL */
     lookup(x, COLD_HELPER);
     bool keeps = push_keeps_ax(x);
+    unsigned cold = x->n_cold;
     if (!keeps)
         emit_store(&x->c, H_AX, target);
     push_return(x, i);
-    if (!keeps)
+    if (!keeps && !only_cold_takes_ax(x, cold))
         emit_load(&x->c, H_AX, target);
     index_of_ax(x);
     jump_by_cache(x, NULL);

@@ -60,6 +60,10 @@ static void access_memory(Code *c)
         code8(c, one_in(2) ? 0x52 : 0x5a);
         return;
     }
+    if (one_in(12)) { /* lea rdx, [rip+2]; call rdx, which is to what comes next */
+        code_bytes(c, "\x48\x8d\x15\x02\0\0\0\xff\xd2", 9);
+        return;
+    }
     if (one_in(20)) { /* STI: what is behind it runs by itself */
         code8(c, 0xfb);
         return;

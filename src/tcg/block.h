@@ -74,6 +74,7 @@ struct Block {
     uint64_t soft;
     uint32_t runs;     /* by the interpreter, until it is translated */
     uint8_t imm_kills; /* times that it, or what was here before, died of a store to an immediate */
+    bool noted;        /* its last run before it is translated has been: to_note() */
     bool hot;          /* its code is to be a trace */
     uint8_t
         rounds; /* of a loop of its own, once it is hot: on average; BLOCK_ROUNDS_MAX: or more */

@@ -330,6 +330,7 @@ typedef struct Jit {
     unsigned heats;    /* JitHot.heat[] in use */
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
+    bool programs;                    /* the guest has run code of CPL 3 */
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
     uint32_t trace_paths, kernel_paths; /* noted before a trace is made */

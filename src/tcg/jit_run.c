@@ -601,10 +601,30 @@ static Fault interpret_noting(CpuState *s, Tcg *t, Block *b)
     return FAULT_NONE;
 }
 
-/* Is b the kernel's, and its code, or that of a trace it is in, made soon? */
-static bool to_note(Jit *j, const Block *b, bool record)
+#define JIT_SOON 3u /* at most, of the kernel's code once there are programs */
+
+/* Runs of b in the interpreter before it is translated. What a kernel does before it has programs
+ * it does once, mostly. */
+static uint32_t runs_wanted(const Jit *j, const Block *b)
 {
-    bool due = !b->jit && !b->no_jit && b->runs == j->hot_after * b->patience;
+    bool soon = j->programs && !(b->mode & DM_CPL3);
+    return (soon ? MIN_OF(j->hot_after, JIT_SOON) : j->hot_after) * b->patience;
+}
+
+/* Is b to be translated before this run? Not before one run was to_note(). */
+static bool is_due(Jit *j, Block *b)
+{
+    uint32_t wanted = runs_wanted(j, b);
+    j->programs |= b->mode & DM_CPL3;
+    return (++b->runs > wanted && (b->noted || !wanted)) || b->soft;
+}
+
+/* Is b the kernel's, and its code, or that of a trace it is in, made soon? */
+static bool to_note(Jit *j, Block *b, bool record)
+{
+    uint32_t wanted = runs_wanted(j, b);
+    bool due = !b->jit && !b->no_jit && (b->runs == wanted || (b->runs > wanted && !b->noted));
+    b->noted |= due;
     return (due || record) && (b->mode & (DM_CODE64 | DM_CPL3)) == DM_CODE64 && jit_kernel_claim(j);
 }
 
@@ -639,7 +659,7 @@ Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x)
             blocks_make_float(t, b);
         if (unlikely(b->jit && b->jit->n_parts > 1 && j->no_chain))
             jit_block_dead(j, b);
-        if (!b->jit && !b->no_jit && (++b->runs > j->hot_after * b->patience || b->soft))
+        if (!b->jit && !b->no_jit && is_due(j, b))
             b->no_jit = !jit_translate(j, b);
         if (unlikely(b->soft && !b->jit)) {
             blocks_harden(t, b);

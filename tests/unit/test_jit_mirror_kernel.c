@@ -289,8 +289,37 @@ START_TEST(pages_of_programs)
 }
 END_TEST
 
+/* What a kernel runs is translated earlier once there are programs; where its accesses are is noted
+ * before, of what has run often enough by then as well. */
+START_TEST(programs_come)
+{
+    /* 1: mov [rsi], ecx; add ebx, [rsi]; dec ecx; jnz 1b; hlt */
+    static const uint8_t text[] = "\x89\x0e\x03\x1e\xff\xc9\x75\xf8\xf4";
+    CpuState in;
+    Jit *j = begin_jit();
+    j->hot_after = JIT_HOT;
+    guest_long_mode();
+    kernel_tables();
+    registers(&guest.v.st);
+    in = guest.v.st;
+    in.cr4 |= CR4_PGE;
+    in.gpr[RSI] = DIRECT + 0x208;
+    in.gpr[RCX] = JIT_HOT - 2;
+    in.gpr[RSP] = IMAGE + 0x800;
+    n_cuts = 0;
+    random_memory();
+    must_agree(0, &in, text, sizeof(text) - 1);
+    ck_assert_uint_eq(j->blocks, 0);
+    j->programs = true;
+    must_agree(1, &in, text, sizeof(text) - 1);
+    ck_assert_uint_gt(j->blocks, 0);
+    ck_assert(jit_kernel_out(j) || j->kernel_shown > 0);
+    guest_teardown();
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {loops, code_in_large_page, pages_of_programs};
+    const TTest *const tests[] = {loops, code_in_large_page, pages_of_programs, programs_come};
     return jit_suite("jit_mirror_kernel", tests, ARRAY_LEN(tests));
 }

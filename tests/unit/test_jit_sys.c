@@ -94,6 +94,7 @@ START_TEST(to_and_fro)
                                          !strcmp(op_rows[k].name, "serialize")))
             helped += t->jit->row_helpers[k];
     ck_assert_uint_gt(t->jit->blocks, 0);
+    ck_assert(t->jit->programs);
     if (!((flags[_i].rflags) & FL_AC))
         ck_assert_uint_lt(helped, 30);
 }

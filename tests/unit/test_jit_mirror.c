@@ -737,7 +737,10 @@ START_TEST(vectors)
             code_bytes(&c, "\xf6\xc1\x07\x75", 4);
             uint8_t *over = c.p;
             code8(&c, 0);
-            change_something(&c);
+            if (one_in(2)) /* wide indices by which rsi leads to what the process has there */
+                code_bytes(&c, "\x4d\x89\xe9\x49\x29\xf1\xc4\x41\xf9\x6e\xf9", 11);
+            else
+                change_something(&c);
             *over = (uint8_t)(c.p - over - 1);
         }
         count_down(&c, RCX, false);

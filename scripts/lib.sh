@@ -5,11 +5,6 @@ cache=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# The host's processors that this shell may use, a line each.
-processors() {
-    taskset -cp $$ | sed 's/.*: //' | tr , '\n' | awk -F- '{ for (i = $1; i <= $NF; i++) print i }'
-}
-
 # Configures and builds a preset; prints only what is worth reading.
 build() { # preset
     local log; log=$(mktemp)

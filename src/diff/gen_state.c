@@ -252,19 +252,23 @@ void gen_fpu(Gen *g)
 
 /* Lanes of the campaign that all of memory is made of: 24 KiB are copied faster than drawn. */
 #define POOL 8192u
+typedef struct Pool {
+    uint64_t campaign, lanes[POOL];
+} Pool;
+
 static void fill(Gen *g, uint8_t *to, unsigned bytes)
 {
-    static __thread uint64_t lanes[POOL];
-    static __thread uint64_t of;
-    static __thread bool made;
-    if (!made || of != g->campaign) {
+    static GPrivate own = G_PRIVATE_INIT(g_free);
+    Pool *pool = g_private_get(&own);
+    if (!pool || pool->campaign != g->campaign) {
+        if (!pool)
+            g_private_set(&own, pool = g_new(Pool, 1));
         Gen p = {.s = g->campaign ^ 0x5851f42d4c957f2d};
         for (unsigned k = 0; k < POOL; k++)
-            lanes[k] = k & 1 ? gen_lane(&p) : gen_value(&p);
-        of = g->campaign;
-        made = true;
+            pool->lanes[k] = k & 1 ? gen_lane(&p) : gen_value(&p);
+        pool->campaign = g->campaign;
     }
-    memcpy(to, lanes + below(g, POOL - bytes / 8), bytes);
+    memcpy(to, pool->lanes + below(g, POOL - bytes / 8), bytes);
 }
 
 void gen_memory(Gen *g)

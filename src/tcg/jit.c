@@ -142,6 +142,7 @@ Jit *jit_new(Tcg *t, GError **err)
         perf_code(j->code_rw + j->run, j->code_rw, j->used_fixed,
                   "tandem: in and out of translated code");
     jit_run_init(j);
+    j->trans = g_new0(Trans, 1);
     return j;
 }
 
@@ -160,6 +161,7 @@ void jit_free(Jit *j)
     jit_jumps_free(j);
     g_hash_table_destroy(j->plans);
     g_free(j->row_helpers);
+    g_free(j->trans);
     g_free(j);
 }
 
@@ -345,6 +347,7 @@ void jit_give_back(Jit *j)
 {
     size_t kept = (j->used_fixed + ~PAGE_MASK) & PAGE_MASK;
     jit_flush(j);
+    j->programs = false; /* an idle kernel has as little to do again as one that begins */
     /* Where this kernel cannot, the pages stay: they are written over. */
     (void)madvise(j->code_rw + kept, j->code_bytes - kept, MADV_REMOVE);
     j->there = kept;
@@ -891,8 +894,7 @@ static size_t code_ahead(const Jit *j, size_t there, size_t used, size_t end)
 /* twin_of: code of b whose twin it is to be. */
 static bool make_code(Jit *j, Block *b, JitCode *twin_of)
 {
-    static _Thread_local Trans trans;
-    Trans *x = &trans;
+    Trans *x = j->trans;
     const uint8_t *next[TRACE_MAX_INSNS + 1];
     vec_release(j->t);
     j->there = code_ahead(j, j->there, j->used, j->code_bytes / 2);

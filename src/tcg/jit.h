@@ -330,7 +330,7 @@ typedef struct Jit {
     unsigned heats;    /* JitHot.heat[] in use */
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
-    bool programs;                    /* the guest has run code of CPL 3 */
+    bool programs;                    /* CPL 3 has run since idle */
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
     uint32_t trace_paths, kernel_paths; /* noted before a trace is made */
@@ -340,7 +340,8 @@ typedef struct Jit {
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
         slots_given_up;
-    uint32_t *row_helpers; /* by row: runs by helper */
+    uint32_t *row_helpers; /* by row: runs */
+    Trans *trans;
 } Jit;
 
 extern const uint8_t jit_host[16]; /* guest register to host register; H_NONE: in CpuState */

@@ -314,6 +314,10 @@ START_TEST(programs_come)
     must_agree(1, &in, text, sizeof(text) - 1);
     ck_assert_uint_gt(j->blocks, 0);
     ck_assert(jit_kernel_out(j) || j->kernel_shown > 0);
+    jit_give_back(j); /* as when the guest has been idle */
+    uint64_t made = j->blocks;
+    must_agree(2, &in, text, sizeof(text) - 1);
+    ck_assert_uint_eq(j->blocks, made);
     guest_teardown();
 }
 END_TEST

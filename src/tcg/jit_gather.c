@@ -1,11 +1,11 @@
 /*
  * Gathers and scatters. Those of VEX encoding, in user code, have a slot: if all elements, chosen
  * by the mask or not, are in its pages, the instruction is done as it is from the host's address.
- * By the mirror one with indices of 32 bits is, too, and only its base is looked at. Else, and
- * in the kernel, the three vectors go to memory, and a stub loads the elements one by one through
- * the first-level TLB. If one is not to be had so, the instruction has done nothing yet: it begins
- * again once the TLB has the page, or its exec function does it all. Those of EVEX encoding are
- * done at once, or by their exec function.
+ * By the mirror one with indices of 32 bits is, too, and only its base is looked at. Else, and in
+ * the kernel, the three vectors go to memory, and gather_stub()'s code loads the elements one by
+ * one through the first-level TLB. If one is not to be had so, the instruction has done nothing
+ * yet: it begins again once the TLB has the page, or its exec function does it all. Those of EVEX
+ * encoding are done at once, or by their exec function.
  */
 #include "tcg/jit.h"
 

@@ -54,6 +54,28 @@
     back
     .endm
 
+/* If ecx is `bytes` to one less than twice that, both ends of so many, which may lie over each other. */
+    .macro copy_ends bytes, load, a, b, store_a, store_b
+    testb $\bytes, %cl
+    jz 1f
+    \load (%rsi), \a
+    \load -\bytes(%rsi, %rcx), \b
+    \store_a, (%rdi)
+    \store_b, -\bytes(%rdi, %rcx)
+    addq %rcx, %rdi
+    done
+1:
+    .endm
+    .macro fill_ends bytes, store
+    testb $\bytes, %cl
+    jz 1f
+    \store, (%rdi)
+    \store, -\bytes(%rdi, %rcx)
+    addq %rcx, %rdi
+    done
+1:
+    .endm
+
     .macro copy name, shift
     begin \name, \shift
     movl $1 << \shift, %edx
@@ -122,31 +144,10 @@
     movups -16(%rsp), %xmm0
     movups -32(%rsp), %xmm1
     done
-5:  testb $8, %cl
-    jz 6f
-    movq (%rsi), %rax
-    movq -8(%rsi, %rcx), %rdx
-    movq %rax, (%rdi)
-    movq %rdx, -8(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-6:  testb $4, %cl
-    jz 7f
-    movl (%rsi), %eax
-    movl -4(%rsi, %rcx), %edx
-    movl %eax, (%rdi)
-    movl %edx, -4(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-7:  testb $2, %cl
-    jz 8f
-    movzwl (%rsi), %eax
-    movzwl -2(%rsi, %rcx), %edx
-    movw %ax, (%rdi)
-    movw %dx, -2(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-8:  jrcxz 9f
+5:  copy_ends 8, movq, %rax, %rdx, "movq %rax", "movq %rdx"
+    copy_ends 4, movl, %eax, %edx, "movl %eax", "movl %edx"
+    copy_ends 2, movzwl, %eax, %edx, "movw %ax", "movw %dx"
+    jrcxz 9f
     movzbl (%rsi), %eax
     movb %al, (%rdi)
     incq %rdi
@@ -393,25 +394,10 @@ copy_once:
     movups -16(%rsp), %xmm0
     movups -32(%rsp), %xmm1
     done
-5:  testb $8, %cl
-    jz 6f
-    movq %rdx, (%rdi)
-    movq %rdx, -8(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-6:  testb $4, %cl
-    jz 7f
-    movl %edx, (%rdi)
-    movl %edx, -4(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-7:  testb $2, %cl
-    jz 8f
-    movw %dx, (%rdi)
-    movw %dx, -2(%rdi, %rcx)
-    addq %rcx, %rdi
-    done
-8:  jrcxz 9f
+5:  fill_ends 8, "movq %rdx"
+    fill_ends 4, "movl %edx"
+    fill_ends 2, "movw %dx"
+    jrcxz 9f
     movb %dl, (%rdi)
     incq %rdi
 9:  done

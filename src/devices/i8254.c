@@ -179,10 +179,12 @@ static void arm_at(Pit *p, uint64_t tick)
     timer_mod(p->timer, ticks_to_ns(tick, PIT_HZ));
 }
 
-/* After what changed counter 0. */
-static void arm(Pit *p)
+/*
+ * After what changed counter 0 at `now`, which is the caller's reading of the clock: by a later one
+ * a short count may be over, and its edge would never come.
+ */
+static void arm(Pit *p, uint64_t now)
 {
-    uint64_t now = now_tick(p);
     p->due = next_rise(&p->c[0], now, now);
     if (p->due)
         arm_at(p, p->due);
@@ -234,7 +236,7 @@ static void load_later(Pit *p, Counter *c, uint32_t value, uint64_t now)
         c->next_low = true;
     }
     if (c == &p->c[0] && p->due > now)
-        arm(p);
+        arm(p, now);
 }
 
 static void load(Pit *p, Counter *c, uint32_t value)
@@ -258,7 +260,7 @@ static void load(Pit *p, Counter *c, uint32_t value)
     c->start = c->held = now + 1; /* loaded with the clock after the write */
     if (c == &p->c[0]) {
         drive(p, c->mode != 0);
-        arm(p);
+        arm(p, now);
     }
 }
 
@@ -325,7 +327,7 @@ static void write_count(Pit *p, Counter *c, uint8_t v)
             c->n = 0;
             if (c == &p->c[0]) {
                 drive(p, false);
-                arm(p);
+                arm(p, now_tick(p));
             }
         }
     }
@@ -497,7 +499,7 @@ void i8254_set_irq_enabled(Device *dev, bool on)
         irq_set(&p->out0, on);
     p->irq_enabled = on;
     if (on)
-        arm(p);
+        arm(p, now_tick(p));
 }
 
 static bool realize(Device *dev, GHashTable *props, GError **err)

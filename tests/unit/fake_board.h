@@ -10,6 +10,7 @@
 #include "devices/bus.h"
 
 static uint64_t fake_ns;
+static uint64_t fake_reading; /* ns that pass after each reading: the host runs something else */
 
 struct Clock {
     char unused;
@@ -38,7 +39,8 @@ bool clock_running(const Clock *c)
 }
 uint64_t clock_ns(const Clock *c)
 {
-    return fake_ns;
+    fake_ns += fake_reading;
+    return fake_ns - fake_reading;
 }
 uint64_t clock_host_tsc_khz(void)
 {
@@ -160,7 +162,7 @@ static inline void fake_dma(void *opaque, gpa_t gpa, uint64_t len)
 static inline void fake_board_init(void)
 {
     memset(&fb, 0, sizeof(fb));
-    fake_ns = 0;
+    fake_ns = fake_reading = 0;
     fb.exit_status = fb.a20 = -1;
     fb.ram = g_malloc0(FAKE_RAM);
     fb.mem.slot[0] = (RamSlot){.gpa = 0, .size = FAKE_RAM, .host = fb.ram, .fd = -1};

@@ -251,6 +251,29 @@ START_TEST(strobes)
 }
 END_TEST
 
+/* The least count that Linux programs, and a host that runs something else while it is loaded. */
+START_TEST(count_is_over_while_it_is_loaded)
+{
+    for (uint8_t mode = 0; mode <= 4; mode++) {
+        if (mode == 1) /* waits for a gate that never rises */
+            continue;
+        outb(0x43, (uint8_t)(0x30 | mode << 1));
+        for (unsigned loads = 1; loads <= 3; loads++) {
+            fb.edges[0] = 0;
+            fake_reading = 20 * NS_PER_S / PIT_HZ;
+            outb(0x40, 15);
+            outb(0x40, 0);
+            fake_reading = 0;
+            fake_advance(NS_PER_S / 100);
+            if (mode == 2 || mode == 3)
+                ck_assert_uint_gt(fb.edges[0], 1);
+            else
+                ck_assert_uint_eq(fb.edges[0], 1);
+        }
+    }
+}
+END_TEST
+
 START_TEST(reading)
 {
     outb(0x61, 1);
@@ -428,6 +451,7 @@ int main(void)
     tcase_add_test(tc, gate_holds_terminal_count);
     tcase_add_test(tc, hardware_one_shot);
     tcase_add_test(tc, strobes);
+    tcase_add_test(tc, count_is_over_while_it_is_loaded);
     tcase_add_test(tc, reading);
     tcase_add_test(tc, decimal);
     tcase_add_test(tc, calibration_by_counter_2);

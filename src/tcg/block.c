@@ -121,14 +121,17 @@ void blocks_drop_all(Tcg *t)
 }
 
 /* Room for `size` bytes behind what is used: the host makes so much memory at once, in one system
- * call instead of a fault for each page. */
-#define ARENA_STEP (256u << 10)
+ * call instead of a fault for each page. Less while there is little: an idle guest keeps it. */
+#define ARENA_STEP  (256u << 10)
+#define ARENA_LEAST (64u << 10)
+#define ARENA_FEW   (4u << 20)
 static void arena_ahead(BlockCache *c, size_t size)
 {
     if (likely(c->used + size <= c->there) || c->there + ARENA_STEP > BLOCK_ARENA)
         return;
-    (void)madvise(c->arena + c->there, ARENA_STEP, MADV_POPULATE_WRITE); /* or as it is touched */
-    c->there += ARENA_STEP;
+    size_t step = c->there < ARENA_FEW ? ARENA_LEAST : ARENA_STEP;
+    (void)madvise(c->arena + c->there, step, MADV_POPULATE_WRITE); /* or as it is touched */
+    c->there += step;
 }
 
 static void *arena_alloc(BlockCache *c, size_t size)
@@ -599,7 +602,7 @@ static void link_page(Tcg *t, Block *b, gpa_t page)
  * most of what a look-up costs is waiting for memory. */
 static unsigned block_hash(gpa_t gpa, unsigned mode)
 {
-    return (unsigned)((gpa >> 2 ^ gpa >> 20 ^ (uint64_t)mode << 10) & (BLOCK_HASH_SIZE - 1));
+    return (unsigned)((gpa >> 4 ^ gpa >> 22 ^ (uint64_t)mode << 8) & (BLOCK_HASH_SIZE - 1));
 }
 
 #define SOFT_AFTER 4 /* kills by stores to immediates */

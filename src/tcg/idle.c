@@ -23,6 +23,7 @@
 static void trim(Tcg *t)
 {
     blocks_drop_all(t);
+    tlb_give_back(t);
     if (t->jit)
         jit_give_back(t->jit);
     malloc_trim(0);

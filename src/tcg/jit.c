@@ -347,7 +347,8 @@ void jit_give_back(Jit *j)
 {
     size_t kept = (j->used_fixed + ~PAGE_MASK) & PAGE_MASK;
     jit_flush(j);
-    j->programs = false; /* an idle kernel has as little to do again as one that begins */
+    j->programs = false;
+    j->calm = true;
     /* Where this kernel cannot, the pages stay: they are written over. */
     (void)madvise(j->code_rw + kept, j->code_bytes - kept, MADV_REMOVE);
     j->there = kept;

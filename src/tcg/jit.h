@@ -290,7 +290,7 @@ typedef struct Jit {
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */
-    uint64_t jump_big; /* gigabytes, hashed, with large pages that jumps lead into */
+    uint64_t jump_big; /* gigabytes, hashed, with large pages of jumps */
     struct JTlbSet {
         uint64_t has[MMU_MODES][JTLB_SIZE / 64];    /* which entries, as bits */
         uint64_t some[MMU_MODES][JTLB_SIZE / 4096]; /* which words of `has` are not 0 */
@@ -330,7 +330,7 @@ typedef struct Jit {
     unsigned heats;    /* JitHot.heat[] in use */
     uint32_t warm_after, kernel_warm; /* runs before a trace is made; so many times more at CPL 0 */
     uint32_t hot_after;               /* runs in the interpreter before a block is translated */
-    bool programs;                    /* CPL 3 has run since idle */
+    bool programs, calm;              /* CPL 3 has run since idle; it has been idle */
     uint32_t loop_exits;              /* before a second body is judged */
     uint32_t twin_after;              /* crossings before a twin is made */
     uint32_t trace_paths, kernel_paths; /* noted before a trace is made */
@@ -340,7 +340,7 @@ typedef struct Jit {
     uint64_t counted; /* instructions in translated code, where it counts them */
     uint64_t blocks, traces, twins, flushes, exits[JX_RESUME + 1], accesses, helpers,
         slots_given_up;
-    uint32_t *row_helpers; /* by row: runs */
+    uint32_t *row_helpers; /* by row */
     Trans *trans;
 } Jit;
 

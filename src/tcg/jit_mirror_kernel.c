@@ -69,11 +69,11 @@ typedef struct Chunk {
 } Chunk;
 
 struct JitKernel {
-    bool failed, active;
+    bool failed, active, reserved;
     bool huge;        /* pages of 1 GiB have been met */
     uint32_t mem_gen; /* MemMap.gen when it was last put to use */
     uint64_t cost, cost_since;
-    unsigned areas, live_n, single;
+    unsigned areas, live_n, live_room, single;
     gva_t base[MIRROR_KERNELS];
     Chunk **live; /* all there are */
     Chunk *chunk[MIRROR_KERNELS][CHUNKS];
@@ -358,11 +358,14 @@ bool jit_kernel_claim(Jit *j)
     if (j->no_mirror || j->kernel_slots)
         return false;
     if (!m) {
-        m = j->kernel = g_new0(struct JitKernel, 1);
-        m->failed = j->t->v->id != 0 || !jit_mirror_file(j->t->v->vm->mem) || !reserve();
+        /* Zero and untouched: a kernel has a few chunks in a few areas. */
+        m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (m == MAP_FAILED)
+            return false;
+        j->kernel = m;
+        m->reserved = j->t->v->id == 0 && jit_mirror_file(j->t->v->vm->mem) && reserve();
+        m->failed = !m->reserved;
         m->cost_since = __rdtsc();
-        if (!m->failed)
-            m->live = g_new(Chunk *, MIRROR_KERNELS * CHUNKS);
     }
     return jit_kernel_on(j);
 }
@@ -379,12 +382,12 @@ void jit_kernel_free(Jit *j)
 {
     if (!j->kernel)
         return;
-    if (j->kernel->live) {
+    if (j->kernel->reserved) {
         drop_all(j);
         munmap((void *)(uintptr_t)RESERVED_FIRST, RESERVED_BYTES);
     }
     g_free(j->kernel->live);
-    g_free(j->kernel);
+    munmap(j->kernel, sizeof(*j->kernel));
     j->kernel = NULL;
 }
 
@@ -483,6 +486,10 @@ static Chunk *chunk_new(Jit *j, gva_t lin, bool whole)
     c->lin = lin >> CHUNK_BITS << CHUNK_BITS;
     c->whole = whole;
     *chunk_at(j, lin) = c;
+    if (m->live_n == m->live_room) {
+        m->live_room = MAX_OF(64u, 2 * m->live_room);
+        m->live = g_renew(Chunk *, m->live, m->live_room);
+    }
     m->live[m->live_n++] = c;
     return c;
 }

@@ -601,14 +601,18 @@ static Fault interpret_noting(CpuState *s, Tcg *t, Block *b)
     return FAULT_NONE;
 }
 
-#define JIT_SOON 3u /* at most, of the kernel's code once there are programs */
+#define JIT_SOON 3u  /* at most, of the kernel's code once there are programs */
+#define JIT_CALM 16u /* so many times more, of an idle kernel's until there are some again */
 
 /* Runs of b in the interpreter before it is translated. What a kernel does before it has programs
- * it does once, mostly. */
+ * it does once, mostly; and what it does while it idles takes next to no time either way, and code
+ * takes memory. */
 static uint32_t runs_wanted(const Jit *j, const Block *b)
 {
-    bool soon = j->programs && !(b->mode & DM_CPL3);
-    return (soon ? MIN_OF(j->hot_after, JIT_SOON) : j->hot_after) * b->patience;
+    uint32_t wanted = j->hot_after;
+    if (!(b->mode & DM_CPL3))
+        wanted = j->programs ? MIN_OF(wanted, JIT_SOON) : j->calm ? wanted * JIT_CALM : wanted;
+    return wanted * b->patience;
 }
 
 /* Is b to be translated before this run? Not before one run was to_note(). */

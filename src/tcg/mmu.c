@@ -350,6 +350,14 @@ void tlb_flush(Tcg *t)
     memset(t->may_write, 0, sizeof(t->may_write));
 }
 
+void tlb_give_back(Tcg *t)
+{
+    tlb_flush(t);
+    for (unsigned k = 0; k < TLB_BANKS; k++)
+        if (!t->banks[k].valid)
+            jit_zero(&t->banks[k], sizeof(t->banks[k]));
+}
+
 void tlb_flush_non_global(Tcg *t)
 {
     bank_clear_local(t, t->bank);

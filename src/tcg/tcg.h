@@ -237,6 +237,7 @@ Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bo
  */
 void tcg_update_mode(CpuState *s, Tcg *t);
 void tlb_flush(Tcg *t);                 /* everything */
+void tlb_give_back(Tcg *t);             /* the same, and memory to the host: of other PCIDs */
 void tlb_flush_non_global(Tcg *t);      /* of the current PCID: MOV to CR3 */
 void tlb_flush_page(Tcg *t, gva_t lin); /* of every PCID */
 /* To another PCID's bank; without keep, what is not global in it is dropped. */

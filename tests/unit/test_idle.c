@@ -25,12 +25,12 @@ static void again(uint32_t want)
 
 static size_t resident(const void *at, size_t bytes)
 {
-    size_t pages = bytes / 4096, n = 0;
+    size_t pages = bytes / PAGE_SIZE, n = 0;
     g_autofree unsigned char *in = g_malloc(pages);
-    ck_assert_int_eq(mincore((void *)(uintptr_t)at, bytes, in), 0);
+    ck_assert_int_eq(mincore((void *)(uintptr_t)at, pages * PAGE_SIZE, in), 0);
     for (size_t k = 0; k < pages; k++)
         n += in[k] & 1;
-    return n * 4096;
+    return n * PAGE_SIZE;
 }
 
 START_TEST(memory_goes_back)
@@ -68,13 +68,19 @@ START_TEST(memory_goes_back)
     again(RUN / LINE);
     ck_assert_uint_ge(tcg()->blocks->used, used);
 
-    /* One instruction in a window that is long over. */
+    /* One instruction in a window that is long over; another PCID has been in use. */
+    tlb_switch(tcg(), 1, true);
+    tlb_switch(tcg(), 0, true);
+    const TlbBank *other = &tcg()->banks[tcg()->bank == &tcg()->banks[0]];
+    const void *in_other = (const void *)(((uintptr_t)other + ~PAGE_MASK) & PAGE_MASK);
+    ck_assert_uint_gt(resident(in_other, sizeof(*other) - PAGE_SIZE), 0);
     *(uint8_t *)gp(G_CODE + 0x1000) = 0xf4;
     tcg()->idle.window = 1;
     tcg()->idle.busy = 0;
     again(0x1000 / LINE);
     ck_assert_uint_lt(tcg()->blocks->used, 1u << 20);
     ck_assert_uint_lt(resident(tcg()->blocks->arena, BLOCK_ARENA), 1u << 20);
+    ck_assert_uint_eq(resident(in_other, sizeof(*other) - PAGE_SIZE), 0);
     if (jit) {
         ck_assert_uint_lt(jit_of(&guest.v)->used, code / 10);
         ck_assert_uint_lt(resident(jit_of(&guest.v)->code_rw, jit_of(&guest.v)->code_bytes),

@@ -316,8 +316,18 @@ START_TEST(programs_come)
     ck_assert(jit_kernel_out(j) || j->kernel_shown > 0);
     jit_give_back(j); /* as when the guest has been idle */
     uint64_t made = j->blocks;
+    in.gpr[RCX] = 4 * JIT_HOT;
     must_agree(2, &in, text, sizeof(text) - 1);
     ck_assert_uint_eq(j->blocks, made);
+    in.gpr[RCX] = 20 * JIT_HOT; /* it is not idle any more */
+    must_agree(3, &in, text, sizeof(text) - 1);
+    ck_assert_uint_gt(j->blocks, made);
+    jit_give_back(j);
+    made = j->blocks;
+    in.gpr[RCX] = JIT_HOT;
+    j->programs = true;
+    must_agree(4, &in, text, sizeof(text) - 1);
+    ck_assert_uint_gt(j->blocks, made);
     guest_teardown();
 }
 END_TEST

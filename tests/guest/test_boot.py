@@ -3,6 +3,7 @@
 
 usage: test_boot.py TANDEM GUESTS CASE [ACCEL]
 """
+import hashlib
 import sys
 
 from tandem import Tandem
@@ -43,6 +44,32 @@ def work():
     with Tandem(BINARY, cloud(1, "tandem.run=work:5"), 120) as t:
         t.expect(r"guest: done \d+ rounds")
         assert "BAD" not in t.text, t.tail()
+        assert t.wait() == 0, t.tail()
+
+
+def pit():
+    """The 8254 as the only source of ticks, as one-shots by the I/O APIC, in both software engines."""
+    # With KVM's clock and TSC-deadline mode Linux believes that it needs no PIT, whatever nolapic_timer says.
+    args = cloud(1, "nolapic_timer hpet=disable")
+    with Tandem(BINARY, [*args, "-cpu", "max,kvm=off,-tsc-deadline"], 120) as t:
+        t.expect(r"guest: up ")
+        t.expect(r"# ")
+        t.send("cd /sys/devices/system/clockevents; echo ticks: $(cat clockevent0/current_device)\n")
+        t.expect(r"ticks: pit\s")
+        for engine in "jit", "interp":
+            t.send("\x01c")
+            t.expect(r"\(tandem\) ")
+            t.send(f"switch {engine}\n\x01c\n")
+            t.expect(r"# ")
+            t.send("a=$(date +%s); sleep 1; usleep 200000; b=$(date +%s); [ $b -gt $a ] && echo sle''pt\n")
+            t.expect(r"slept\s")
+            t.send("seq 9999 | sha256sum\n")
+            t.expect(hashlib.sha256("".join(f"{i}\n" for i in range(1, 10000)).encode()).hexdigest())
+        t.send("grep '^ *0:' /proc/interrupts; echo LOC $(grep LOC: /proc/interrupts)\n")
+        irq = t.expect(r"\s0: +(\d+) +IO-APIC +2-edge +timer")
+        assert int(irq[1]) > 100, t.tail()
+        t.expect(r"LOC LOC: 0 ")
+        t.send("poweroff -f\n")
         assert t.wait() == 0, t.tail()
 
 
@@ -96,6 +123,7 @@ CASES = {
     "shell": boot_to_shell,
     "smp2": boot_smp2,
     "work": work,
+    "pit": pit,
     "reset": reset,
     "installer-amd64": lambda: installer("amd64"),
     "installer-i386": lambda: installer("i386"),

@@ -4,7 +4,7 @@
 # name, copied to /files. With rig_small set, without the guests, and of the unit tests with those that the VMX rig runs alone.
 rig_initramfs() {
     local work=$1 build_dir=$2 guests=$3 mods=$4 root=$1/root; local -n extra=$5; shift 5
-    local a t f lib programs=() tests="kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits pv mwait fail_entry lost"
+    local a t f lib programs=() tests="kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits kernel_pit pv mwait fail_entry lost"
     [ -z "${rig_small:-}" ] || tests="fail_entry lost"
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,guests,tests,files,lib64,mods}
     cp "$(command -v busybox)" "$root/bin/busybox"

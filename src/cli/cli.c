@@ -232,8 +232,10 @@ int tandem_main(int argc, char *argv[])
         fputs(o.print->str, stdout);
         status = fflush(stdout) == 0 ? 0 : 1;
     } else if (o.demo) {
-        DemoOptions demo = {
-            .accel = o.cfg.accel, .kernel_irqchip = o.cfg.kernel_irqchip, .switches = o.switches};
+        DemoOptions demo = {.accel = o.cfg.accel,
+                            .kernel_irqchip = o.cfg.kernel_irqchip,
+                            .kernel_pit = o.cfg.kernel_pit,
+                            .switches = o.switches};
         status = demo_run(&demo);
     } else {
         status = run(&o);

@@ -72,13 +72,16 @@ typedef struct ChipState {
     IoapicState ioapic;
 } ChipState;
 
-/* The 8254, for people to see: it never moves. */
+#define PIT_HZ 1193182ull
+
+/* The 8254. Times are ticks of its input clock since the machine's clock began. */
 typedef struct PitCounter {
     uint32_t n, next; /* the count in use, and one that is to follow; 0: none */
-    uint64_t start;   /* tick of the input clock at which n was, or will be, loaded */
+    uint64_t start;   /* tick at which n was, or will be, loaded */
     uint64_t next_at; /* tick at which next is; all ones: with the next rise of the gate */
     uint64_t held;    /* while the gate holds it: tick at which it stopped */
     uint8_t mode, access;
+    bool untouched; /* no control word since reset */
     bool bcd, gate, triggered, write_high, read_high, latched, status_latched, latch_high;
     bool next_low; /* mode 3: next begins with its low half */
     uint8_t low;   /* the byte written first */
@@ -93,5 +96,22 @@ typedef struct PitState {
     bool out0;        /* level of counter 0's output, as driven */
     uint64_t due;     /* tick of its next rising edge, the oldest that is owed; 0: none */
 } PitState;
+
+/* KVM's form of it, which goes to and fro by the rows KPIT of vmstate/chips.def. */
+typedef struct KvmPitCounter {
+    uint32_t count;
+    uint64_t
+        loaded_ns; /* on the host's CLOCK_MONOTONIC; of counter 0 nothing that means anything */
+    uint8_t mode, access, bcd, gate, low;
+    uint8_t write_state, read_state; /* 1: low byte, 2: high byte, 3 and 4: the two of a word */
+    uint8_t latched;                 /* 0, or how much of the latch is to be read, as access */
+    uint16_t latch;
+    uint8_t status_latched, status;
+} KvmPitCounter;
+
+typedef struct KvmPit {
+    KvmPitCounter c[3];
+    bool hpet_legacy, speaker;
+} KvmPit;
 
 #endif

@@ -192,6 +192,7 @@ typedef struct VmCommon {
      * while `moving`, in which they are all paused and the machine sees to the controllers. */
     enum Irqchip irqchip;
     bool moving;
+    bool kernel_pit; /* with IRQCHIP_ON: KVM has an 8254 as well */
     /* The paravirtual clock: `ns` when the TSC before any offset was `tsc`. Exact: the same line on
      * every vCPU and in every engine. Written with all vCPUs paused. */
     struct PvLine {

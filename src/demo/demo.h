@@ -10,6 +10,7 @@
 typedef struct DemoOptions {
     const char *accel;          /* as -accel; NULL: kvm:tcg */
     const char *kernel_irqchip; /* as -machine kernel-irqchip */
+    bool kernel_pit;            /* as -machine kernel-pit */
     uint64_t switches; /* 0: twice a second for six seconds; else this many, as fast as possible */
     uint64_t rounds;   /* not 0: nothing is switched, each mode ends after so many rounds */
     bool quiet;        /* only the last lines */

@@ -28,6 +28,7 @@ typedef struct Counter {
     uint8_t mode;     /* 0-5 */
     uint8_t access;
     bool bcd, gate;
+    bool untouched;             /* no control word since reset */
     bool triggered;             /* modes 1 and 5: the gate has risen since the control word */
     bool write_high, read_high; /* the other byte of a two-byte access is next */
     uint8_t low;                /* first byte written */
@@ -40,13 +41,13 @@ typedef struct Pit {
     Device dev;
     Counter c[3];
     IrqLine out0;
-    bool irq_enabled, level;
+    bool irq_enabled, level, parked;
     bool discard; /* lost_tick_policy: a tick that finds the last one waiting is lost */
     bool (*busy)(void *opaque);
     void *busy_opaque;
     uint8_t port_b;
     Timer *timer;
-    uint64_t due;   /* tick of the next rising edge of OUT 0; valid while the timer is armed */
+    uint64_t due;   /* tick of the next rising edge of OUT 0; 0: none is to come */
     unsigned burst; /* edges since the timer ran */
     IoRegion *region[2];
 } Pit;
@@ -169,14 +170,21 @@ static void drive(Pit *p, bool level)
 {
     if (level != p->level) {
         p->level = level;
-        if (p->irq_enabled)
+        if (p->irq_enabled && !p->parked)
             irq_set(&p->out0, level);
     }
 }
 
 static void arm_at(Pit *p, uint64_t tick)
 {
-    timer_mod(p->timer, ticks_to_ns(tick, PIT_HZ));
+    if (!p->parked)
+        timer_mod(p->timer, ticks_to_ns(tick, PIT_HZ));
+}
+
+static void disarm(Pit *p)
+{
+    p->due = 0;
+    timer_del(p->timer);
 }
 
 /*
@@ -189,7 +197,7 @@ static void arm(Pit *p, uint64_t now)
     if (p->due)
         arm_at(p, p->due);
     else
-        timer_del(p->timer);
+        disarm(p);
 }
 
 /* A rising edge is due, perhaps for some time: see catch_up.h. */
@@ -197,8 +205,10 @@ static void rise(Pit *p)
 {
     Counter *c = &p->c[0];
     uint64_t now = now_tick(p);
-    if (!p->irq_enabled) /* nobody listens; i8254_set_irq_enabled() goes on */
+    if (!p->irq_enabled) { /* nobody listens; i8254_set_irq_enabled() goes on */
+        p->due = 0;
         return;
+    }
     bool waits = periodic(c) && p->busy && p->busy(p->busy_opaque);
     if (!waits) {
         drive(p, false);
@@ -275,7 +285,7 @@ static void set_mode(Pit *p, Counter *c, uint8_t control)
         .gate = gate,
     };
     if (c == &p->c[0]) {
-        timer_del(p->timer);
+        disarm(p);
         drive(p, c->mode != 0);
     }
 }
@@ -430,7 +440,7 @@ void i8254_save(Device *dev, PitState *s)
     s->port_b = p->port_b;
     s->hpet_legacy = !p->irq_enabled;
     s->out0 = p->level;
-    s->due = timer_pending(p->timer) ? p->due : 0;
+    s->due = p->due;
     for (unsigned i = 0; i < ARRAY_LEN(p->c); i++) {
         Counter *c = &p->c[i];
         settle(c, now_tick(p));
@@ -448,12 +458,75 @@ void i8254_save(Device *dev, PitState *s)
                                .read_high = c->read_high,
                                .latched = c->latched,
                                .status_latched = c->status_latched,
+                               .untouched = c->untouched,
                                .latch_high = c->latched && c->latch_high,
                                .next_low = c->next && c->next_low,
                                .low = c->write_high ? c->low : 0,
                                .latch = c->latch,
                                .status = c->status};
     }
+}
+
+void i8254_load(Device *dev, const PitState *s)
+{
+    Pit *p = (Pit *)dev;
+    p->port_b = s->port_b;
+    p->level = s->out0;
+    p->due = s->due;
+    for (unsigned i = 0; i < ARRAY_LEN(p->c); i++) {
+        const PitCounter *c = &s->c[i];
+        p->c[i] = (Counter){.n = c->n,
+                            .next = c->next,
+                            .start = c->start,
+                            .next_at = c->next_at,
+                            .held = c->held,
+                            .mode = c->mode,
+                            .access = c->access,
+                            .bcd = c->bcd,
+                            .gate = c->gate,
+                            .untouched = c->untouched,
+                            .triggered = c->triggered,
+                            .write_high = c->write_high,
+                            .read_high = c->read_high,
+                            .latched = c->latched,
+                            .status_latched = c->status_latched,
+                            .latch_high = c->latch_high,
+                            .next_low = c->next_low,
+                            .low = c->low,
+                            .latch = c->latch,
+                            .status = c->status};
+    }
+}
+
+void i8254_park(Device *dev, bool parked)
+{
+    Pit *p = (Pit *)dev;
+    if (parked == p->parked)
+        return;
+    p->parked = parked;
+    if (parked)
+        timer_del(p->timer);
+    else if (p->due)
+        arm_at(p, p->due);
+}
+
+void i8254_ticked(Device *dev, uint64_t ticks)
+{
+    Pit *p = (Pit *)dev;
+    Counter *c = &p->c[0];
+    uint64_t now = now_tick(p);
+    p->level = p->level || (ticks && p->due);
+    for (; ticks && p->due && (c->next || !periodic(c)); ticks--)
+        p->due = next_rise(c, p->due, now);
+    if (p->due)
+        p->due += ticks * c->n;
+}
+
+void i8254_unticked(Device *dev, uint64_t ticks)
+{
+    Pit *p = (Pit *)dev;
+    if (p->due && periodic(&p->c[0]) && !p->discard)
+        p->due -= MIN_OF(ticks, (p->due - 1) / p->c[0].n) * p->c[0].n;
 }
 
 void i8254_connect(Device *dev, IrqLine out0)
@@ -476,15 +549,15 @@ uint64_t i8254_owed(const Device *dev)
 {
     const Pit *p = (const Pit *)dev;
     uint64_t now = now_tick(p);
-    bool any = periodic(&p->c[0]) && timer_pending(p->timer) && now >= p->due;
+    bool any = periodic(&p->c[0]) && p->due && now >= p->due;
     return any ? (now - p->due) / p->c[0].n + 1 : 0;
 }
 
 void i8254_irq_taken(Device *dev)
 {
     Pit *p = (Pit *)dev;
-    if (p->discard || !periodic(&p->c[0]) || !timer_pending(p->timer) ||
-        p->burst >= CATCH_UP_BURST || now_tick(p) < p->due)
+    if (p->discard || p->parked || !periodic(&p->c[0]) || !p->due || p->burst >= CATCH_UP_BURST ||
+        now_tick(p) < p->due)
         return;
     p->burst++;
     rise(p);
@@ -495,7 +568,7 @@ void i8254_set_irq_enabled(Device *dev, bool on)
     Pit *p = (Pit *)dev;
     if (on == p->irq_enabled)
         return;
-    if (p->level)
+    if (p->level && !p->parked)
         irq_set(&p->out0, on);
     p->irq_enabled = on;
     if (on)
@@ -525,9 +598,9 @@ static void unrealize(Device *dev)
 static void reset(Device *dev)
 {
     Pit *p = (Pit *)dev;
-    timer_del(p->timer);
+    disarm(p);
     for (unsigned i = 0; i < 3; i++)
-        p->c[i] = (Counter){.access = ACCESS_BOTH, .mode = 3, .gate = i != 2};
+        p->c[i] = (Counter){.access = ACCESS_BOTH, .mode = 3, .gate = i != 2, .untouched = true};
     p->port_b = 0;
     drive(p, true);
 }

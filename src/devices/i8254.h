@@ -8,8 +8,6 @@
 #include "cpu/chips.h"
 #include "devices/bus.h"
 
-#define PIT_HZ 1193182ull
-
 extern const DeviceClass device_i8254;
 
 /* OUT of counter 0. */
@@ -30,7 +28,17 @@ uint64_t i8254_owed(const Device *);
 /* A CPU has acknowledged an interrupt: what busy() held back may follow at once. */
 void i8254_irq_taken(Device *);
 
-/* What it holds now, brought up to date. */
+/*
+ * State out, brought up to date, and in. A parked one raises nothing, and time that passes changes
+ * nothing it holds: i8254_ticked() says how many ticks another has made of those it had due. When
+ * it is no longer parked, what was due meanwhile follows. Loaded only while parked; whether the
+ * HPET has IRQ 0 is told by i8254_set_irq_enabled() alone. Of periodic ticks so made some may have
+ * to be made again: i8254_unticked().
+ */
 void i8254_save(Device *, PitState *);
+void i8254_load(Device *, const PitState *);
+void i8254_park(Device *, bool parked);
+void i8254_ticked(Device *, uint64_t ticks);
+void i8254_unticked(Device *, uint64_t ticks);
 
 #endif

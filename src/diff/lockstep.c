@@ -371,6 +371,14 @@ static bool check_machine(const Mode *mode, const Options *o, GError **err)
         return usage(err, "--slow: KVM's guest reads the processor's clock by itself");
     if (o->cfg.accel)
         return usage(err, "-accel %s: --engines says which engines there are", o->cfg.accel);
+    if (o->cfg.kernel_irqchip && strcmp(o->cfg.kernel_irqchip, "off") != 0)
+        return usage(err,
+                     "-machine kernel-irqchip=%s: interrupts are handed to both engines, at the "
+                     "same instruction; none come from KVM",
+                     o->cfg.kernel_irqchip);
+    if (o->cfg.kernel_pit)
+        return usage(err, "-machine kernel-pit=on: the PIT has to stay out of KVM, which would "
+                          "raise its ticks by itself");
     if (o->monitor_given)
         return usage(err, "-monitor: a monitor could change the guest behind the follower's back");
     if (o->switches_given)
@@ -382,7 +390,7 @@ static bool run_options(Mode *mode, Options *o, GError **err)
 {
     o->cfg.accel = accel(mode);
     o->cfg.ram_file = true;
-    o->cfg.kernel_irqchip = "off"; /* interrupts are ours to hand to both */
+    o->cfg.kernel_irqchip = "off";
     if (!options_open(o, err))
         return false;
     mode->m = machine_new(&o->cfg, err);

@@ -60,18 +60,25 @@ static void add_pin(Routes *t, uint32_t gsi, uint32_t chip, uint32_t pin)
         .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {.irqchip = chip, .pin = pin}};
 }
 
+/* KVM's 8254 raises GSI 0, and listens for its end: with it that is ISA IRQ 0, and not 2. */
+static uint32_t gsi_of(const KvmVm *kvm, unsigned gsi)
+{
+    return kvm->pit && gsi == 2 ? 0 : gsi;
+}
+
 /* A GSI is an input of the I/O APIC. Those of the ISA bus reach the 8259s too; ISA IRQ 0 is GSI 2,
  * as the MADT says. */
-static bool route_pins(int fd, GError **err)
+static bool route_pins(const KvmVm *kvm, GError **err)
 {
     Routes t = {.r.nr = 0};
-    for (uint32_t gsi = 0; gsi < IOAPIC_PINS; gsi++) {
-        uint32_t irq = gsi == 2 ? 0 : gsi;
-        if (gsi && irq < 16)
+    for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++) {
+        uint32_t irq = pin == 2 ? 0 : pin, gsi = gsi_of(kvm, pin);
+        if (pin && irq < 16)
             add_pin(&t, gsi, irq < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, irq & 7);
-        add_pin(&t, gsi, KVM_IRQCHIP_IOAPIC, gsi);
+        if (pin || !kvm->pit)
+            add_pin(&t, gsi, KVM_IRQCHIP_IOAPIC, pin);
     }
-    return set_routes(fd, &t, err);
+    return set_routes(kvm->fd, &t, err);
 }
 
 bool kvm_route_levels(VmCommon *vm, const IoapicState *a, GError **err)
@@ -93,13 +100,13 @@ bool kvm_route_levels(VmCommon *vm, const IoapicState *a, GError **err)
     return set_routes(kvm->fd, &t, err);
 }
 
-bool kvm_irqchip_create(KvmVm *kvm, enum Irqchip kind, GError **err)
+bool kvm_irqchip_create(KvmVm *kvm, enum Irqchip kind, bool pit, GError **err)
 {
     kvm->kernel_apic = kind != IRQCHIP_OFF;
     if (kind == IRQCHIP_ON)
         return (ioctl(kvm->fd, KVM_CREATE_IRQCHIP, 0) == 0 ||
                 kvm_error(err, "KVM_CREATE_IRQCHIP")) &&
-               route_pins(kvm->fd, err);
+               (!pit || kvm_pit_create(kvm, err)) && route_pins(kvm, err);
     if (kind == IRQCHIP_SPLIT)
         return kvm_enable_cap(kvm->fd, CAP_SPLIT_IRQCHIP, IOAPIC_PINS, err);
     return true;
@@ -110,7 +117,7 @@ bool kvm_irqchip_create(KvmVm *kvm, enum Irqchip kind, GError **err)
 bool kvm_irq_line(VmCommon *vm, unsigned gsi, bool level)
 {
     KvmVm *kvm = vm->kvm;
-    struct kvm_irq_level line = {.irq = gsi, .level = level};
+    struct kvm_irq_level line = {.irq = gsi_of(kvm, gsi), .level = level};
     return ioctl(kvm->fd, KVM_IRQ_LINE, &line) == 0;
 }
 
@@ -133,7 +140,7 @@ int kvm_eoi_fd(VmCommon *vm, unsigned gsi)
     for (unsigned i = 0; i < ARRAY_LEN(kvm->eoi); i++)
         kvm->eoi[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct kvm_irqfd fd = {.fd = (uint32_t)kvm->eoi[0],
-                           .gsi = gsi,
+                           .gsi = gsi_of(kvm, gsi),
                            .flags = KVM_IRQFD_FLAG_RESAMPLE,
                            .resamplefd = (uint32_t)kvm->eoi[1]};
     if (kvm->eoi[0] >= 0 && kvm->eoi[1] >= 0 && ioctl(kvm->fd, KVM_IRQFD, &fd) == 0)

@@ -2,8 +2,8 @@
  * The KVM engine: what other rooms may ask of it besides engine_kvm itself (cpu/vcpu.h).
  *
  * Timers but the local APICs' are the machine's, in userspace, and so are the interrupt controllers
- * unless VmCommon.irqchip gives them to KVM. MSRs that the guest may see are those of
- * vmstate/msrs.def; all others exit and raise #GP, as they do in the software engine.
+ * unless VmCommon.irqchip gives them to KVM, and kernel_pit the 8254. MSRs that the guest may see
+ * are those of vmstate/msrs.def; all others exit and raise #GP, as they do in the software engine.
  */
 #ifndef TANDEM_KVM_KVM_H
 #define TANDEM_KVM_KVM_H
@@ -149,6 +149,26 @@ bool kvm_take_nmi(Vcpu *, GError **err);
 bool kvm_lapic_set(Vcpu *, const LapicState *, GError **err);
 /* The version register that a guest reads. */
 bool kvm_lapic_version(Vcpu *, uint32_t *, GError **err);
+
+/* ---- with VmCommon.kernel_pit ---- */
+
+bool kvm_pit_possible(GError **err);
+/* Do ticks that find the last one waiting follow later? */
+bool kvm_pit_reinject(VmCommon *, bool on, GError **err);
+/* State out and in: vmstate/pit_loan.h goes between. All vCPUs paused. */
+bool kvm_pit_get(VmCommon *, KvmPit *, GError **err);
+bool kvm_pit_set(VmCommon *, const KvmPit *, GError **err);
+/*
+ * The same with a look at counter 0: its count and OUT at a moment, on the machine's clock and the
+ * host's CLOCK_MONOTONIC, which is no earlier than the counter was read, and by took_ns at the most
+ * later. Behind it KVM's 8254 has to be given a state anew; and so has v, on whose thread it is.
+ */
+typedef struct KvmPitLook {
+    uint16_t count;
+    bool out;
+    uint64_t clock_ns, host_ns, took_ns;
+} KvmPitLook;
+bool kvm_pit_look(Vcpu *v, KvmPit *, KvmPitLook *, GError **err);
 
 /*
  * KVM's paravirtual clock in ns, and the host's TSC then. Exact: KVM says so itself, and all vCPUs

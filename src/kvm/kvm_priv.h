@@ -59,6 +59,9 @@ struct kvm_pre_fault_memory {
     X(SYNC_REGS, false)                  \
     X(NR_MEMSLOTS, false)                \
     X(IRQCHIP, false)                    \
+    X(PIT2, false)                       \
+    X(PIT_STATE2, false)                 \
+    X(REINJECT_CONTROL, false)           \
     X(IRQFD, false)                      \
     X(IRQFD_RESAMPLE, false)             \
     X(SPLIT_IRQCHIP, false)              \
@@ -199,6 +202,7 @@ typedef struct KvmVm {
     FreshMap fresh;            /* of its slots */
     GMutex lock;               /* over the list below, made by the first vCPU */
     bool kernel_apic;          /* the local APICs are KVM's, and what a vCPU waits for with them */
+    bool pit;                  /* the 8254 is KVM's */
     uint8_t msr[MSR_ROWS_MAX]; /* rows KVM holds */
     unsigned n_msrs;
     bool msrs_known;
@@ -278,7 +282,8 @@ bool kvm_error(GError **err, const char *what);
 const char *kvm_cap_name(enum KvmCap);
 bool kvm_enable_cap(int vm_fd, enum KvmCap, uint64_t arg, GError **err);
 /* Before any vCPU. */
-bool kvm_irqchip_create(KvmVm *, enum Irqchip, GError **err);
+bool kvm_irqchip_create(KvmVm *, enum Irqchip, bool pit, GError **err);
+bool kvm_pit_create(KvmVm *, GError **err);
 void kvm_eoi_close(KvmVm *);
 /* Memory slots follow the map (engine_kvm.map_changed). */
 bool kvm_slots_sync(VmCommon *, GError **err);

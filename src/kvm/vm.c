@@ -256,14 +256,14 @@ bool kvm_can_disable_exits(void)
 }
 
 /* pm: KVM_X86_DISABLE_EXITS_*. */
-static bool set_up(KvmVm *kvm, enum Irqchip irqchip, uint64_t pm, GError **err)
+static bool set_up(KvmVm *kvm, const VmCommon *vm, uint64_t pm, GError **err)
 {
     /* Three pages and one that old Intel processors need for real mode: below the I/O APIC, where
      * a PC has neither RAM nor devices. */
     uint64_t identity = 0xfeffc000;
     const KvmHost *h = kvm->host;
 
-    if (!kvm_irqchip_create(kvm, irqchip, err))
+    if (!kvm_irqchip_create(kvm, vm->irqchip, vm->kernel_pit, err))
         return false;
     if (ioctl(kvm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0)
         return kvm_error(err, "KVM_SET_IDENTITY_MAP_ADDR");
@@ -321,7 +321,7 @@ bool kvm_vm_init(VmCommon *vm, GError **err)
     kvm_guard_init(vm);
     if (kvm->fd < 0)
         kvm_error(err, "KVM_CREATE_VM");
-    else if (set_up(kvm, vm->irqchip, vm->cpu_pm ? power_exits(vm, h) : 0, err) &&
+    else if (set_up(kvm, vm, vm->cpu_pm ? power_exits(vm, h) : 0, err) &&
              kvm_smram_init(kvm, vm->n_vcpus, err) && (!vm->mem || kvm_slots_sync(vm, err))) {
         vm->tsc_offset_fixed = h->tsc == TSC_FIXED;
         vm->kvm_quirk = kvm_quirk;

@@ -423,6 +423,8 @@ void machine_describe_accel(Machine *m, GString *out)
         [IRQCHIP_SPLIT] = "split: the local APICs are in KVM while the vCPUs are",
         [IRQCHIP_ON] = "on: the interrupt controllers are in KVM while the vCPUs are"};
     g_string_append_printf(out, "kernel-irqchip %s (%s)\n", irqchip[m->vm.irqchip], m->irqchip_why);
+    if (m->vm.kernel_pit)
+        g_string_append(out, "kernel-pit on: so is the PIT\n");
     if (m->vm.cpu_pm)
         g_string_append_printf(out, "cpu-pm on: MONITOR and MWAIT are %soffered%s\n",
                                cpuid_has(&m->cpuid, FEAT_MONITOR) ? "" : "not ",

@@ -73,18 +73,38 @@ void irq0_out(Machine *m)
     m->irq0 = (Irq0){.eoi = m->irq0.eoi, .fd = m->irq0.fd, .waits = waits_here(m)};
 }
 
-static gboolean told(int fd, GIOCondition cond, gpointer opaque)
+void irq0_look(Machine *m)
 {
-    Machine *m = opaque;
     uint64_t times;
-    if (read(fd, &times, sizeof(times)) != sizeof(times))
-        return G_SOURCE_CONTINUE;
-    machine_lock(m);
+    if (!m->irq0.eoi || read(m->irq0.fd, &times, sizeof(times)) != sizeof(times))
+        return;
+    pit_ended(m, times);
     ended(m);
     if (m->chips_in_kvm)
         pc_irq_taken(m);
+}
+
+static gboolean told(int fd, GIOCondition cond, gpointer opaque)
+{
+    Machine *m = opaque;
+    machine_lock(m);
+    irq0_look(m);
     machine_unlock(m);
     return G_SOURCE_CONTINUE;
+}
+
+int irq0_unended(const LapicState *lapic, unsigned n, const ChipState *chips)
+{
+    const PicState *pic = &chips->pic[0];
+    uint64_t rte = chips->ioapic.rte[PIN];
+    uint32_t vector = rte & 0xff, bit = 1u << vector % 32;
+    int ticks = 0;
+    if (rte >> 16 & 1)
+        return pic->imr & 1 ? -1 : (pic->irr & 1) + (pic->isr & 1);
+    for (unsigned i = 0; i < n; i++)
+        ticks +=
+            ((lapic[i].irr[vector / 32] & bit) != 0) + ((lapic[i].isr[vector / 32] & bit) != 0);
+    return ticks;
 }
 
 void irq0_free(Machine *m)

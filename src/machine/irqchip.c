@@ -43,6 +43,26 @@ static void choose(Machine *m, bool kvm)
               sizeof(m->irqchip_why));
 }
 
+/* Behind the controllers, without which KVM's 8254 has nothing to raise. */
+static bool choose_pit(Machine *m, GError **err)
+{
+    static const char option[] = "-machine kernel-pit=on";
+    if (!m->cfg.kernel_pit)
+        return true;
+    if (m->vm.irqchip != IRQCHIP_ON) {
+        g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
+                    "%s needs kernel-irqchip=on, and this machine's is %s (%s)", option,
+                    m->vm.irqchip == IRQCHIP_SPLIT ? "split" : "off", m->irqchip_why);
+        return false;
+    }
+    if (!kvm_pit_possible(err)) {
+        g_prefix_error(err, "%s: ", option);
+        return false;
+    }
+    m->vm.kernel_pit = true;
+    return true;
+}
+
 bool irqchip_choose(Machine *m, bool kvm, GError **err)
 {
     static const char *const name[] = {
@@ -51,7 +71,7 @@ bool irqchip_choose(Machine *m, bool kvm, GError **err)
     unsigned kind = 0;
     if (!asked) {
         choose(m, kvm);
-        return true;
+        return choose_pit(m, err);
     }
     while (kind < ARRAY_LEN(name) && strcmp(asked, name[kind]))
         kind++;
@@ -72,7 +92,7 @@ bool irqchip_choose(Machine *m, bool kvm, GError **err)
     }
     m->vm.irqchip = (enum Irqchip)kind;
     g_strlcpy(m->irqchip_why, "asked for", sizeof(m->irqchip_why));
-    return true;
+    return choose_pit(m, err);
 }
 
 /* ---- what reaches the controllers meanwhile ---- */
@@ -85,6 +105,8 @@ static bool message(void *opaque, uint64_t address, uint32_t data)
 
 void irqchip_line(Machine *m, unsigned gsi, bool level)
 {
+    if (gsi == 2 && level && !pit_may_tick(m))
+        return;
     if (gsi == 2 && level)
         irq0_raised(m);
     if (m->chips_in_kvm && m->vm.irqchip == IRQCHIP_ON)
@@ -142,7 +164,7 @@ bool irqchip_init(Machine *m, GError **err)
     if (m->vm.irqchip == IRQCHIP_SPLIT)
         ioapic_watch(m->pc.ioapic, entries_changed, m);
     irq0_watch(m);
-    return true;
+    return pit_init(m, err);
 }
 
 /* ---- moving ---- */
@@ -157,6 +179,8 @@ static void park(Machine *m, bool parked)
         i8259_park(m->pc.pic, parked);
         ioapic_park(m->pc.ioapic, parked);
     }
+    if (m->vm.kernel_pit)
+        i8254_park(m->pc.pit, parked);
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
         machine_update_intr(m->vcpus[i]);
 }
@@ -179,25 +203,26 @@ static void set_work(Vcpu *v, void *opaque)
     kvm_lapic_set(v, s, &w->err);
 }
 
-static bool each_lapic(Machine *m, VcpuWork *fn, LapicState *s, GError **err)
+static bool each_lapic(LapicWork *w, VcpuWork *fn, GError **err)
 {
-    LapicWork w = {.m = m, .s = s};
-    for (unsigned i = 0; i < m->vm.n_vcpus && !w.err; i++)
-        vcpu_run_on(m->vcpus[i], fn, &w);
-    if (w.err)
-        g_propagate_error(err, w.err);
-    return !w.err;
+    for (unsigned i = 0; i < w->m->vm.n_vcpus && !w->err; i++)
+        vcpu_run_on(w->m->vcpus[i], fn, w);
+    if (w->err)
+        g_propagate_error(err, w->err);
+    return !w->err;
 }
 
 bool irqchip_home(Machine *m, GError **err)
 {
     g_autofree LapicState *lapic = g_new0(LapicState, m->vm.n_vcpus);
     ChipState chips;
+    LapicWork w = {.m = m, .s = lapic};
     bool on = m->vm.irqchip == IRQCHIP_ON;
     if (!m->chips_in_kvm)
         return true;
-    /* The chips last: settling a local APIC may still end an interrupt there. */
-    if (!each_lapic(m, get_work, lapic, err))
+    /* The chips last: settling a local APIC may still end an interrupt there. The 8254 first, which
+     * raises one. */
+    if (!pit_home(m, err) || !each_lapic(&w, get_work, err))
         return false;
     machine_lock(m);
     i8259_save(m->pc.pic, chips.pic); /* for what KVM has no place for */
@@ -207,6 +232,7 @@ bool irqchip_home(Machine *m, GError **err)
         return false;
     chip_rules_apply(NULL, &chips, RULE_TO_SOFT, NULL);
     machine_lock(m);
+    pit_account(m, irq0_unended(lapic, m->vm.n_vcpus, &chips));
     for (unsigned i = 0; i < m->vm.n_vcpus; i++)
         lapic_load(m->pc.lapic[i], &lapic[i]);
     if (on) {
@@ -222,6 +248,7 @@ bool irqchip_out(Machine *m, GError **err)
 {
     g_autofree LapicState *lapic = g_new0(LapicState, m->vm.n_vcpus);
     ChipState chips;
+    LapicWork w = {.m = m, .s = lapic};
     bool on = m->vm.irqchip == IRQCHIP_ON;
     if (m->vm.irqchip == IRQCHIP_OFF || m->chips_in_kvm || m->vcpus[0]->engine->is_software)
         return true;
@@ -230,12 +257,17 @@ bool irqchip_out(Machine *m, GError **err)
         lapic_save(m->pc.lapic[i], &lapic[i]);
     i8259_save(m->pc.pic, chips.pic);
     ioapic_save(m->pc.ioapic, &chips.ioapic);
+    pit_count(m, irq0_unended(lapic, m->vm.n_vcpus, &chips));
     irq0_out(m);
     park(m, true);
     machine_unlock(m);
     chip_rules_apply(NULL, &chips, RULE_TO_KVM, NULL);
+    /* OUT of KVM's 8254 is low but for the moment of its tick. */
+    if (m->vm.kernel_pit)
+        chips.pic[0].line &= (uint8_t)~1;
     /* The local APICs first: the chips may have something for them at once. */
-    if (each_lapic(m, set_work, lapic, err) && (!on || kvm_chips_set(&m->vm, &chips, err)))
+    if (each_lapic(&w, set_work, err) && (!on || kvm_chips_set(&m->vm, &chips, err)) &&
+        pit_out(m, err))
         return true;
     machine_lock(m);
     park(m, false);
@@ -316,6 +348,8 @@ bool irqchip_leave(Machine *m, const char *why, GError **err)
     bool ok = new_vm(m, err);
     irq0_watch(m);
     if (ok) {
+        pit_free(m);
+        m->vm.kernel_pit = false;
         ioapic_watch(m->pc.ioapic, NULL, NULL);
         g_snprintf(m->irqchip_why, sizeof(m->irqchip_why), "they have left KVM for good: %s", why);
         warn_user("%s: the interrupt controllers have left KVM for good (as with -machine "
@@ -345,6 +379,9 @@ bool machine_chips(Machine *m, unsigned cpu, bool raw, ChipView *out, GError **e
 {
     ViewWork w = {&out->lapic, NULL};
     memset(out, 0, sizeof(*out));
+    bool away = m->pit.out;
+    if (away && !irqchip_home(m, err))
+        return false;
     machine_lock(m);
     i8254_save(m->pc.pit, &out->pit);
     i8259_save(m->pc.pic, out->chips.pic);
@@ -352,6 +389,8 @@ bool machine_chips(Machine *m, unsigned cpu, bool raw, ChipView *out, GError **e
     if (!m->chips_in_kvm)
         lapic_save(m->pc.lapic[cpu], &out->lapic);
     machine_unlock(m);
+    if (away && !irqchip_out(m, err))
+        return false;
     if (!m->chips_in_kvm)
         return true;
     vcpu_run_on(m->vcpus[cpu], view_work, &w);

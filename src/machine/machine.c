@@ -633,6 +633,7 @@ void machine_free(Machine *m)
     while (g_idle_remove_by_data(m))
         ;
     irq0_free(m);
+    pit_free(m);
     if (m->timer_source) {
         g_source_destroy(m->timer_source);
         g_source_unref(m->timer_source);

@@ -29,6 +29,7 @@ typedef struct MachineConfig {
     bool no_prefault;    /* KVM maps no page before it is used there */
     enum { ADAPTIVE_AUTO, ADAPTIVE_ON, ADAPTIVE_OFF } adaptive; /* AUTO: with accel auto */
     const char *kernel_irqchip; /* on | split | off; NULL: what suits the machine */
+    bool kernel_pit;            /* KVM keeps the 8254 as well */
     const char *cpu;            /* -cpu argument; NULL: "max" */
     bool cpu_pm;                /* -overcommit cpu-pm=on */
     uint64_t ram_bytes;
@@ -99,8 +100,9 @@ bool machine_policy_delete(Machine *, unsigned number, GError **);
 bool machine_record_rip(Machine *, const char *text, uint64_t *n, GError **);
 /* Why this accelerator was chosen, what each offers: for info accel. */
 void machine_describe_accel(Machine *, GString *out);
-/* Periodic ticks of IRQ 0 that are due and have still to follow. Lock held. */
-uint64_t machine_ticks_owed(const Machine *);
+/* Periodic ticks of IRQ 0 that are due and have still to follow; UINT64_MAX: KVM has the PIT, and
+ * nobody can tell. Lock held. */
+uint64_t machine_ticks_owed(Machine *);
 /* Main thread: the 8259s and the I/O APIC; the local APIC of a vCPU. */
 void machine_describe_pic(Machine *, GString *out);
 void machine_describe_lapic(Machine *, unsigned cpu, GString *out);

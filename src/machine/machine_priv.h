@@ -5,6 +5,7 @@
 #include "devices/lapic.h"
 #include "machine/machine.h"
 #include "switch/adapt.h"
+#include "vmstate/pit_loan.h"
 
 /* PC memory map: RAM below 4 GiB ends here, the rest continues at 4 GiB (as QEMU's pc). */
 #define PC_LOW_RAM_MAX  0xc0000000ull
@@ -38,6 +39,21 @@ typedef struct Irq0 {
     GSource *eoi;
 } Irq0;
 
+/* kernel_pit.c */
+typedef struct PitOut {
+    bool out;  /* KVM's acts for the parked one, */
+    bool here; /* which is not parked: it still raises the ticks */
+    PitLoan loan;
+    unsigned tries; /* to have KVM begin a period when one begins */
+    /* Since it went out: ticks that were made, and that the guest has taken, some of which may have
+     * been under way when it did. */
+    uint64_t made, taken, last_taken_ns, owed_since_ns;
+    int underway;
+    bool counted; /* that tells what KVM owes */
+    int fd;
+    GSource *source;
+} PitOut;
+
 struct Machine {
     MachineConfig cfg;
     pthread_mutex_t lock;
@@ -69,6 +85,7 @@ struct Machine {
 
     bool chips_in_kvm; /* KVM acts for the parked interrupt controllers: irqchip.c */
     Irq0 irq0;
+    PitOut pit;
     char irqchip_why[160]; /* VmCommon.irqchip is what it is */
     int64_t pv_ahead_ns;   /* the paravirtual clock less the machine's, at the last stop */
     enum RunStatus status;
@@ -136,6 +153,24 @@ void irqchip_line(Machine *, unsigned gsi, bool level);
 void irqchip_pic_intr(Machine *);
 
 /*
+ * kernel_pit.c: the 8254, if VmCommon.kernel_pit. Out and home as the controllers, which do that
+ * last and first, and have the device parked meanwhile. The HPET has taken IRQ 0, or given it back:
+ * lock held.
+ */
+bool pit_init(Machine *, GError **err);
+void pit_free(Machine *);
+bool pit_out(Machine *, GError **err);
+bool pit_home(Machine *, GError **err);
+void pit_hpet_legacy(Machine *);
+/* Lock held: a tick of the device's is not to be raised when KVM's has been written to since. */
+bool pit_may_tick(Machine *);
+/* irq0_unended() as it goes out, and of what came home with it. The guest has ended ticks: lock
+ * held. */
+void pit_count(Machine *, int underway);
+void pit_account(Machine *, int underway);
+void pit_ended(Machine *, uint64_t ticks);
+
+/*
  * irq0.c. Lock held. Is the last tick of IRQ 0 still to be taken? A tick has been raised; KVM says
  * that the vector was ended (IRQCHIP_SPLIT); the controllers are about to be KVM's.
  */
@@ -143,6 +178,10 @@ bool irq0_busy(void *machine);
 void irq0_raised(Machine *);
 void irq0_ended(Machine *, uint8_t vector);
 void irq0_out(Machine *);
+/* What KVM has told and nobody has read yet. */
+void irq0_look(Machine *);
+/* Of a state: how many ticks of IRQ 0 are on their way or being handled; -1: it is masked. */
+int irq0_unended(const LapicState *, unsigned n, const ChipState *);
 /* Listens to the VM that VmCommon.irqchip is about, and no longer to the last one. Main thread. */
 void irq0_watch(Machine *);
 void irq0_free(Machine *); /* no longer to any */

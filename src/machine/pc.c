@@ -53,6 +53,7 @@ static void hpet_legacy(void *opaque, bool on)
 {
     Machine *m = opaque;
     i8254_set_irq_enabled(m->pc.pit, !on);
+    pit_hpet_legacy(m);
     mc146818_set_irq_enabled(m->pc.rtc, !on);
 }
 
@@ -60,11 +61,6 @@ void pc_irq_taken(Machine *m)
 {
     i8254_irq_taken(m->pc.pit);
     hpet_irq_taken(m->pc.hpet);
-}
-
-uint64_t machine_ticks_owed(const Machine *m)
-{
-    return i8254_owed(m->pc.pit);
 }
 
 static void cpu_intr(void *opaque, bool level)

@@ -83,9 +83,14 @@ static bool opt_machine(Options *o, const OptionRow *row, const char *arg, GErro
                  !strcmp(p->value, "split") ||
                  bad(err, "-%s %s: there are %s=on, split and off", row->name, arg, p->key);
             o->cfg.kernel_irqchip = keep(o, g_strdup(p->value));
+        } else if (!strcmp(p->key, "kernel-pit") || !strcmp(p->key, "kernel_pit")) {
+            o->cfg.kernel_pit = !strcmp(p->value, "on");
+            ok = o->cfg.kernel_pit || !strcmp(p->value, "off") ||
+                 bad(err, "-%s %s: %s is on or off", row->name, arg, p->key);
         } else
-            ok = bad(err, "-%s %s: no property '%s'; there are accel and kernel-irqchip", row->name,
-                     arg, p->key);
+            ok =
+                bad(err, "-%s %s: no property '%s'; there are accel, kernel-irqchip and kernel-pit",
+                    row->name, arg, p->key);
     }
     props_free(props);
     if (ok && o->cfg.machine && strcmp(o->cfg.machine, "pc") != 0)

@@ -153,6 +153,10 @@ def case_bad_input():
     run("--", "-smp", "2", "-bios", "/dev/null", status=2, text="-smp 2: with KVM lockstep compares one vCPU")
     run("--engines", "interp,interp", "--turn", "0", "--", "-demo", status=2, text="--turn 0: 1 or more")
     run(*two, "-accel", "jit", "-bios", "x", status=2, text="-accel jit: --engines says")
+    for kind in "on", "split":
+        run(*two, "-machine", f"pc,kernel-irqchip={kind}", "-demo", status=2, text=f"-machine kernel-irqchip={kind}: interrupts are")
+    run(*two, "-machine", "pc,kernel-pit=on", "-bios", "x", status=2, text="-machine kernel-pit=on: the PIT")
+    run("--", "-demo", "-machine", "pc,kernel-irqchip=off,kernel-pit=on", status=2, text="-machine kernel-pit=on: the PIT")
     run(*two, "-monitor", "stdio", "-bios", "x", status=2, text="-monitor: a monitor could")
     run(*two, "-kernel", "/nonexistent", status=2, text="nonexistent")
     run(*two, "-frobnicate", status=2, text="unknown option -frobnicate")

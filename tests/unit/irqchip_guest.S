@@ -1,5 +1,5 @@
 /*
- * Guest of test_irqchip.c, test_pv.c and test_mwait.c: 64 KiB at the reset vector, real mode, local APICs in x2APIC mode. It asks for commands
+ * Guest of test_irqchip.c, test_kernel_pit.c, test_pv.c and test_mwait.c: 64 KiB at the reset vector, real mode, local APICs in x2APIC mode. It asks for commands
  * at port 0x500 and says what happens at port 0x501, a letter at a time. 0x502 and 0x503 hold it where it is while
  * they read as zero; 0x504 gives 32-bit arguments, and takes results, the lower half first.
  */
@@ -120,7 +120,7 @@ next:
     inb %dx, %al
     testb %al, %al
     jz next
-    cmpb $21, %al
+    cmpb $23, %al
     ja next
     xorw %bx, %bx
     movb %al, %bl
@@ -133,7 +133,7 @@ next:
 table:
     .word OFF(one_shot), OFF(deadline), OFF(periodic), OFF(serve), OFF(sipi), OFF(ipi_ap), OFF(sleep), OFF(sti), OFF(init)
     .word OFF(pv_new), OFF(pv_old), OFF(clock), OFF(call_ipi), OFF(call_unknown), OFF(move_tsc), OFF(x87), OFF(pv_eoi), OFF(quiet)
-    .word OFF(no_mwait), OFF(mwait), OFF(lines)
+    .word OFF(no_mwait), OFF(mwait), OFF(lines), OFF(port_out), OFF(port_in)
 
 argument:
     movw $0x504, %dx
@@ -315,6 +315,20 @@ lines:
     jne 1b
     SAY 'L'
     ret
+
+port_out:                       /* value * 65536 + port */
+    call argument
+    movw %ax, %dx
+    shrl $16, %eax
+    outb %al, %dx
+    ret
+port_in:
+    call argument
+    movw %ax, %dx
+    xorl %eax, %eax
+    inb %dx, %al
+    xorl %ebx, %ebx
+    jmp result
 
 undefined:                      /* of an instruction of three bytes */
     pushw %bp

@@ -8,7 +8,8 @@ extern const uint8_t irqchip_image[], irqchip_image_end[];
 const char *const irqchip_kinds[3] = {"off", "split", "on"};
 
 Machine *m;
-bool machine_cpu_pm;
+bool machine_cpu_pm, machine_kernel_pit;
+const char *const *machine_globals;
 const Engine *kvm, *soft;
 _Atomic uint32_t command, held[2], argument;
 char said[4096];
@@ -66,6 +67,8 @@ void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsi
                          .cpu = cpu,
                          .kernel_irqchip = irqchip,
                          .cpu_pm = machine_cpu_pm,
+                         .kernel_pit = machine_kernel_pit,
+                         .globals = machine_globals,
                          .ram_bytes = 2 << 20,
                          .smp = cpus,
                          .bios_image = irqchip_image,
@@ -121,6 +124,19 @@ void run_command(enum Command c)
     unsigned want = count('.') + 1;
     command = c;
     wait_for('.', want);
+}
+
+void guest_out(uint16_t port, uint8_t value)
+{
+    argument = port | (uint32_t)value << 16;
+    run_command(PORT_OUT);
+}
+
+uint8_t guest_in(uint16_t port)
+{
+    argument = port;
+    run_command(PORT_IN);
+    return (uint8_t)result;
 }
 
 void go_to(const Engine *e)

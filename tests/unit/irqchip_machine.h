@@ -33,7 +33,9 @@ enum Command {
     QUIET,
     NO_MWAIT,
     MWAIT,
-    LINES
+    LINES,
+    PORT_OUT,
+    PORT_IN
 };
 
 extern Machine *m;
@@ -48,6 +50,9 @@ extern void (*_Atomic on_poll)(void);
 
 /* Of the next machine_begin(): -overcommit cpu-pm=on. */
 extern bool machine_cpu_pm;
+/* -machine kernel-pit=on, and -global arguments. */
+extern bool machine_kernel_pit;
+extern const char *const *machine_globals;
 /* Makes and starts it: what is NULL in `with` is as a user gets it. */
 void machine_begin(const char *accel, const char *cpu, const char *irqchip, unsigned cpus);
 /* With KVM, and its controllers of this kind. */
@@ -65,6 +70,9 @@ void check_count(char c, unsigned want);
 bool in_rig(void);
 /* Gives the command and waits until it is done. */
 void run_command(enum Command);
+/* The guest's own OUT and IN of a byte, in whichever engine it is. */
+void guest_out(uint16_t port, uint8_t value);
+uint8_t guest_in(uint16_t port);
 /* All vCPUs. */
 void go_to(const Engine *);
 /* Work of a vCPU in `soft`: it runs until it is behind an STI. Of one in KVM: away for a rescue. */

@@ -735,7 +735,9 @@ START_TEST(pit)
         {0x43, 0x80},                             /* and latched */
     };
     irqchip_start(irqchip_kinds[_i], 1);
+    go_to(soft);
     machine_lock(m);
+    io_write(m->board.pio, 0x21, 1, 0xff); /* the guest has no handler for its ticks */
     for (unsigned i = 0; i < ARRAY_LEN(writes); i++) {
         io_write(m->board.pio, writes[i].port, 1, writes[i].value);
         g_usleep(10); /* a count is loaded a tick later */

@@ -312,6 +312,8 @@ static const struct {
     {{"-smp", "2,maxcpus=4"}, {"maxcpus=4", "later"}},
     {{"-machine", "pc,kernel-irqchip=maybe"}, {"kernel-irqchip=on", "split and off"}},
     {{"-machine", "pc,kernel_irqchips=on"}, {"no property", "kernel_irqchips"}},
+    {{"-machine", "pc,kernel-pit=maybe"}, {"kernel-pit is on or off", "maybe"}},
+    {{"-machine", "pc,kernel-pit"}, {"kernel-pit", "no value"}},
     {{"-smp", "2,dies=1"}, {"dies", "no property"}},
     {{"-m", "0"}, {"-m 0", "1 MiB"}},
     {{"-m", "lots"}, {"-m lots", "not a size"}},

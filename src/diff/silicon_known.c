@@ -97,6 +97,23 @@ static bool known_xrstor_bit63(const Seen *x)
     return header[0] >> 63 && !(header[0] << 1 >> 1 & ~x->c->in.xcr0);
 }
 
+static bool known_xrstor_last(const Seen *x)
+{
+    uint64_t header[2];
+    if (!xrstor(x) || !faults(x->other, VEC_GP) || !faults(x->own, VEC_PF))
+        return false;
+    silicon_xsave_header(x->c, header);
+    return header[0] & ~x->c->in.xcr0;
+}
+
+static bool known_fx_null(const Seen *x)
+{
+    const CpuState *s = &x->c->in;
+    return x->cpu->family == 0x17 && (!strcmp(x->name, "fxsave") || !strcmp(x->name, "fxrstor")) &&
+           !cpu_code64(s) && s->seg[x->i.seg].attr & SEG_UNUSABLE && faults(x->other, VEC_GP) &&
+           faults(x->own, VEC_AC);
+}
+
 /* REX.W or VEX.W, whether or not the bytes are an instruction. */
 static bool wide(const DiffCase *c)
 {

@@ -12,16 +12,18 @@ static const SiliconCpu zen = {.family = 0x17, .halves = true}, zen2 = {.family 
 static DiffCase c;
 static DiffOutcome interp, own;
 
-static void begin(const uint8_t *b, unsigned n)
+static void begin(enum CaseMode mode, const uint8_t *b, unsigned n)
 {
-    case_baseline(&c, CM_LONG, 3);
+    case_baseline(&c, mode, 3);
     c.stop = STOP_STEP;
     memset(c.insn, 0, sizeof(c.insn));
     memcpy(c.insn, b, n);
     c.len = (uint8_t)n;
     ck_assert(case_classify(&c));
 }
-#define BEGIN(...) begin((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+#define BEGIN_IN(mode, ...) \
+    begin(mode, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+#define BEGIN(...) BEGIN_IN(CM_LONG, __VA_ARGS__)
 
 /* vector: -1 when the instruction was executed, to its end or, of a gather, a part of it. */
 static void outcome(DiffOutcome *o, int vector, bool moved)
@@ -83,10 +85,33 @@ START_TEST(family)
     ck_assert(!known(&newer, VEC_GP, false, -1, true));
     c.data[512 + 7] = 0xc0;
     ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    ck_assert(known(&zen, VEC_GP, false, VEC_PF, false)); /* a reserved bit of XSTATE_BV */
+    ck_assert(!known(&zen, VEC_PF, false, VEC_UD, false));
+    ck_assert(!known(&newer, VEC_GP, false, VEC_PF, false));
+    c.data[512 + 7] = 0;
+    ck_assert(!known(&zen, VEC_GP, false, VEC_PF, false));
     BEGIN(0xc4, 0x22, 0x9d, 0x90, 0x2c, 0x46); /* vpgatherdq */
     ck_assert(known(&zen, -1, false, VEC_PF, false));
     ck_assert(!known(&zen, -1, true, VEC_PF, false));
     ck_assert(!known(&newer, -1, false, VEC_PF, false));
+}
+END_TEST
+
+START_TEST(null_segments)
+{
+    BEGIN(0x0f, 0xae, 0x03); /* fxsave [rbx] */
+    c.in.seg[DS].attr |= SEG_UNUSABLE;
+    ck_assert(!known(&zen, VEC_GP, false, VEC_AC, false)); /* of no matter in 64-bit code */
+    BEGIN_IN(CM_COMPAT32, 0x0f, 0xae, 0x03);
+    ck_assert(!known(&zen, VEC_GP, false, VEC_AC, false));
+    c.in.seg[DS].attr |= SEG_UNUSABLE;
+    ck_assert(known(&zen, VEC_GP, false, VEC_AC, false));
+    ck_assert(!known(&zen, VEC_AC, false, VEC_GP, false));
+    ck_assert(!known(&zen, VEC_GP, false, -1, true));
+    ck_assert(!known(&newer, VEC_GP, false, VEC_AC, false));
+    BEGIN_IN(CM_COMPAT32, 0x0f, 0xc7, 0x0b); /* cmpxchg8b [ebx] */
+    c.in.seg[DS].attr |= SEG_UNUSABLE;
+    ck_assert(!known(&zen, VEC_GP, false, VEC_AC, false));
 }
 END_TEST
 
@@ -115,6 +140,7 @@ int main(void)
     TCase *tc = tcase_create("silicon_known");
     tcase_add_test(tc, halves);
     tcase_add_test(tc, family);
+    tcase_add_test(tc, null_segments);
     tcase_add_test(tc, prefixes);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

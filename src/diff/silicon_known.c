@@ -81,11 +81,11 @@ static bool xrstor(const Seen *x)
     return x->cpu->family == 0x17 && !strcmp(x->name, "xrstor");
 }
 
-/* What it does see is MXCSR. */
+/* What it does see is MXCSR. What faults then may be the next instruction. */
 static bool known_xrstor_initial(const Seen *x)
 {
     return xrstor(x) && faults(x->other, VEC_PF) && at_start(x, x->other) &&
-           (x->own->kind == OUT_DONE || faults(x->own, VEC_GP));
+           (!at_start(x, x->own) || faults(x->own, VEC_GP));
 }
 
 static bool known_xrstor_bit63(const Seen *x)
@@ -114,14 +114,28 @@ static bool known_fx_null(const Seen *x)
            faults(x->own, VEC_AC);
 }
 
-/* REX.W or VEX.W, whether or not the bytes are an instruction. */
-static bool wide(const DiffCase *c)
+/* Of the legacy prefixes. */
+static unsigned prefixes(const DiffCase *c)
 {
     static const uint8_t prefix[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65,
                                      0x66, 0x67, 0xf0, 0xf2, 0xf3};
     unsigned k = 0;
     while (k < c->len && memchr(prefix, c->insn[k], sizeof(prefix)))
         k++;
+    return k;
+}
+
+static bool known_too_long(const Seen *x)
+{
+    unsigned k = prefixes(x->c);
+    return x->cpu->family == 0x17 && x->c->len == 15 && k < 15 && (x->c->insn[k] | 1) == 0xc5 &&
+           faults(x->other, VEC_UD) && faults(x->own, VEC_GP);
+}
+
+/* REX.W or VEX.W, whether or not the bytes are an instruction. */
+static bool wide(const DiffCase *c)
+{
+    unsigned k = prefixes(c);
     if (k + 2 < c->len && c->insn[k] == 0xc4)
         return c->insn[k + 2] & 0x80;
     return k < c->len && (c->insn[k] & 0xf8) == 0x48;

@@ -76,6 +76,8 @@ START_TEST(family)
     ck_assert(known(&zen, VEC_PF, false, -1, true));
     ck_assert(!known(&zen, VEC_GP, false, -1, true));
     ck_assert(known(&zen, VEC_PF, false, VEC_GP, false));
+    ck_assert(known(&zen, VEC_PF, false, VEC_PF, true)); /* the next instruction's */
+    ck_assert(!known(&zen, VEC_PF, false, VEC_PF, false));
     ck_assert(!known(&newer, VEC_PF, false, -1, true));
     c.in.gpr[R9] = CASE_DATA;
     c.data[512] = 3; /* XSTATE_BV */
@@ -127,6 +129,13 @@ START_TEST(prefixes)
     ck_assert(known(&zen, VEC_UD, false, -1, true));
     BEGIN(0x66, 0xc4, 0xc3, 0x79, 0x61, 0xf7, 0xdf);
     ck_assert(!known(&zen, VEC_UD, false, -1, true));
+    /* vextractf128 with VEX.W and VEX.vvvv, of which the 16th byte would be the last */
+    BEGIN(0x2e, 0x67, 0x65, 0x65, 0x65, 0xc4, 0xc3, 0xf5, 0x19, 0x8c, 0xa4, 0xf5, 0x1a, 0xc2, 0xd6);
+    ck_assert(known(&zen, VEC_UD, false, VEC_GP, false));
+    ck_assert(!known(&zen, VEC_UD, false, -1, true));
+    ck_assert(!known(&newer, VEC_UD, false, VEC_GP, false));
+    c.len = 14;
+    ck_assert(!known(&zen, VEC_UD, false, VEC_GP, false));
 }
 END_TEST
 

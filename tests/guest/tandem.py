@@ -63,6 +63,13 @@ class Tandem:
     def send(self, text):
         os.write(self.master, text.encode())
 
+    def at_monitor(self, line, pattern):
+        """A monitor command, at its prompt; the match of what it answers."""
+        self.send(f"{line}\n")
+        found = self.expect(pattern)
+        self.expect(r"\(tandem\) ")
+        return found
+
     def wait(self):
         """Waits for the end; returns the exit status."""
         while self._read(0.2):

@@ -20,13 +20,6 @@ ARGS = ["-accel", "tcg", "-machine", "pc,kernel-irqchip=on,kernel-pit=on", "-m",
 TICKS = "awk '/timer$/ && $1 == \"0:\" { print \"tick\" \"s\", $2 }' /proc/interrupts\n"
 
 
-def at_monitor(t, line, pattern):
-    t.send(f"{line}\n")
-    found = t.expect(pattern)
-    t.expect(r"\(tandem\) ")
-    return found
-
-
 def ticks(t):
     t.send(TICKS)
     n = int(t.expect(r"\nticks (\d+)\s").group(1))
@@ -43,14 +36,14 @@ with Tandem(BINARY, ARGS, 100) as t:
     before = ticks(t)
     t.send("\x01c")
     t.expect(r"\(tandem\) ")
-    at_monitor(t, "info accel", r"kernel-pit on")
+    t.at_monitor("info accel", r"kernel-pit on")
     for i in range(30):
-        at_monitor(t, "switch kvm", r"cpu 0: (now|is) in kvm")
+        t.at_monitor("switch kvm", r"cpu 0: (now|is) in kvm")
         time.sleep(0.01 * (i % 7))
-        at_monitor(t, "info pic", r"in KVM")
+        t.at_monitor("info pic", r"in KVM")
         if i % 5 == 0:
-            at_monitor(t, "savestate /dev/null", r"\n")
-        at_monitor(t, "switch tcg", r"cpu 0: (now|is) in jit")
+            t.at_monitor("savestate /dev/null", r"\n")
+        t.at_monitor("switch tcg", r"cpu 0: (now|is) in jit")
         time.sleep(0.01 * (i % 5))
     t.send("\x01c\n")
     t.expect(r"/ # ")

@@ -14,13 +14,6 @@ ARGS = ["-accel", "tcg", "-overcommit", "cpu-pm=on", "-smp", "2", "-m", "256", "
         f"{GUESTS}/cloud-vmlinuz", "-initrd", f"{GUESTS}/busybox.gz", "-append", "console=ttyS0 quiet"]
 
 
-def at_monitor(t, line, pattern):
-    t.send(f"{line}\n")
-    found = t.expect(pattern)
-    t.expect(r"\(tandem\) ")
-    return found
-
-
 with Tandem(BINARY, ARGS, 150) as t:
     t.expect(r"guest: up ")
     t.expect(r"/ # ")
@@ -29,12 +22,12 @@ with Tandem(BINARY, ARGS, 150) as t:
     t.send("\x01c")
     t.expect(r"\(tandem\) ")
     for engine in ("jit", "interp"):
-        at_monitor(t, f"switch {engine}", rf"cpu 1: (now|is) in {engine}")
-        while "(mwait)" not in at_monitor(t, "info cpus", r"CPU #0.*\n.*CPU #1.*\n").group():
+        t.at_monitor(f"switch {engine}", rf"cpu 1: (now|is) in {engine}")
+        while "(mwait)" not in t.at_monitor("info cpus", r"CPU #0.*\n.*CPU #1.*\n").group():
             time.sleep(0.01)
-    at_monitor(t, "switch jit", r"cpu 1: ")
-    at_monitor(t, "info accel", r"cpu-pm on: MONITOR and MWAIT are offered")
-    at_monitor(t, "switch-policy add every=2ms..9ms,to=interp,for=1ms", "switch-policy add")
+    t.at_monitor("switch jit", r"cpu 1: ")
+    t.at_monitor("info accel", r"cpu-pm on: MONITOR and MWAIT are offered")
+    t.at_monitor("switch-policy add every=2ms..9ms,to=interp,for=1ms", "switch-policy add")
     t.send("\x01c")
     # Sleeps of a tenth of a second, pipes between the two processors, and a clock that must have gone on meanwhile.
     t.send("a=$(cut -d. -f1 /proc/uptime); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; seq 1 3000 | sort -n | md5sum; done"
@@ -42,7 +35,7 @@ with Tandem(BINARY, ARGS, 150) as t:
     t.expect(r"\s10 [0-9a-f]{32}")
     t.expect(r"worked")
     t.send("\x01c")
-    assert int(at_monitor(t, "info switch", r"policy 1 \(.*\): fired (\d+)").group(1)) > 10
+    assert int(t.at_monitor("info switch", r"policy 1 \(.*\): fired (\d+)").group(1)) > 10
     t.send("\x01c")
     t.send("dmesg | grep -ciE 'stall|lockup|unstable'; poweroff -f\n")
     t.expect(r"\n0\s")

@@ -126,6 +126,21 @@ void run_command(enum Command c)
     wait_for('.', want);
 }
 
+void interrupts_off(void)
+{
+    unsigned want = count('a') + 1;
+    held[0] = 0;
+    command = SERVE;
+    wait_for('a', want);
+}
+
+void interrupts_on(void)
+{
+    unsigned want = count('b') + 1;
+    held[0] = 1;
+    wait_for('b', want);
+}
+
 void guest_out(uint16_t port, uint8_t value)
 {
     argument = port | (uint32_t)value << 16;

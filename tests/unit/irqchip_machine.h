@@ -70,6 +70,9 @@ void check_count(char c, unsigned want);
 bool in_rig(void);
 /* Gives the command and waits until it is done. */
 void run_command(enum Command);
+/* The guest has interrupts off, and is told to have them on again: waits until it says so. */
+void interrupts_off(void);
+void interrupts_on(void);
 /* The guest's own OUT and IN of a byte, in whichever engine it is. */
 void guest_out(uint16_t port, uint8_t value);
 uint8_t guest_in(uint16_t port);

@@ -1,4 +1,4 @@
-/* The end of every check(1) program's main(). */
+/* What the main() of a check(1) program ends with. */
 #ifndef TANDEM_TESTS_RUN_SUITE_H
 #define TANDEM_TESTS_RUN_SUITE_H
 
@@ -13,6 +13,24 @@
     ((expr)                      \
          ? (void)0               \
          : _ck_assert_failed(__FILE__, __LINE__, "Assertion '" #expr "' failed", ##__VA_ARGS__))
+
+typedef struct SuiteTest {
+    const char *name;
+    const TTest *test;
+    int loops;
+} SuiteTest;
+
+/* Each in a case of its own name, which CK_RUN_CASE chooses; a loop takes so many seconds at most.
+ */
+static inline void suite_add_tests(Suite *s, const SuiteTest *t, size_t n, double seconds)
+{
+    for (; n; n--, t++) {
+        TCase *c = tcase_create(t->name);
+        tcase_add_loop_test(c, t->test, 0, t->loops);
+        tcase_set_timeout(c, seconds);
+        suite_add_tcase(s, c);
+    }
+}
 
 static inline int run_suite_as(Suite *s, enum fork_status fork)
 {

@@ -408,8 +408,7 @@ START_TEST(leaves_in_service)
     unsigned number;
     g_autoptr(GString) warning = g_string_new(NULL);
     irqchip_start(irqchip_kinds[_i], 1);
-    command = SERVE;
-    wait_for('a', 1);
+    interrupts_off();
     machine_lock(m);
     apic_bus_msi(0xfee00000, 0x41);
     machine_unlock(m);
@@ -490,9 +489,7 @@ START_TEST(level_line)
         serve_for(500);
         check_count('h', n);
 
-        held[0] = 0;
-        command = SERVE;
-        wait_for('a', i + 1);
+        interrupts_off();
         drive(true);
         go_to(there);
         drive(false);
@@ -674,8 +671,7 @@ START_TEST(fields)
     uint64_t hz = m->vm.irqchip != IRQCHIP_OFF ? KVM_APIC_BUS_HZ : lapic_bus_hz(m->vm.clock);
     argument = (uint32_t)(hz / 1000 * 3000); /* more than the test takes */
     run_command(PERIODIC);
-    command = SERVE;
-    wait_for('a', 1);
+    interrupts_off();
     machine_lock(m);
     apic_bus_msi(0xfee00000, 0x91);
     machine_unlock(m);
@@ -805,11 +801,7 @@ int main(void)
         return 77;
     }
     Suite *s = suite_create("irqchip");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int loops;
-    } tests[] = {
+    const SuiteTest tests[] = {
         {"one_shot", one_shot, 3},
         {"deadline", deadline, 3},
         {"periodic", periodic, 3},
@@ -833,11 +825,6 @@ int main(void)
         {"no_mwait", no_mwait, 3},
         {"bad_arguments", bad_arguments, 1},
     };
-    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
-        tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
-        tcase_set_timeout(c, in_rig() ? 300 : 60);
-        suite_add_tcase(s, c);
-    }
+    suite_add_tests(s, tests, ARRAY_LEN(tests), in_rig() ? 300 : 60);
     return run_suite(s);
 }

@@ -139,16 +139,13 @@ START_TEST(ticks)
     go_to(kvm);
     wait_for('h', 20);
     for (unsigned i = 0; i < 8; i++) {
-        held[0] = 0;
-        command = SERVE;
-        wait_for('a', i + 1);
+        interrupts_off();
         serve_for(i & 1 ? 20000 : 60000);
         if (i & 2)
             g_usleep(30000);
         if (i == 5)
             go_to(soft);
-        held[0] = 1;
-        wait_for('b', i + 1);
+        interrupts_on();
         serve_for(i & 4 ? 10000 : 100000);
         go_to(kvm);
     }
@@ -171,17 +168,9 @@ int main(void)
         return 77;
     }
     Suite *s = suite_create("irqchip_waits");
-    const struct {
-        const char *name;
-        const TTest *test;
-    } tests[] = {{"nmi_in_a_rescue", nmi_in_a_rescue},
-                 {"between_two_polls", between_two_polls},
-                 {"ticks", ticks}};
-    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
-        tcase_add_loop_test(c, tests[i].test, 0, ARRAY_LEN(irqchip_kinds));
-        tcase_set_timeout(c, in_rig() ? 300 : 60);
-        suite_add_tcase(s, c);
-    }
+    const SuiteTest tests[] = {{"nmi_in_a_rescue", nmi_in_a_rescue, 3},
+                               {"between_two_polls", between_two_polls, 3},
+                               {"ticks", ticks, 3}};
+    suite_add_tests(s, tests, ARRAY_LEN(tests), in_rig() ? 300 : 60);
     return run_suite(s);
 }

@@ -423,9 +423,7 @@ START_TEST(late_ticks)
     go_to(kvm);
     wait_for('h', from + 20);
     for (unsigned i = 0; i < 12; i++) {
-        held[0] = 0;
-        command = SERVE;
-        wait_for('a', i + 1);
+        interrupts_off();
         serve_for(i & 1 ? 20000 : 60000);
         if (i & 2)
             g_usleep(30000);
@@ -433,8 +431,7 @@ START_TEST(late_ticks)
             go_to(i & 1 ? kvm : soft);
         if (i == 6)
             state();
-        held[0] = 1;
-        wait_for('b', i + 1);
+        interrupts_on();
         serve_for(i & 4 ? 10000 : 100000);
         go_to(kvm);
     }
@@ -456,14 +453,11 @@ START_TEST(discarded)
         go_to(kvm);
         for (unsigned h = count('h'); !m->pit.out || m->pit.loan.ticks != PIT_EACH;)
             wait_for('h', ++h);
-        held[0] = 0;
-        command = SERVE;
-        wait_for('a', 1);
+        interrupts_off();
         serve_for(400000); /* and more, on a busy host */
         unsigned from = count('h');
         uint64_t begin = clock_ns(m->vm.clock);
-        held[0] = 1;
-        wait_for('b', 1);
+        interrupts_on();
         serve_for(100000);
         uint64_t due = (clock_ns(m->vm.clock) - begin) / NS_PER_MS;
         n[i] = count('h') - from;
@@ -686,11 +680,7 @@ int main(void)
         return 77;
     }
     Suite *s = suite_create("kernel_pit");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int loops;
-    } tests[] = {
+    const SuiteTest tests[] = {
         {"forms", forms, 3},
         {"written_in_kvm", written_in_kvm, 3},
         {"counts", counts, 1},
@@ -708,11 +698,6 @@ int main(void)
         {"leaves", leaves, 1},
         {"refused", refused, 1},
     };
-    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
-        tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
-        tcase_set_timeout(c, in_rig() ? 300 : 120);
-        suite_add_tcase(s, c);
-    }
+    suite_add_tests(s, tests, ARRAY_LEN(tests), in_rig() ? 300 : 120);
     return run_suite(s);
 }

@@ -101,18 +101,9 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("mwait");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int loops;
-    } tests[] = {{"to_and_fro", to_and_fro, 3},
-                 {"ended_by_an_interrupt", ended_by_an_interrupt, 3},
-                 {"bad_arguments", bad_arguments, 1}};
-    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
-        tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
-        tcase_set_timeout(c, in_rig() ? 300 : 60);
-        suite_add_tcase(s, c);
-    }
+    const SuiteTest tests[] = {{"to_and_fro", to_and_fro, 3},
+                               {"ended_by_an_interrupt", ended_by_an_interrupt, 3},
+                               {"bad_arguments", bad_arguments, 1}};
+    suite_add_tests(s, tests, ARRAY_LEN(tests), in_rig() ? 300 : 60);
     return run_suite(s);
 }

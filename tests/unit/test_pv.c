@@ -310,9 +310,7 @@ START_TEST(eoi_in_memory)
     run_command(PV_EOI);
     for (unsigned i = 0; i < 40; i++) {
         go_to(i & 1 ? soft : kvm);
-        held[0] = 0;
-        command = SERVE;
-        wait_for('a', i + 1);
+        interrupts_off();
         if (i % 4 > 1) {
             go_to(i & 1 ? kvm : soft);
             if (i & 1)
@@ -325,8 +323,7 @@ START_TEST(eoi_in_memory)
             ck_assert(machine_policy_add(m, "every=1s", &number, warning, &err));
             ck_assert_int_eq(m->vm.irqchip, IRQCHIP_OFF);
         }
-        held[0] = 1;
-        wait_for('b', i + 1);
+        interrupts_on();
         wait_for('.', 2 * i + 2);
         run_command(QUIET);
         vcpus_pause(&m->vm);
@@ -384,11 +381,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("pv");
-    const struct {
-        const char *name;
-        const TTest *test;
-        int loops;
-    } tests[] = {
+    const SuiteTest tests[] = {
         {"clock_through_switches", clock_through_switches, 3},
         {"clock_through_stops", clock_through_stops, 2},
         {"clock_through_leaving", clock_through_leaving, 2},
@@ -400,11 +393,6 @@ int main(void)
         {"eoi_in_memory", eoi_in_memory, 2},
         {"offers", offers, 1},
     };
-    for (unsigned i = 0; i < ARRAY_LEN(tests); i++) {
-        TCase *c = tcase_create(tests[i].name); /* CK_RUN_CASE chooses */
-        tcase_add_loop_test(c, tests[i].test, 0, tests[i].loops);
-        tcase_set_timeout(c, 200);
-        suite_add_tcase(s, c);
-    }
+    suite_add_tests(s, tests, ARRAY_LEN(tests), 200);
     return run_suite(s);
 }

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,6 +34,10 @@ bool log_set(const char *names, GError **err)
     uint32_t mask = 0;
     for (char **n = list; *n; n++) {
         unsigned c = 0;
+        if (!strcmp(*n, "all")) {
+            mask |= BIT(LOG_N) - 1;
+            continue;
+        }
         while (c < LOG_N && strcmp(categories[c].name, *n))
             c++;
         if (c == LOG_N) {
@@ -67,14 +73,31 @@ void log_help(GString *out)
 {
     for (unsigned c = 0; c < LOG_N; c++)
         g_string_append_printf(out, "%-14s %s\n", categories[c].name, categories[c].help);
+    g_string_append_printf(out, "%-14s %s\n", "all", "all of these");
+}
+
+/* What stderr does not take has nowhere to be reported to; what a file does not is said once. */
+static void put(int fd, const GString *s)
+{
+    static _Atomic bool said;
+    for (size_t done = 0; done < s->len;) {
+        ssize_t n = write(fd, s->str + done, s->len - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            int e = errno;
+            if (fd != STDERR_FILENO && !atomic_exchange(&said, true))
+                fprintf(stderr, "tandem: -D: %s; lines of the log are lost\n", g_strerror(e));
+            return;
+        }
+        done += (size_t)n;
+    }
 }
 
 static void write_line(int fd, GString *s)
 {
     g_string_append_c(s, '\n');
-    /* A log line that cannot be written has nowhere to be reported to. */
-    ssize_t n = write(fd, s->str, s->len);
-    (void)n;
+    put(fd, s);
 }
 
 void log_line(const char *fmt, ...)
@@ -89,8 +112,7 @@ void log_line(const char *fmt, ...)
 
 void log_text(const GString *s)
 {
-    ssize_t n = write(log_fd, s->str, s->len);
-    (void)n;
+    put(log_fd, s);
 }
 
 void warn_user(const char *fmt, ...)
@@ -101,8 +123,6 @@ void warn_user(const char *fmt, ...)
     g_string_append_vprintf(s, fmt, ap);
     va_end(ap);
     write_line(STDERR_FILENO, s);
-    if (log_fd != STDERR_FILENO) {
-        ssize_t n = write(log_fd, s->str, s->len);
-        (void)n;
-    }
+    if (log_fd != STDERR_FILENO)
+        put(log_fd, s);
 }

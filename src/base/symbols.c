@@ -26,6 +26,8 @@ struct Symbols {
 
 /* Behind the last name of a file without sizes: how far it may reach. */
 #define LAST_REACH 0x10000
+/* No name is so long: a file with longer lines is something else, maybe of many gigabytes. */
+#define LINE_MAX_BYTES 65536
 
 static void symbol_clear(gpointer s)
 {
@@ -207,10 +209,12 @@ static bool read_map(const char *path, const char *data, gsize size, GArray *out
     bool any_address = false;
     unsigned n = 1;
     for (const char *p = data, *end = data + size; p < end; n++) {
-        const char *eol = memchr(p, '\n', (size_t)(end - p));
-        eol = eol ? eol : end;
+        size_t left = MIN_OF((size_t)(end - p), LINE_MAX_BYTES);
+        const char *eol = memchr(p, '\n', left);
+        bool whole = eol || p + left == end;
+        eol = eol ? eol : p + left;
         Symbol s = {0};
-        if (eol > p && !map_line(p, eol, &s))
+        if (!whole || (eol > p && !map_line(p, eol, &s)))
             return bad(path, err,
                        "line %u is not 'ADDRESS TYPE NAME', as in a System.map or /proc/kallsyms%s",
                        n,
@@ -253,6 +257,8 @@ static bool read_file(Symbols *s, const char *path, bool only_elf, GError **err)
         return bad(path, err, "there is no such file");
     if (g_file_test(path, G_FILE_TEST_IS_DIR))
         return bad(path, err, "is a folder");
+    if (!g_file_test(path, G_FILE_TEST_IS_REGULAR))
+        return bad(path, err, "not a regular file");
     file = g_mapped_file_new(path, FALSE, &why);
     if (!file) {
         bad(path, err, "%s", why->message);

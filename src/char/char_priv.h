@@ -31,8 +31,8 @@ typedef struct Mux {
 } Mux;
 
 /*
- * `lock` guards the output side: fd_out, out, out_source, dropped, connected. It is a leaf: nothing
- * is called with it held. The rest is the main thread's.
+ * `lock` guards the output side: fd_out, out, out_source, dropped, connected, failed. It is a leaf:
+ * nothing is called with it held. The rest is the main thread's.
  */
 struct CharDev {
     char *name; /* for chardev_describe() */
@@ -49,7 +49,9 @@ struct CharDev {
 
     pthread_mutex_t lock;
     int fd_out;
-    bool is_socket, connected;
+    bool is_socket, is_file, connected;
+    int failed; /* errno of the last write that failed */
+    bool failed_said;
     GByteArray *out;
     GSource *out_source;
     uint64_t dropped;

@@ -84,6 +84,7 @@ static void write_locked(CharDev *cd, const uint8_t *buf, size_t len)
             if (n <= 0) {
                 if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
                     break;
+                cd->failed = n < 0 ? errno : 0;
                 return;
             }
             buf += n;
@@ -110,7 +111,12 @@ void chardev_write_from(CharDev *cd, unsigned frontend, const void *buf, size_t 
         write_locked(cd, (const uint8_t *)stamped->str, stamped->len);
     else
         write_locked(cd, buf, len);
+    /* A peer that is gone may come back, a file that takes nothing is worth a word. */
+    int say = cd->failed && cd->is_file && !cd->failed_said ? cd->failed : 0;
+    cd->failed_said |= say != 0;
     pthread_mutex_unlock(&cd->lock);
+    if (say)
+        warn_user("%s: %s; output is lost", cd->name, g_strerror(say));
 }
 
 void chardev_write(CharDev *cd, const void *buf, size_t len)
@@ -297,6 +303,7 @@ static bool file_open(CharDev *cd, const char *path, GError **err)
         return false;
     }
     cd->name = g_strconcat("file:", path, NULL);
+    cd->is_file = true;
     char_connected(cd, -1, fd);
     return true;
 }

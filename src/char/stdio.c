@@ -79,7 +79,8 @@ static void handle(int sig, void (*fn)(int), int flags)
 static void catch_signals(void)
 {
     static bool done;
-    static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT};
+    static const int fatal[] = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,    SIGABRT, SIGQUIT, SIGUSR1,
+                                SIGUSR2, SIGTRAP, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGSYS};
     if (done)
         return;
     done = true;

@@ -2,6 +2,7 @@
 #include "tandem.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,6 +121,11 @@ static bool has_translator(Machine *m, GError **err)
 static bool start(Run *r, GError **err)
 {
     Options *o = r->o;
+    if (o->process_name) {
+        /* 15 characters are all that Linux keeps. */
+        g_autofree char *name = g_strndup(o->process_name, 15);
+        pthread_setname_np(pthread_self(), name);
+    }
     if (o->pidfile && !pidfile_make(&r->pidfile, o->pidfile, err))
         return false;
     if (!open_chardevs(r, err))
@@ -197,20 +203,30 @@ static void open_standard_fds(void)
     }
 }
 
+static int print_out(const char *text)
+{
+    bool ok = fputs(text, stdout) != EOF;
+    return fflush(stdout) == 0 && ok ? 0 : 1;
+}
+
 /* tandem rip FILE [SYMBOLS]: what -record-rip wrote, as text. */
 static int rip_main(int argc, char *argv[])
 {
     GError *err = NULL;
+    static const char usage[] =
+        "usage: tandem rip FILE [SYMBOLS[,offset=N]]: prints what -record-rip wrote, a line an "
+        "instruction: vCPU, address, symbol\n";
+    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
+        return print_out(usage);
     if (argc < 2 || argc > 3 || argv[1][0] == '-') {
-        warn_user("usage: tandem rip FILE [SYMBOLS[,offset=N]]: prints what -record-rip wrote, a "
-                  "line an instruction: vCPU, address, symbol");
+        warn_user("%.*s", (int)sizeof(usage) - 2, usage);
         return 1;
     }
     Symbols *symbols = symbols_new();
     bool ok = (argc < 3 || symbols_add_option(symbols, argv[2], &err)) &&
               rip_record_dump(argv[1], symbols, stdout, &err);
     symbols_free(symbols);
-    return ok && fflush(stdout) == 0 ? 0 : err ? complain(err) : 1;
+    return ok && fflush(stdout) == 0 && !ferror(stdout) ? 0 : err ? complain(err) : 1;
 }
 
 int tandem_main(int argc, char *argv[])
@@ -219,7 +235,10 @@ int tandem_main(int argc, char *argv[])
     GError *err = NULL;
     int status = 0;
     open_standard_fds();
+    if (argc > 1 && !strcmp(argv[1], "help"))
+        argv[1] = (char *)"-help";
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* the write says EFBIG */
     if (argc > 1 && !strcmp(argv[1], "diff"))
         return diff_main(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "bench"))
@@ -229,8 +248,7 @@ int tandem_main(int argc, char *argv[])
     if (!options_parse(&o, argc, argv, &err) || (!o.print && !start_log(&o, &err))) {
         status = complain(err);
     } else if (o.print) {
-        fputs(o.print->str, stdout);
-        status = fflush(stdout) == 0 ? 0 : 1;
+        status = print_out(o.print->str);
     } else if (o.demo) {
         DemoOptions demo = {.accel = o.cfg.accel,
                             .kernel_irqchip = o.cfg.kernel_irqchip,

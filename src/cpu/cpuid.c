@@ -233,13 +233,16 @@ static bool parse_item(const char *item, bool on[FEAT_N], bool forced[FEAT_N], b
     } else {
         const char *eq = strchr(item, '=');
         value = !eq || !strcmp(eq + 1, "on");
-        if (eq && !value && strcmp(eq + 1, "off")) {
+        name = eq ? g_strndup(item, (gsize)(eq - item)) : g_strdup(item);
+        if (eq && !value && strcmp(eq + 1, "off") &&
+            (feature_by_name(name) >= 0 || same_name(name, "kvm"))) {
             g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-cpu: '%s': the value is on or off", item);
             return false;
         }
-        name = eq ? g_strndup(item, (gsize)(eq - item)) : g_strdup(item);
     }
     int f = feature_by_name(name);
+    if (value && (same_name(name, "enforce") || same_name(name, "check")))
+        return true; /* what is asked for by name and cannot be had is always an error */
     if (same_name(name, "kvm")) { /* all of that interface */
         for (unsigned i = 0; i < FEAT_N; i++) {
             if (rows[i].soft == PV)

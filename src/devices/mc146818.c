@@ -8,6 +8,7 @@
 
 #include <time.h>
 
+#include "base/log.h"
 #include "devices/catch_up.h"
 #include "devices/props.h"
 
@@ -355,10 +356,17 @@ static bool realize(Device *dev, GHashTable *props, GError **err)
     Rtc *r = (Rtc *)dev;
     struct timespec ts;
     struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    gmtime_r(&ts.tv_sec, &tm);
-    if (!prop_take_choice(dev, props, "lost_tick_policy", "slew", "discard", &r->discard, err))
+    uint64_t offset = 0; /* seconds ahead of UTC, or behind it (modulo 2^64) */
+    if (!prop_take_choice(dev, props, "lost_tick_policy", "slew", "discard", &r->discard, err) ||
+        !prop_take_number(dev, props, "offset", UINT64_MAX, &offset, err))
         return false;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    ts.tv_sec = (time_t)((uint64_t)ts.tv_sec + offset);
+    if (!gmtime_r(&ts.tv_sec, &tm) || tm.tm_year < 0 || tm.tm_year >= 9999 - 1900) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE,
+                    "device %s: its clock shows the years 1900 to 9998 only", dev->cls->name);
+        return false;
+    }
     r->irq = dev->board->isa_irq[8];
     r->irq_enabled = true;
     r->cmos[REG_A] = A_DV_RUN | 6; /* as PC firmware leaves it: 1024 Hz */

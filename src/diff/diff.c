@@ -36,9 +36,13 @@ int diff_main(int argc, char *argv[])
         usage(stdout);
         return 0;
     }
-    for (const Mode *m = modes; m->name; m++)
-        if (!strcmp(argv[1], m->name))
-            return m->run(argc - 1, argv + 1);
+    for (const Mode *m = modes; m->name; m++) {
+        if (strcmp(argv[1], m->name) != 0)
+            continue;
+        g_autofree char *name = g_strconcat("tandem diff ", m->name, NULL); /* for --help */
+        g_set_prgname(name);
+        return m->run(argc - 1, argv + 1);
+    }
     warn_user("diff: no mode '%s'", argv[1]);
     usage(stderr);
     return 2;

@@ -436,7 +436,6 @@ int diff_insn(int argc, char *argv[])
     Campaign c = {.shown = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL)};
     int status = 2;
 
-    g_set_prgname("tandem diff insn");
     interrupted = 0;
     struct sigaction sa = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &sa, NULL);

@@ -44,18 +44,21 @@ static bool copy_line(const char *line, size_t len, void *opaque, GError **err)
 
 static bool open_out(MergeOut *o, GError **err)
 {
-    o->tmp = g_strdup_printf("%s.new", o->path);
-    o->f = fopen(o->tmp, "we");
+    struct stat st;
+    /* A device or a pipe is written to, and stays what it is. */
+    if (stat(o->path, &st) || S_ISREG(st.st_mode))
+        o->tmp = g_strdup_printf("%s.new", o->path);
+    o->f = fopen(o->tmp ? o->tmp : o->path, "we");
     return o->f || out_failed(o, err);
 }
 
 static bool close_out(MergeOut *o, GError **err)
 {
     bool ok = (o->head || write_head(o, err));
-    ok = ok && ((!fflush(o->f) && !fsync(fileno(o->f))) || out_failed(o, err));
+    ok = ok && ((!fflush(o->f) && (!o->tmp || !fsync(fileno(o->f)))) || out_failed(o, err));
     fclose(o->f);
     o->f = NULL;
-    return ok && (!rename(o->tmp, o->path) || out_failed(o, err));
+    return ok && (!o->tmp || !rename(o->tmp, o->path) || out_failed(o, err));
 }
 
 static bool same_file(const char *a, const struct stat *b)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "diff/case.h"
 #include "diff/modes.h"
@@ -47,11 +48,10 @@ static bool load(DiffCase *c, const char *path, GError **err)
 {
     g_autofree char *text = NULL;
     gsize len;
-    if (!g_file_get_contents(path, &text, &len, err))
+    if (!file_read(path, FILE_MAX, &text, &len, err))
         return false;
-    if (len > FILE_MAX || memchr(text, 0, len)) {
-        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "%s: not a case: %s", path,
-                    len > FILE_MAX ? "far too long" : "it holds zero bytes");
+    if (memchr(text, 0, len)) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "%s: not a case: it holds zero bytes", path);
         return false;
     }
     if (!case_read(c, text, path, err))

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "diff/diff.h"
 #include "diff/progress.h"
@@ -357,7 +358,7 @@ static bool write_csv(const Bench *b, const char *path, GError **err)
                 g_string_append_printf(out, ",%.3f", ns[n]);
         g_string_append_c(out, '\n');
     }
-    return g_file_set_contents(path, out->str, (gssize)out->len, err);
+    return file_write(path, out->str, out->len, err);
 }
 
 /* ---- the command ---- */
@@ -475,6 +476,7 @@ int bench_main(int argc, char *argv[])
               help ? stdout : stderr);
         return help ? 0 : 2;
     }
+    g_set_prgname("tandem bench rows");
     bool ok = parse(&o, argc - 1, argv + 1, &err) && bench_rows(&o, &err);
     if (!ok) {
         warn_user("bench rows: %s", err->message);

@@ -234,7 +234,6 @@ int diff_state(int argc, char *argv[])
     Options o = {.cases = 10000, .seed = 1};
     int status = 2, fd = -1;
 
-    g_set_prgname("tandem diff state");
     signal(SIGINT, on_interrupt);
     interrupted = 0;
     if (parse(&o, argc, argv, &err) && open_out(o.out, &fd, &err))

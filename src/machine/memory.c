@@ -120,8 +120,12 @@ static bool load_bios(Machine *m, GError **err)
         g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-bios %s: %s", m->cfg.bios, g_strerror(errno));
         return false;
     }
-    if (!S_ISREG(st.st_mode) || st.st_size == 0 || (uint64_t)st.st_size > BIOS_MAX ||
-        st.st_size % 65536 != 0) {
+    if (!S_ISREG(st.st_mode)) {
+        g_set_error(err, TANDEM_ERROR, ERR_USAGE, "-bios %s: %s", m->cfg.bios,
+                    S_ISDIR(st.st_mode) ? "is a directory" : "not a regular file");
+        return false;
+    }
+    if (st.st_size == 0 || (uint64_t)st.st_size > BIOS_MAX || st.st_size % 65536 != 0) {
         g_set_error(
             err, TANDEM_ERROR, ERR_USAGE,
             "-bios %s: not a BIOS image: its size must be a multiple of 64 KiB, at most 16 MiB",

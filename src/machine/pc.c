@@ -188,7 +188,7 @@ static void connect_serial(Device *d, CharDev *chr)
 static bool add_user_device(Machine *m, const char *arg, GError **err)
 {
     g_auto(GStrv) part = g_strsplit(arg, ",", -1);
-    const DeviceClass *cls = device_class(part[0]);
+    const DeviceClass *cls = device_class(part[0] ? part[0] : "");
     if (!cls || !cls->user_creatable) {
         g_set_error(err, TANDEM_ERROR, ERR_USAGE,
                     "-device %s: %s; '-device help' lists what there is", part[0],

@@ -2,6 +2,7 @@
 #include <json-glib/json-glib.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "monitor/monitor_priv.h"
 #include "switch/vcpu_loop.h"
@@ -9,6 +10,7 @@
 #include "vmstate/text.h"
 
 #define FILE_FIRST_LINE "tandem vcpu state 1"
+#define FILE_MOST       (16u << 20)
 
 /* A vCPU, and what its interrupts come through; files of before that was kept are without. */
 typedef struct State {
@@ -98,7 +100,8 @@ static bool from_file(MonCall *c, const char *path, State *out)
 {
     g_autofree char *text = NULL;
     g_autoptr(GError) err = NULL;
-    if (!g_file_get_contents(path, &text, NULL, &err)) {
+    gsize len;
+    if (!file_read_regular(path, FILE_MOST, &text, &len, &err)) {
         g_string_append_printf(c->out, "Error: '%s' is neither cpuN nor engineN, nor a file: %s\n",
                                path, err->message);
         return false;
@@ -147,7 +150,7 @@ void cmd_savestate(MonCall *c)
         return;
     vmstate_write_text(&st->cpu, "", text);
     chips_write_text(&st->chips, text);
-    if (!g_file_set_contents(c->word[0], text->str, (gssize)text->len, &err))
+    if (!file_write(c->word[0], text->str, text->len, &err))
         g_string_append_printf(c->out, "Error: %s\n", err->message);
 }
 

@@ -53,6 +53,9 @@ void options_help(GString *out)
 {
     g_string_append(out, "usage: tandem [options]\n"
                          "       tandem -demo [-switches N]\n"
+                         "       tandem diff MODE ...        engines held against each other\n"
+                         "       tandem bench rows ...       what each instruction takes\n"
+                         "       tandem rip FILE [SYMBOLS]   what -record-rip wrote, as text\n"
                          "Options may be written with one dash or two.\n");
     for (unsigned i = 0; i < option_rows_n; i++) {
         const OptionRow *r = &option_rows[i];
@@ -114,6 +117,15 @@ void options_man(GString *out)
              ".br\n"
              ".B tandem \\-demo\n"
              "[\\-switches N]\n"
+             ".br\n"
+             ".B tandem diff\n"
+             "MODE ...\n"
+             ".br\n"
+             ".B tandem bench rows\n"
+             "...\n"
+             ".br\n"
+             ".B tandem rip\n"
+             "FILE [SYMBOLS]\n"
              ".SH DESCRIPTION\n"
              "Tandem runs an x86 guest. Each of its vCPUs executes natively through /dev/kvm or\n"
              "in a software engine, and a monitor command hands it from one to the other between\n"

@@ -61,6 +61,49 @@ static GString *print(Options *o)
 
 /* ---- machine ---- */
 
+/* Properties of QEMU's pc that say of this one what cannot be otherwise. */
+static const struct {
+    const char *key, *value, *otherwise;
+} machine_facts[] = {
+    {"acpi", "on", "the kernel's acpi=off leaves it unused"},
+    {"hpet", "on", "the kernel's hpet=disable leaves it unused"},
+    {"pit", "on", "it is part of the board"},
+    {"usb", "off", "there is no USB"},
+    {"graphics", "off", "there is no display"},
+    {"vmport", "off", "there is no such port"},
+    {"smm", "off", "there is no system-management mode"},
+    {"nvdimm", "off", "there are no NVDIMMs"},
+    {"mem-merge", "off", "memory is not merged with other guests'"},
+    {"dump-guest-core", "on", "'ulimit -c 0' leaves core files out"},
+};
+
+static bool machine_fact(const char *arg, const Prop *p, const OptionRow *row, GError **err)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(machine_facts); i++) {
+        if (strcmp(p->key, machine_facts[i].key) != 0)
+            continue;
+        return !strcmp(p->value, machine_facts[i].value) ||
+               bad(err, "-%s %s: %s can only be %s here: %s", row->name, arg, p->key,
+                   machine_facts[i].value, machine_facts[i].otherwise);
+    }
+    return bad(err, "-%s %s: no property '%s'; there are accel, kernel-irqchip and kernel-pit",
+               row->name, arg, p->key);
+}
+
+static bool take_irqchip(Options *o, const OptionRow *row, const char *arg, const Prop *p,
+                         GError **err)
+{
+    const char *value = p->value ? p->value : "";
+    o->cfg.kernel_irqchip = keep(o, g_strdup(value));
+    return !strcmp(value, "on") || !strcmp(value, "off") || !strcmp(value, "split") ||
+           bad(err, "-%s %s: there are %s=on, split and off", row->name, arg, p->key);
+}
+
+static bool is_irqchip(const Prop *p)
+{
+    return !strcmp(p->key, "kernel-irqchip") || !strcmp(p->key, "kernel_irqchip");
+}
+
 static bool opt_machine(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
     if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
@@ -78,19 +121,14 @@ static bool opt_machine(Options *o, const OptionRow *row, const char *arg, GErro
         else if (!strcmp(p->key, "accel")) {
             g_free(o->machine_accel);
             o->machine_accel = g_strdup(p->value);
-        } else if (!strcmp(p->key, "kernel-irqchip") || !strcmp(p->key, "kernel_irqchip")) {
-            ok = !strcmp(p->value, "on") || !strcmp(p->value, "off") ||
-                 !strcmp(p->value, "split") ||
-                 bad(err, "-%s %s: there are %s=on, split and off", row->name, arg, p->key);
-            o->cfg.kernel_irqchip = keep(o, g_strdup(p->value));
+        } else if (is_irqchip(p)) {
+            ok = take_irqchip(o, row, arg, p, err);
         } else if (!strcmp(p->key, "kernel-pit") || !strcmp(p->key, "kernel_pit")) {
             o->cfg.kernel_pit = !strcmp(p->value, "on");
             ok = o->cfg.kernel_pit || !strcmp(p->value, "off") ||
                  bad(err, "-%s %s: %s is on or off", row->name, arg, p->key);
         } else
-            ok =
-                bad(err, "-%s %s: no property '%s'; there are accel, kernel-irqchip and kernel-pit",
-                    row->name, arg, p->key);
+            ok = machine_fact(arg, p, row, err);
     }
     props_free(props);
     if (ok && o->cfg.machine && strcmp(o->cfg.machine, "pc") != 0)
@@ -103,10 +141,16 @@ static bool count(const char *text, uint64_t *n)
     return g_ascii_string_to_unsigned(text, 10, 0, UINT32_MAX, n, NULL);
 }
 
-static bool accel_prop(Options *o, const char *arg, const char *name, const Prop *p, GError **err)
+static bool accel_prop(Options *o, const OptionRow *row, const char *arg, const char *name,
+                       const Prop *p, GError **err)
 {
     const uint64_t most = 2047; /* jumps inside the code reach 2 GiB */
     uint64_t mib;
+    if (is_irqchip(p) && strstr(name, "kvm"))
+        return take_irqchip(o, row, arg, p, err);
+    if (!strcmp(p->key, "thread"))
+        return (p->value && !strcmp(p->value, "multi")) ||
+               bad(err, "-accel %s: each vCPU has a thread of its own: thread=multi", arg);
     if (!strcmp(p->key, "rescue") || !strcmp(p->key, "adaptive") || !strcmp(p->key, "prefault")) {
         bool on = p->value && !strcmp(p->value, "on");
         if (!strcmp(p->key, "adaptive"))
@@ -144,7 +188,7 @@ static bool opt_accel(Options *o, const OptionRow *row, const char *arg, GError 
     bool ok = !props->value || !strcmp(props->key, "accel") ||
               bad(err, "-accel %s: the accelerator comes first", arg);
     for (Prop *p = props->key ? props + 1 : props; ok && p->key; p++)
-        ok = accel_prop(o, arg, name, p, err);
+        ok = accel_prop(o, row, arg, name, p, err);
     if (o->accel_list->len)
         g_string_append_c(o->accel_list, ':');
     g_string_append(o->accel_list, name ? name : "");
@@ -259,11 +303,21 @@ static bool opt_m(Options *o, const OptionRow *row, const char *arg, GError **er
 
 static bool opt_name(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    const char *comma = strchr(arg, ',');
-    if (comma)
-        return bad(err, "-name %s: no property '%s'", arg, comma + 1);
-    o->cfg.name = g_str_has_prefix(arg, "guest=") ? arg + strlen("guest=") : arg;
-    return true;
+    Prop *props = props_split(arg);
+    bool ok = true;
+    for (Prop *p = props; ok && p->key; p++) {
+        if ((!p->value && p == props) || !strcmp(p->key, "guest"))
+            o->cfg.name = keep(o, g_strdup(p->value ? p->value : p->key));
+        else if (!strcmp(p->key, "process") && p->value)
+            o->process_name = keep(o, g_strdup(p->value));
+        else if (!strcmp(p->key, "debug-threads"))
+            ok = (p->value && !strcmp(p->value, "on")) ||
+                 bad(err, "-name %s: threads always have names: debug-threads=on", arg);
+        else
+            ok = bad(err, "-name %s: no property '%s'; there are guest and process", arg, p->key);
+    }
+    props_free(props);
+    return ok;
 }
 
 static bool opt_device(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -284,6 +338,28 @@ static bool opt_global(Options *o, const OptionRow *row, const char *arg, GError
     return true;
 }
 
+/* How far the clock chip is ahead of UTC goes to the device as a property. */
+static bool rtc_base(Options *o, const char *arg, const char *value, GError **err)
+{
+    g_autoptr(GDateTime) now = g_date_time_new_now_local();
+    g_autoptr(GTimeZone) utc = g_time_zone_new_utc();
+    g_autofree char *midnight = strchr(value, 'T') ? NULL : g_strconcat(value, "T00:00:00", NULL);
+    g_autoptr(GDateTime) then = g_date_time_new_from_iso8601(midnight ? midnight : value, utc);
+    int64_t ahead = 0;
+    if (!strcmp(value, "localtime"))
+        ahead = g_date_time_get_utc_offset(now) / G_TIME_SPAN_SECOND;
+    else if (then)
+        ahead = g_date_time_to_unix(then) - g_date_time_to_unix(now);
+    else if (strcmp(value, "utc") != 0)
+        return bad(err,
+                   "-rtc %s: there are base=utc, base=localtime and a date, such as "
+                   "base=2030-01-31T08:15:00",
+                   arg);
+    char *offset = g_strdup_printf("mc146818rtc.offset=%" G_GUINT64_FORMAT, (uint64_t)ahead);
+    g_ptr_array_add(o->globals, (char *)keep(o, offset));
+    return true;
+}
+
 static bool rtc_prop(Options *o, const Prop *p, const char *arg, GError **err)
 {
     const char *value = p->value ? p->value : "";
@@ -295,9 +371,11 @@ static bool rtc_prop(Options *o, const Prop *p, const char *arg, GError **err)
                bad(err, "-rtc %s: there are driftfix=slew and driftfix=none", arg);
     }
     if (!strcmp(p->key, "base"))
-        return !strcmp(value, "utc") ||
-               bad(err, "-rtc %s: the clock chip shows UTC, base=utc", arg);
-    return bad(err, "-rtc %s: no property '%s'; there are driftfix and base", arg, p->key);
+        return rtc_base(o, arg, value, err);
+    if (!strcmp(p->key, "clock"))
+        return !strcmp(value, "host") ||
+               bad(err, "-rtc %s: the clock chip goes with the host's time: clock=host", arg);
+    return bad(err, "-rtc %s: no property '%s'; there are driftfix, base and clock", arg, p->key);
 }
 
 static bool opt_rtc(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -318,20 +396,16 @@ static bool opt_nodefaults(Options *o, const OptionRow *row, const char *arg, GE
 
 /* ---- boot ---- */
 
-static bool not_empty(const char **to, const OptionRow *row, const char *arg, GError **err)
-{
-    *to = arg;
-    return *arg || bad(err, "-%s: the name is empty", row->name);
-}
-
 static bool opt_kernel(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->cfg.kernel, row, arg, err);
+    o->cfg.kernel = arg;
+    return true;
 }
 
 static bool opt_initrd(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->cfg.initrd, row, arg, err);
+    o->cfg.initrd = arg;
+    return true;
 }
 
 static bool opt_append(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -342,14 +416,14 @@ static bool opt_append(Options *o, const OptionRow *row, const char *arg, GError
 
 static bool opt_bios(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->cfg.bios, row, arg, err);
+    o->cfg.bios = arg;
+    return true;
 }
 
 static bool opt_symbols(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    const char *name;
     g_ptr_array_add(o->symbols, (char *)arg);
-    return not_empty(&name, row, arg, err);
+    return true;
 }
 
 /* ---- console ---- */
@@ -418,7 +492,8 @@ static bool opt_no_shutdown(Options *o, const OptionRow *row, const char *arg, G
 
 static bool opt_pidfile(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->pidfile, row, arg, err);
+    o->pidfile = arg;
+    return true;
 }
 
 static bool opt_log(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -431,7 +506,8 @@ static bool opt_log(Options *o, const OptionRow *row, const char *arg, GError **
 
 static bool opt_log_file(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->log_file, row, arg, err);
+    o->log_file = arg;
+    return true;
 }
 
 static bool opt_perfmap(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -463,12 +539,14 @@ static bool opt_switch(Options *o, const OptionRow *row, const char *arg, GError
 
 static bool opt_record_rip(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->cfg.record_rip, row, arg, err);
+    o->cfg.record_rip = arg;
+    return true;
 }
 
 static bool opt_trace_engines(Options *o, const OptionRow *row, const char *arg, GError **err)
 {
-    return not_empty(&o->cfg.trace_engines, row, arg, err);
+    o->cfg.trace_engines = arg;
+    return true;
 }
 
 static bool opt_switches(Options *o, const OptionRow *row, const char *arg, GError **err)
@@ -558,7 +636,10 @@ static bool parse_one(Options *o, int argc, char *const argv[], int *at, GError 
         if (*at == argc)
             return bad(err, "%s: its argument is missing: %s", word, row->form);
         arg = argv[(*at)++];
+        if (!*arg && row->fn != opt_append)
+            return bad(err, "%s: its argument is empty: %s", word, row->form);
     }
+    o->given |= BIT(row - option_rows);
     return row->fn(o, row, arg, err);
 }
 
@@ -599,8 +680,26 @@ static void defaults(Options *o)
         g_ptr_array_add(o->monitor, "stdio");
 }
 
+/* -demo brings a machine of its own; what it does not look at is refused. */
+static bool check_demo(const Options *o, GError **err)
+{
+    static OptionFn *const taken[] = {opt_demo,      opt_switches, opt_accel,     opt_enable_kvm,
+                                      opt_machine,   opt_log,      opt_log_file,  opt_display,
+                                      opt_nographic, opt_nothing,  opt_only_none, opt_nodefaults};
+    for (unsigned i = 0; i < option_rows_n; i++) {
+        bool used = !(o->given & BIT(i));
+        for (unsigned j = 0; j < ARRAY_LEN(taken) && !used; j++)
+            used = option_rows[i].fn == taken[j];
+        if (!used)
+            return bad(err, "-%s is not for -demo, which brings a machine of its own",
+                       option_rows[i].name);
+    }
+    return true;
+}
+
 static bool check(Options *o, GError **err)
 {
+    G_STATIC_ASSERT(ARRAY_LEN(option_rows) <= 64); /* bits of `given` */
     const MachineConfig *c = &o->cfg;
     if (o->machine_accel && o->accel_list->len)
         return bad(err, "-accel %s and -machine accel=%s: one of them is enough",
@@ -614,12 +713,8 @@ static bool check(Options *o, GError **err)
                    c->kernel ? "kernel" : "bios");
     if (o->switches_given && !o->demo)
         return bad(err, "-switches is for -demo; the monitor's switch command moves other guests");
-    if (o->demo && o->policies->len > 1)
-        return bad(err, "-switch is not for -demo, which switches by itself");
-    if (o->demo && (c->trace_engines || c->record_rip))
-        return bad(err, "-%s is not for -demo", c->record_rip ? "record-rip" : "trace-engines");
     if (o->demo)
-        return true;
+        return check_demo(o, err);
     if (!c->kernel && (c->append || c->initrd))
         return bad(err, "-%s is for a kernel given with -kernel", c->append ? "append" : "initrd");
     if (!c->kernel && !c->bios)

@@ -30,7 +30,8 @@ struct Options {
     GPtrArray *globals;  /* the same */
     GPtrArray *symbols;  /* NULL-terminated */
     GPtrArray *policies; /* NULL-terminated */
-    const char *debugcon, *pidfile, *log_file, *log;
+    const char *debugcon, *pidfile, *log_file, *log, *process_name;
+    uint64_t given; /* a bit for each row of option_rows that was there */
     bool nographic, display_given, nodefaults, serial_given, monitor_given;
     bool demo, switches_given, perfmap, jitdump;
     uint64_t switches;

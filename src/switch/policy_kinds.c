@@ -342,7 +342,18 @@ static bool unknown_key(const char *key, GError **err)
                         key);
 }
 
-static bool parse_word(Policy *p, const char *key, const char *value, bool *has_to, GError **err)
+enum { SAID_TO, SAID_CPU, SAID_FOR };
+
+/* `said` has a bit for each of to, cpu and for that was there before. */
+static bool once(const char *key, unsigned bit, unsigned *said, GError **err)
+{
+    if (*said & 1u << bit)
+        return policy_error(err, "%s= is there twice", key);
+    *said |= 1u << bit;
+    return true;
+}
+
+static bool parse_word(Policy *p, const char *key, const char *value, unsigned *said, GError **err)
 {
     for (unsigned i = 0; i < POLICY_KINDS; i++) {
         if (strcmp(key, policy_kinds[i].name) != 0)
@@ -353,14 +364,12 @@ static bool parse_word(Policy *p, const char *key, const char *value, bool *has_
         p->kind = (enum PolicyKind)i;
         return policy_kinds[i].parse(p, value, err);
     }
-    if (!strcmp(key, "to")) {
-        *has_to = true;
-        return parse_to(p, value, err);
-    }
+    if (!strcmp(key, "to"))
+        return once(key, SAID_TO, said, err) && parse_to(p, value, err);
     if (!strcmp(key, "cpu"))
-        return parse_cpu(p, value, err);
+        return once(key, SAID_CPU, said, err) && parse_cpu(p, value, err);
     if (!strcmp(key, "for"))
-        return parse_span("for", value, &p->stay, err);
+        return once(key, SAID_FOR, said, err) && parse_span("for", value, &p->stay, err);
     return unknown_key(key, err);
 }
 
@@ -397,7 +406,7 @@ static bool possible(const Policy *p, GString *warning, GError **err)
 
 bool policy_parse(Policy *p, const char *text, GString *warning, GError **err)
 {
-    bool has_to = false;
+    unsigned said = 0;
     g_auto(GStrv) words = g_strsplit(text, ",", -1);
     p->kind = POLICY_KINDS;
     p->cpu = -1;
@@ -407,12 +416,12 @@ bool policy_parse(Policy *p, const char *text, GString *warning, GError **err)
         if (!eq || !eq[1])
             return policy_error(err, "'%s' has no value; a policy is like at=SYMBOL,to=tcg", *w);
         *eq = 0;
-        if (!parse_word(p, *w, eq + 1, &has_to, err))
+        if (!parse_word(p, *w, eq + 1, &said, err))
             return false;
     }
     if (p->kind == POLICY_KINDS)
         return policy_error(err, "says not when: at=, every=, on=, when= or region= is missing");
-    if (!has_to && p->kind != POLICY_every)
+    if (!(said & 1u << SAID_TO) && p->kind != POLICY_every)
         p->to = p->all->tcg;
     return possible(p, warning, err);
 }

@@ -76,6 +76,11 @@ CASES = [
     ([*K, "-d", "everything"], r"everything"),
     (["-hda", "disk.img"], r"-hda"),
     (["-bios", file("bios", b"x" * 1000)], r"bios"),
+    (["-bios", tmp.name], r"is a directory"),
+    (["-bios", "/dev/null"], r"not a regular file"),
+    ([*K, "-symbols", "/dev/zero"], r"/dev/zero.*not a regular file"),
+    ([*K, "-symbols", sparse("symbols", 8 << 40)], r"line 1"),
+    ([*K, "-device", ","], r"-device"),
     ([], r"-kernel"),
 ]
 
@@ -95,5 +100,23 @@ for args, want in CASES:
     if not ok:
         failures += 1
         print(f"FAILED {' '.join(args)}: wanted one line with /{want}/ and status 1\n   got {got}")
+
+
+def says(args, want, status, stdout=subprocess.DEVNULL):
+    """What is lost on a full disk is said; /dev/full is one."""
+    global failures
+    run = subprocess.run(["timeout", "-s", "INT", "10", BINARY, *args], stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    if not re.search(want, run.stderr) or run.returncode not in status:
+        failures += 1
+        print(f"FAILED {' '.join(args)}: wanted /{want}/, got status {run.returncode} {run.stderr!r}")
+
+
+BUSY = ["-accel", "interp", "-display", "none", "-kernel", KERNEL, "-append", "console=ttyS0 earlyprintk=ttyS0"]
+full = open("/dev/full", "w")
+says(["-help"], "", [1], full)
+says(["rip", "--help"], "", [1], full)
+says(["rip", "--help"], r"^$", [0])
+says([*BUSY, "-d", "int,pio,exec", "-D", "/dev/full"], r"^tandem: -D: No space left.*lost\n(tandem: ended.*\n)?$", [0, 124])
+says([*BUSY, "-serial", "file:/dev/full"], r"^tandem: file:/dev/full: No space left.*lost\n(tandem: ended.*\n)?$", [0, 124])
 print(f"bad input: {len(CASES)} cases, {failures} failed")
 sys.exit(1 if failures else 0)

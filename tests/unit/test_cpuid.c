@@ -132,6 +132,15 @@ START_TEST(intersection_with_kvm)
 }
 END_TEST
 
+START_TEST(enforce_is_the_rule)
+{
+    build("max,enforce,check=on", NULL, 1);
+    CpuidTable with = t;
+    build("max", NULL, 1);
+    ck_assert_mem_eq(&with, &t, sizeof(t));
+}
+END_TEST
+
 START_TEST(refusals_say_who_and_what)
 {
     static const struct {
@@ -141,6 +150,10 @@ START_TEST(refusals_say_who_and_what)
         {"", {"model", "max"}},
         {"max,+sse5", {"sse5", "unknown"}},
         {"max,sse2=maybe", {"sse2=maybe", "on or off"}},
+        {"max,kvm=maybe", {"kvm=maybe", "on or off"}},
+        {"max,vendor=GenuineIntel", {"vendor", "unknown"}},
+        {"max,enforce=off", {"enforce", "unknown"}},
+        {"max,enforce,check,+cx16", {"cx16", "KVM"}},
         {"max,+monitor", {"monitor", "cpu-pm=on"}},
         {"max,+rdrand", {"rdrand", "software engine"}},
         {"max,+cx16", {"cx16", "KVM"}},
@@ -308,6 +321,7 @@ int main(void)
     tcase_add_test(c, monitor);
     tcase_add_test(c, dependencies);
     tcase_add_test(c, intersection_with_kvm);
+    tcase_add_test(c, enforce_is_the_rule);
     tcase_add_test(c, refusals_say_who_and_what);
     tcase_add_test(c, topology);
     tcase_add_test(c, caches);

@@ -2,13 +2,14 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "options/options.h"
 #include "cli/pidfile.h"
 #include "run_suite.h"
 
-#define ARGS_MAX 10
+#define ARGS_MAX 12
 
 static bool parse(Options *o, const char *const args[], GError **err)
 {
@@ -222,6 +223,41 @@ START_TEST(values_arrive)
     ck_assert_str_eq(o.globals->pdata[1], "mc146818rtc.lost_tick_policy=discard");
     ck_assert_ptr_null(o.globals->pdata[2]);
     options_clear(&o);
+    const char *named[] = {"-bios",  "B",
+                           "-name",  "guest=g,process=p,debug-threads=on",
+                           "-accel", "kvm,kernel-irqchip=split",
+                           NULL};
+    ck_assert(parse(&o, named, &err));
+    ck_assert_str_eq(o.cfg.name, "g");
+    ck_assert_str_eq(o.process_name, "p");
+    ck_assert_str_eq(o.cfg.kernel_irqchip, "split");
+    options_clear(&o);
+    const char *facts[] = {"-bios",   "B",
+                           "-M",      "pc,usb=off,hpet=on,vmport=off,graphics=off",
+                           "-accel",  "tcg,thread=multi",
+                           "-append", "",
+                           "-kernel", "k",
+                           NULL};
+    ck_assert_msg(parse(&o, facts, &err), "%s", err->message);
+    ck_assert_str_eq(o.cfg.append, "");
+    options_clear(&o);
+    const char *dates[] = {"-bios", "B",
+                           "-rtc",  "base=2030-01-31T08:15:00,clock=host",
+                           "-rtc",  "base=2030-01-31",
+                           "-rtc",  "base=localtime",
+                           NULL};
+    ck_assert_msg(parse(&o, dates, &err), "%s", err->message);
+    static const char offset[] = "mc146818rtc.offset=";
+    int64_t ahead[3];
+    for (unsigned i = 0; i < 3; i++) {
+        ck_assert(g_str_has_prefix(o.globals->pdata[i], offset));
+        ahead[i] =
+            (int64_t)g_ascii_strtoull((char *)o.globals->pdata[i] + strlen(offset), NULL, 10);
+    }
+    ck_assert_int_le(llabs(ahead[0] + time(NULL) - 1896077700), 60);
+    ck_assert_int_le(llabs(ahead[0] - ahead[1] - (8 * 3600 + 15 * 60)), 60);
+    ck_assert_int_le(llabs(ahead[2]), 14 * 3600);
+    options_clear(&o);
     const char *cache[] = {"-bios", "B", "-accel", "tcg,tb-size=7", NULL};
     ck_assert(parse(&o, cache, &err));
     ck_assert_str_eq(o.cfg.accel, "tcg");
@@ -290,13 +326,29 @@ static const struct {
     {{"-append", "x"}, {"-append", "-kernel"}},
     {{"-bios", "b", "-initrd", "x"}, {"-initrd", "-kernel"}},
     {{"-kernel", ""}, {"-kernel", "empty"}},
+    {{"-device", ""}, {"-device", "empty"}},
+    {{"-accel", ""}, {"-accel", "empty"}},
+    {{"-smp", ""}, {"-smp", "empty"}},
+    {{"-demo", "-smp", "2"}, {"-smp", "-demo"}},
+    {{"-demo", "-serial", "stdio"}, {"-serial", "-demo"}},
+    {{"-demo", "-m", "64", "-S"}, {"-m", "-demo"}},
+    {{"-demo", "-switch", "every=1ms"}, {"-switch", "-demo"}},
+    {{"-machine", "pc,acpi=off"}, {"acpi can only be on", "acpi=off leaves"}},
+    {{"-machine", "pc,hpet=off"}, {"hpet can only be on", "hpet=disable"}},
+    {{"-accel", "kvm,kernel-irqchip=maybe"}, {"kernel-irqchip=on", "split and off"}},
+    {{"-accel", "tcg,kernel-irqchip=on"}, {"no property", "kernel-irqchip"}},
+    {{"-name", "x,debug-threads=off"}, {"debug-threads", "always"}},
+    {{"-rtc", "base=2030-13-01"}, {"2030-13-01", "localtime"}},
+    {{"-rtc", "base"}, {"-rtc base", "localtime"}},
     {{"-machine", "q35"}, {"q35", "pc"}},
-    {{"-machine", "pc,usb=on"}, {"usb", "accel"}},
+    {{"-machine", "pc,usb=on"}, {"usb can only be off", "no USB"}},
+    {{"-machine", "pc,sata=on"}, {"sata", "accel"}},
     {{"-machine", "accel=kvm", "-accel", "tcg", "-kernel", "k"},
      {"-accel tcg", "-machine accel=kvm"}},
     {{"-accel", "kvm,rescue=maybe"}, {"rescue", "on or off"}},
     {{"-accel", "rescue=off"}, {"rescue=off", "comes first"}},
-    {{"-accel", "tcg,thread=single"}, {"'thread'", "tb-size"}},
+    {{"-accel", "tcg,thread=single"}, {"thread=single", "thread=multi"}},
+    {{"-accel", "tcg,threads=multi"}, {"'threads'", "tb-size"}},
     {{"-accel", "kvm,tb-size=4"}, {"kvm has no translated code", "tcg"}},
     {{"-accel", "interp,tb-size=4"}, {"interp has no translated code", "tcg"}},
     {{"-accel", "tcg,tb-size=big"}, {"tb-size", "MiB"}},
@@ -317,10 +369,10 @@ static const struct {
     {{"-smp", "2,dies=1"}, {"dies", "no property"}},
     {{"-m", "0"}, {"-m 0", "1 MiB"}},
     {{"-m", "lots"}, {"-m lots", "not a size"}},
-    {{"-m", ""}, {"-m", "not a size"}},
+    {{"-m", ""}, {"-m", "empty"}},
     {{"-m", "1G,slots=2"}, {"slots=2", "later"}},
     {{"-m", "99999999999999999T"}, {"-m 999", "not a size"}},
-    {{"-name", "x,process=y"}, {"process=y", "no property"}},
+    {{"-name", "x,proc=y"}, {"'proc'", "process"}},
     {{"-display", "gtk"}, {"-display gtk", "-nographic"}},
     {{"-vga", "std"}, {"-vga std", "none"}},
     {{"-net", "user"}, {"-net user", "no network"}},
@@ -337,8 +389,8 @@ static const struct {
     {{"-overcommit", "cpu-pm"}, {"cpu-pm", "on or off"}},
     {{"-overcommit", "cpu-pm=on,mem-lock=on"}, {"mem-lock", "leave mem-lock out"}},
     {{"-rtc", "driftfix=fast"}, {"driftfix=fast", "driftfix=slew"}},
-    {{"-rtc", "base=localtime"}, {"localtime", "UTC"}},
-    {{"-rtc", "clock=vm"}, {"'clock'", "driftfix"}},
+    {{"-rtc", "clock=vm"}, {"clock=vm", "clock=host"}},
+    {{"-rtc", "clocks=vm"}, {"'clocks'", "driftfix"}},
     {{"-help=html"}, {"-help=html", "-help=man"}},
     {{"-S=on"}, {"-S=on", "unknown option"}},
 };

@@ -83,6 +83,28 @@ START_TEST(starts_with_the_host_s_utc)
 }
 END_TEST
 
+START_TEST(starts_elsewhere)
+{
+    GError *err = NULL;
+    g_autofree char *ahead = g_strdup_printf("%lld", 1896077700ll - (long long)time(NULL));
+    device_free(rtc);
+    rtc = fake_device_with(&device_mc146818, "offset", ahead, &err);
+    g_assert_no_error(err);
+    ck_assert_uint_eq(get(9), 0x30); /* 2030-01-31 08:15, a Thursday */
+    ck_assert_uint_eq(get(8), 0x01);
+    ck_assert_uint_eq(get(7), 0x31);
+    ck_assert_uint_eq(get(4), 0x08);
+    ck_assert_uint_eq(get(2), 0x15);
+    ck_assert_uint_eq(get(6), 5);
+    device_free(rtc);
+    rtc = fake_device_with(&device_mc146818, "offset", "9223372036854775807", &err);
+    ck_assert_ptr_null(rtc);
+    ck_assert(strstr(err->message, "1900"));
+    g_error_free(err);
+    rtc = fake_device(&device_mc146818);
+}
+END_TEST
+
 START_TEST(calendar)
 {
     static const struct {
@@ -409,6 +431,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, starts_with_the_host_s_utc);
+    tcase_add_test(tc, starts_elsewhere);
     tcase_add_test(tc, calendar);
     tcase_add_test(tc, set_through_february_30);
     tcase_add_test(tc, divider_reset_gives_half_a_second);

@@ -170,6 +170,9 @@ START_TEST(bad_files)
     refused(zero, strlen(zero), "only to root");
     refused(second, strlen(second), "line 2");
     refused("\1\2\3\4", 4, "line 1");
+    g_autofree char *line = g_strnfill(1 << 17, 'x');
+    memcpy(line, second, strlen("ffffffff81000000 T "));
+    refused(line, 1 << 17, "line 1"); /* whoever tells a line's end has read it all */
 
     Small f = small();
     refused(&f, sizeof(Elf32_Ehdr), "truncated");

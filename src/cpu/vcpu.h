@@ -306,6 +306,9 @@ struct Engine {
     bool (*map_changed)(VmCommon *, GError **);
     /* The vCPU is about to run here after having run elsewhere: drop stale translations. */
     void (*enter)(Vcpu *);
+    /* NULL, or: it goes elsewhere, to an engine of another kind. What enter() would have to drop is
+     * in the processor's caches now. */
+    void (*leave)(Vcpu *);
 };
 
 extern const Engine engine_kvm;    /* src/kvm */

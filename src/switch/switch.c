@@ -391,6 +391,8 @@ static bool take(Vcpu *v, const Engine *to, SwitchReason reason, GError **err)
             pv_leave_software(v);
             if (reason != SWITCH_RESCUE)
                 kvm_prefault(v);
+            if (from->leave)
+                from->leave(v);
         }
         if (!to->is_software) /* what it watches by then nobody tells us */
             mwait_disarm(v);

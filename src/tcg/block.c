@@ -147,7 +147,7 @@ void blocks_distrust(Tcg *t)
     tlb_forget_code(t);
     if (t->jit) {
         jit_unlink_all(t->jit);
-        jit_jumps_forget(t->jit);
+        jit_jumps_distrust(t->jit);
     }
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;

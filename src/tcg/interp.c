@@ -518,6 +518,7 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     Tcg *t = v->engine_data[ENGINE_INTERP];
     CpuState *s = &v->st;
     Exit x;
+    t->left = false;
     s->gpr[GPR_ZERO] = 0;
     t->cc = flags_to_cc(s->rflags);
     t->inhibit = s->ev.shadow_sti || s->ev.shadow_mov_ss;
@@ -691,9 +692,19 @@ static void interp_enter(Vcpu *v)
     Tcg *t = v->engine_data[ENGINE_INTERP];
     t->idle = (IdleWatch){0}; /* it was elsewhere, not idle */
     t->zmm_clean = false;
+    if (!t->left) {
+        tlb_flush(t);
+        blocks_distrust(t);
+    }
+    pv_enter_software(v);
+}
+
+static void interp_leave(Vcpu *v)
+{
+    Tcg *t = v->engine_data[ENGINE_INTERP];
     tlb_flush(t);
     blocks_distrust(t);
-    pv_enter_software(v);
+    t->left = true;
 }
 
 const Engine engine_interp = {
@@ -711,6 +722,7 @@ const Engine engine_interp = {
     .import_state = interp_import,
     .map_changed = interp_map_changed,
     .enter = interp_enter,
+    .leave = interp_leave,
 };
 
 /* ---- the translator: the same, with Tcg.jit ---- */
@@ -756,4 +768,5 @@ const Engine engine_jit = {
     .import_state = interp_import,
     .map_changed = interp_map_changed,
     .enter = interp_enter,
+    .leave = interp_leave,
 };

@@ -24,6 +24,7 @@ typedef struct JumpPage {
     struct JumpPage *next; /* in its bucket */
     gva_t page;            /* of RIP */
     gpa_t gpa;
+    uint64_t gen;     /* of another than JumpPages.gen nothing in at[] holds any more */
     uint8_t slot;     /* number of the jump cache */
     uint8_t listed;   /* bit k: in JumpPages.list[k] */
     bool live;        /* its entries are in the cache */
@@ -41,6 +42,7 @@ typedef struct PageList {
 struct JumpPages {
     JumpPage *bucket[BUCKETS];
     unsigned n;
+    uint64_t gen;
     PageList list[2]; /* of those that are live, and some that were: local pages, global ones */
 };
 
@@ -86,10 +88,16 @@ static JumpPage **bucket(const Jit *j, gva_t page)
 
 static JumpPage *find_page(const Jit *j, unsigned slot, gva_t page)
 {
-    for (JumpPage *p = *bucket(j, page); p; p = p->next)
-        if (p->page == page && p->slot == slot)
-            return p;
-    return NULL;
+    JumpPage *p = *bucket(j, page);
+    while (p && (p->page != page || p->slot != slot))
+        p = p->next;
+    if (p && p->gen != j->pages->gen) {
+        if (p->n)
+            memset(p->at, 0, p->room * sizeof(JumpAt));
+        p->n = 0;
+        p->gen = j->pages->gen;
+    }
+    return p;
 }
 
 static JumpPage *new_page(Jit *j, unsigned slot, gva_t page)
@@ -99,6 +107,7 @@ static JumpPage *new_page(Jit *j, unsigned slot, gva_t page)
     JumpPage *p = g_new0(JumpPage, 1), **b = bucket(j, page);
     p->page = page;
     p->slot = (uint8_t)slot;
+    p->gen = j->pages->gen;
     p->next = *b;
     *b = p;
     j->pages->n++;
@@ -321,6 +330,12 @@ void jit_jumps_flush_page(Jit *j, gva_t lin)
         return;
     }
     flush_record(j, lin & PAGE_MASK);
+}
+
+void jit_jumps_distrust(Jit *j)
+{
+    jit_jumps_flush(j, true);
+    j->pages->gen++;
 }
 
 void jit_jumps_forget(Jit *j)

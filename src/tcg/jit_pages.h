@@ -145,7 +145,9 @@ void jit_jumps_flush(Jit *, bool all);
 void jit_jumps_flush_page(Jit *, gva_t lin);
 /* What leads to b's code by its RIP, which has no code any more. */
 void jit_jumps_to_dead(Jit *, const Block *b);
-/* Code or trust in it has gone: nothing comes back. */
+/* Trust in code has gone: nothing comes back. */
+void jit_jumps_distrust(Jit *);
+/* Code has gone: the same, and all records. */
 void jit_jumps_forget(Jit *);
 /* The same, and memory goes back to the host. */
 void jit_jumps_give_back(Jit *);

@@ -57,17 +57,16 @@ static void set_add(struct JTlbSet *l, unsigned mode, unsigned x)
     l->some[mode][x / 4096] |= BIT(x / 64 % 64);
 }
 
-/* Calls fn(j, mode, index) for each; clear: none is left. */
+/* Calls fn(j, mode, first, which) for each 64 entries that have some; clear: none is left. */
 static inline __attribute__((always_inline)) void
 set_each(Jit *j, struct JTlbSet *l, bool clear, const uint8_t *host,
-         void (*fn)(Jit *, unsigned mode, unsigned x, const uint8_t *host))
+         void (*fn)(Jit *, unsigned mode, unsigned first, uint64_t which, const uint8_t *host))
 {
     for (unsigned m = 0; m < MMU_MODES; m++) {
         for (unsigned top = 0; top < ARRAY_LEN(l->some[m]); top++) {
             for (uint64_t words = l->some[m][top]; words; words &= words - 1) {
                 unsigned word = top * 64 + (unsigned)__builtin_ctzll(words);
-                for (uint64_t left = l->has[m][word]; left; left &= left - 1)
-                    fn(j, m, word * 64 + (unsigned)__builtin_ctzll(left), host);
+                fn(j, m, word * 64, l->has[m][word], host);
                 if (clear)
                     l->has[m][word] = 0;
             }
@@ -77,14 +76,26 @@ set_each(Jit *j, struct JTlbSet *l, bool clear, const uint8_t *host,
     }
 }
 
-static inline void clear_one(Jit *j, unsigned mode, unsigned x, const uint8_t *host G_GNUC_UNUSED)
+/* Eight entries are a line of each array. */
+static inline void clear_each(Jit *j, unsigned mode, unsigned first, uint64_t which,
+                              const uint8_t *host G_GNUC_UNUSED)
 {
-    entry_clear(&j->hot->tlb[mode], x);
+    JTlb *l = &j->hot->tlb[mode];
+    for (unsigned x = first; which; x += 8, which >>= 8) {
+        if ((uint8_t)which == 0xff && !none_tag(x) && !none_tag(x + 7)) {
+            memset(&l->read[x], 0, 8 * sizeof(l->read[0]));
+            memset(&l->write[x], 0, 8 * sizeof(l->write[0]));
+            memset(&l->add[x], 0, 8 * sizeof(l->add[0]));
+            continue;
+        }
+        for (unsigned left = (uint8_t)which; left; left &= left - 1)
+            entry_clear(l, x + (unsigned)__builtin_ctz(left));
+    }
 }
 
 static void set_flush(Jit *j, struct JTlbSet *l)
 {
-    set_each(j, l, true, NULL, clear_one);
+    set_each(j, l, true, NULL, clear_each);
 }
 
 void jit_tlb_give_back(Jit *j)
@@ -178,17 +189,21 @@ static uint64_t shown_at(const Jit *j, gva_t page, uint64_t add, bool write)
     return mirror != add ? mirror : jit_window_add(j, page, add);
 }
 
-static inline void clear_writable(Jit *j, unsigned mode, unsigned x, const uint8_t *host)
+static inline void clear_writable(Jit *j, unsigned mode, unsigned first, uint64_t which,
+                                  const uint8_t *host)
 {
     JTlb *l = &j->hot->tlb[mode];
-    if (l->write[x] == none_tag(x))
-        return;
-    gva_t page = 0 - l->write[x];
-    uint64_t add = l->add[x];
-    if (!(page >> 63)) /* what leads into the kernel's mirror is gone already */
-        add = jit_window_direct(j, page, jit_mirror_direct(j, page, add));
-    if (add - PAGE_BITS - l->write[x] == (uintptr_t)host)
-        entry_clear(l, x);
+    for (; which; which &= which - 1) {
+        unsigned x = first + (unsigned)__builtin_ctzll(which);
+        if (l->write[x] == none_tag(x))
+            continue;
+        gva_t page = 0 - l->write[x];
+        uint64_t add = l->add[x];
+        if (!(page >> 63)) /* what leads into the kernel's mirror is gone already */
+            add = jit_window_direct(j, page, jit_mirror_direct(j, page, add));
+        if (add - PAGE_BITS - l->write[x] == (uintptr_t)host)
+            entry_clear(l, x);
+    }
 }
 
 /* Tags that would let this host page be written. The kernel's mirror has been asked before. */

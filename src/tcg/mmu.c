@@ -258,6 +258,8 @@ static void fill(const CpuState *s, Tcg *t, gva_t lin, unsigned mode, const Page
         may_write(t, page + e->addend);
     memmap_use(slot, w->page, mode == MMU_USER, a == ACC_WRITE && !slot->readonly);
     fresh_walk(t, w);
+    t->left = false;
+    mark(t->bank->filled[mode], idx, true);
     mark(t->bank->local[mode], idx, !w->global);
     mark(t->bank->big[mode], idx, w->big);
     t->around.page = TLB_NONE;
@@ -302,12 +304,27 @@ void tlb_forget_code(Tcg *t)
             forget_code(t, &t->banks[k]);
 }
 
+/* Those that `which` has, and these bits. */
+static void entries_clear(TlbEntry *entry, uint64_t *which)
+{
+    for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+        uint64_t left = which[word];
+        if (!left)
+            continue;
+        which[word] = 0;
+        for (; left; left &= left - 1)
+            entry_clear(&entry[word * 64 + (unsigned)__builtin_ctzll(left)]);
+    }
+}
+
 static void bank_clear(Tcg *t, TlbBank *b)
 {
     forget_pages(t);
+    if (!b->cleared)
+        memset(b->filled, 0xff, sizeof(b->filled));
+    b->cleared = true;
     for (unsigned m = 0; m < MMU_MODES; m++)
-        for (unsigned k = 0; k < TLB_SIZE; k++)
-            entry_clear(&b->entry[m][k]);
+        entries_clear(b->entry[m], b->filled[m]);
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
     b->big_at = (LargePages){0};
@@ -321,14 +338,8 @@ static void bank_clear(Tcg *t, TlbBank *b)
 static void bank_clear_local(Tcg *t, TlbBank *b)
 {
     forget_pages(t);
-    for (unsigned m = 0; m < MMU_MODES; m++) {
-        for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
-            uint64_t left = b->local[m][word];
-            b->local[m][word] = 0;
-            for (; left; left &= left - 1)
-                entry_clear(&b->entry[m][word * 64 + (unsigned)__builtin_ctzll(left)]);
-        }
-    }
+    for (unsigned m = 0; m < MMU_MODES; m++)
+        entries_clear(b->entry[m], b->local[m]);
     if (t->jit && b == t->bank) {
         jit_tlb_flush(t->jit, false);
         jit_jumps_flush(t->jit, false);
@@ -339,15 +350,19 @@ static void bank_clear_local(Tcg *t, TlbBank *b)
 void tlb_flush(Tcg *t)
 {
     const CpuState *s = &t->v->st;
+    t->bank->pcid = s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0;
+    if (t->left)
+        return;
     for (unsigned k = 0; k < TLB_BANKS; k++)
         t->banks[k].valid = false;
-    if (!t->bank)
-        t->bank = &t->banks[0];
     t->bank->valid = true;
-    t->bank->pcid = s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0;
     bank_clear(t, t->bank);
     forget_global_code(t);
-    memset(t->may_write, 0, sizeof(t->may_write));
+    for (unsigned k = 0; k < ARRAY_LEN(t->may_write_lines); k++) {
+        for (uint64_t left = t->may_write_lines[k]; left; left &= left - 1)
+            memset(&t->may_write[(k * 64 + (unsigned)__builtin_ctzll(left)) * 8], 0, 64);
+        t->may_write_lines[k] = 0;
+    }
 }
 
 void tlb_give_back(Tcg *t)

@@ -71,8 +71,9 @@ static inline unsigned large_shift(const LargePages *l, gva_t lin)
  * each bank that has used them. */
 typedef struct TlbBank {
     TlbEntry entry[MMU_MODES][TLB_SIZE];
-    /* Of the entries: not global; from a large page (mmu.c). */
-    uint64_t local[MMU_MODES][TLB_SIZE / 64], big[MMU_MODES][TLB_SIZE / 64];
+    /* Of the entries: filled since all were cleared; not global; from a large page (mmu.c). */
+    uint64_t filled[MMU_MODES][TLB_SIZE / 64], local[MMU_MODES][TLB_SIZE / 64],
+        big[MMU_MODES][TLB_SIZE / 64];
     LargePages big_at; /* that had entries in big since all were cleared */
     /* Linear pages code was fetched from since map_gen last moved, hashed; and gigabytes with a
      * large page among them. INVLPG of other pages leaves map_gen as it is. */
@@ -81,6 +82,7 @@ typedef struct TlbBank {
     uint64_t last_use; /* Tcg.bank_uses */
     uint16_t pcid;
     bool valid;
+    bool cleared; /* an entry that is not in `filled` matches nothing; not so in zeroed memory */
 } TlbBank;
 
 typedef struct PendingExc {
@@ -136,6 +138,7 @@ struct Tcg {
     bool inhibit;
     bool look;      /* at Vcpu.request, before the next instruction; for translated code */
     bool flushed;   /* a tlb_flush*() or tlb_switch() since run() began */
+    bool left;      /* Engine.leave() has dropped all, and nothing has been used since */
     bool ferr;      /* FERR# is asserted: an x87 exception was pending with CR0.NE clear */
     bool zmm_clean; /* bits 511:256 of ZMM0-15 are known to be zero */
     bool fp_live;   /* the guest's MXCSR is in the host's register: vec_release() */
@@ -169,8 +172,9 @@ struct Tcg {
     bool amd;                 /* its vendor */
     char unsupported[128];    /* FAULT_UNSUPPORTED: what */
     /* Host pages, hashed, that have been given write tags in any bank, or a place in a program's
-     * mirror that can be written, since the last tlb_flush(). */
-    uint64_t may_write[MAY_WRITE_BITS / 64];
+     * mirror that can be written, since the last tlb_flush(); and which lines of these are not 0.
+     */
+    uint64_t may_write[MAY_WRITE_BITS / 64], may_write_lines[MAY_WRITE_BITS / 512 / 64];
     /* What fill() saw last, of a large page: the page asked for; where around it host addresses go
      * on alike. `page` TLB_NONE: nothing. */
     struct {
@@ -282,7 +286,9 @@ static inline uint64_t *may_write_word(Tcg *t, uintptr_t host, uint64_t *bit)
 static inline void may_write(Tcg *t, uintptr_t host)
 {
     uint64_t bit, *word = may_write_word(t, host, &bit);
+    unsigned line = (unsigned)(word - t->may_write) / 8;
     *word |= bit;
+    t->may_write_lines[line / 64] |= BIT(line % 64);
 }
 /* Host pointer for `size` bytes at lin if the TLB allows it, else NULL. */
 static inline void *tlb_hit(Tcg *t, unsigned mode, gva_t lin, unsigned size, enum Access a)

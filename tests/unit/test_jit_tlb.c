@@ -128,6 +128,61 @@ START_TEST(large_page_mapped_anew)
 }
 END_TEST
 
+/* A flush clears lines of eight: also the first and the last entry, in which a page is "none". */
+START_TEST(flushed_by_the_line)
+{
+    static const uint8_t code[] = {
+        0x48, 0x8b, 0x06, /* mov rax, [rsi] */
+        0x48, 0x8b, 0x0f, /* mov rcx, [rdi] */
+        0x48, 0x8b, 0x13, /* mov rdx, [rbx] */
+        0xf4,
+    };
+    const gva_t first = 0x10000000, last = first - PAGE_SIZE, other = first + 0x20000;
+    put64(G_PDPT, LOW_PD | 7);
+    put64(LOW_PD, G_RAM | 0x87);
+    put64(LOW_PD + 8 * (first >> 21), (G_RAM + 0x200000) | 0xe7);
+    put64(LOW_PD + 8 * (last >> 21), (G_RAM + 0x200000) | 0xe7);
+    guest.v.st.gpr[RSI] = first;
+    guest.v.st.gpr[RDI] = last;
+    guest.v.st.gpr[RBX] = other;
+    run(code, sizeof(code));
+    for (unsigned k = 0; k < AROUND; k++)
+        ck_assert(has(first + k * PAGE_SIZE, true) && has(last - k * PAGE_SIZE, true) &&
+                  has(other + k * PAGE_SIZE, true));
+    tlb_flush(jit->t);
+    for (unsigned write = 0; write < 2; write++) {
+        for (unsigned k = 0; k < AROUND; k++)
+            ck_assert(!has(first + k * PAGE_SIZE, write) && !has(last - k * PAGE_SIZE, write) &&
+                      !has(other + k * PAGE_SIZE, write));
+        ck_assert(!has(0, write) && !has(0 - PAGE_SIZE, write));
+    }
+}
+END_TEST
+
+/* Who leaves drops what it knows; who comes, without having left since it ran, does. */
+START_TEST(memory_changes_while_away)
+{
+    uint8_t code[] = {0x48, 0x8b, 0x06, 0xb9, 0, 0, 0, 0, 0xf4}; /* mov rax, [rsi]; mov ecx, 0 */
+    const gpa_t pde = G_PD + 8 * ((G_RAM >> 21 & 511) + 1);
+    CpuState *s = &guest.v.st;
+    put64(NEAR, 100);
+    put64(NEAR - 0x200000, 101);
+    s->gpr[RSI] = NEAR;
+    for (unsigned k = 0; k < 40; k++) {
+        run(code, sizeof(code));
+        ck_assert_uint_eq(s->gpr[RAX], 100 + k % 2);
+        ck_assert_uint_eq(s->gpr[RCX], code[4]);
+        ck_assert(!jit->t->left && has(NEAR & PAGE_MASK, false));
+        if (k % 3) {
+            engine_jit.leave(&guest.v);
+            ck_assert(jit->t->left && !has(NEAR & PAGE_MASK, false));
+        }
+        put64(pde, (G_RAM + (k % 2 ? 0x200000 : 0)) | 0x87);
+        code[4]++;
+    }
+}
+END_TEST
+
 /* REP MOVS between pages that have the same place in the interpreter's TLB. */
 START_TEST(copy_between_rivals)
 {
@@ -167,6 +222,8 @@ int main(void)
     tcase_add_test(c, end_of_ram);
     tcase_add_test(c, code_beside_data);
     tcase_add_test(c, large_page_mapped_anew);
+    tcase_add_test(c, flushed_by_the_line);
+    tcase_add_test(c, memory_changes_while_away);
     tcase_add_test(c, copy_between_rivals);
     suite_add_tcase(s, c);
     return run_suite(s);

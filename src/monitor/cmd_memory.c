@@ -1,8 +1,13 @@
-/* x and xp: memory as numbers, characters or instructions. */
+/* x, xp, memsave and pmemsave: memory as numbers, characters or instructions, and into files; print
+ * and gva2gpa. */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cpu/disasm.h"
 #include "monitor/monitor_priv.h"
+#include "switch/vcpu_loop.h"
 #include "tcg/tcg.h"
 #include "vmstate/state.h"
 
@@ -146,6 +151,9 @@ typedef struct Dump {
     MonCall *c;
     bool physical;
     uint64_t addr;
+    /* memsave: */
+    uint64_t size, zeros;
+    int fd, error;
 } Dump;
 
 /* As many of len bytes as can be read. Only RAM and ROM: a device would notice. */
@@ -258,7 +266,7 @@ static void dump_work(Vcpu *v, void *opaque)
 
 static void show(MonCall *c, bool physical)
 {
-    Dump d = {c, physical, (uint64_t)c->number[1]};
+    Dump d = {.c = c, .physical = physical, .addr = (uint64_t)c->number[1]};
     c->mon->last = c->format;
     c->mon->last.count = 1;
     monitor_with_state(monitor_vcpu(c->mon), dump_work, &d, c->out);
@@ -272,4 +280,139 @@ void cmd_x(MonCall *c)
 void cmd_xp(MonCall *c)
 {
     show(c, true);
+}
+
+/* ---- into files ---- */
+
+static bool write_all(int fd, const uint8_t *p, size_t len)
+{
+    while (len) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return false;
+        p += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+/* Bytes from addr to where memory begins again; 0: nowhere. */
+static uint64_t hole(const MemMap *map, uint64_t addr)
+{
+    uint64_t next = 0;
+    for (unsigned i = 0; i < map->n; i++) {
+        gpa_t gpa = map->slot[i].gpa;
+        if (gpa > addr && (!next || gpa - addr < next))
+            next = gpa - addr;
+    }
+    return next;
+}
+
+static void save_work(Vcpu *v, void *opaque)
+{
+    Dump *d = opaque;
+    uint8_t page[4096];
+    for (uint64_t done = 0; done < d->size;) {
+        uint64_t left = d->size - done, gap = 0;
+        size_t want = (size_t)MIN_OF(left, sizeof(page)),
+               got = fetch(v, d, d->addr + done, page, want);
+        /* What lies between RAM and ROM is no memory: zeros, so that places in the file are
+         * addresses. */
+        if (!got && d->physical && (gap = hole(v->vm->mem, d->addr + done)) != 0) {
+            got = (size_t)MIN_OF(want, gap);
+            memset(page, 0, got);
+            d->zeros += got;
+        }
+        if (!write_all(d->fd, page, got)) {
+            d->error = errno;
+            return;
+        }
+        done += got;
+        if (!got) {
+            no_access(d, d->addr + done);
+            g_string_append_printf(d->c->out,
+                                   "Error: %s has the %" G_GUINT64_FORMAT " bytes before that\n",
+                                   d->c->word[2], done);
+            return;
+        }
+    }
+}
+
+static void save(MonCall *c, bool physical)
+{
+    g_autoptr(GString) why = g_string_new(NULL);
+    Dump d = {.c = c, .physical = physical, .size = (uint64_t)c->number[1]};
+    if (!monitor_expression(c->mon, c->word[0], &d.addr, why)) {
+        g_string_append_printf(c->out, "Error: %s\n", why->str);
+        return;
+    }
+    if (c->number[1] <= 0) {
+        g_string_append_printf(c->out, "Error: %s is no size\n", c->word[1]);
+        return;
+    }
+    d.fd = open(c->word[2], O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0644);
+    if (d.fd < 0) {
+        g_string_append_printf(c->out, "Error: %s: %s\n", c->word[2], g_strerror(errno));
+        return;
+    }
+    /* All of one moment. */
+    vcpus_pause(machine_vm(c->m));
+    monitor_with_state(monitor_vcpu(c->mon), save_work, &d, c->out);
+    vcpus_resume(machine_vm(c->m));
+    if (d.zeros)
+        g_string_append_printf(
+            c->out, "%" G_GUINT64_FORMAT " bytes are no memory, and zeros in the file\n", d.zeros);
+    if (close(d.fd) < 0 && !d.error)
+        d.error = errno;
+    if (d.error)
+        g_string_append_printf(c->out, "Error: %s: %s\n", c->word[2], g_strerror(d.error));
+}
+
+void cmd_memsave(MonCall *c)
+{
+    save(c, false);
+}
+
+void cmd_pmemsave(MonCall *c)
+{
+    save(c, true);
+}
+
+/* ---- values ---- */
+
+void cmd_print(MonCall *c)
+{
+    MonFormat f = {.format = c->has[0] ? c->format.format : 'x', .size = 8};
+    uint64_t v = (uint64_t)c->number[1];
+    g_autoptr(GString) text = g_string_new(NULL);
+    if (f.format == 'x' || f.format == 'i')
+        g_string_append_printf(text, "%#" G_GINT64_MODIFIER "x", v);
+    else
+        item(text, &f, f.format == 'c' ? (uint8_t)v : v);
+    g_string_append_printf(c->out, "%s\n", g_strstrip(text->str));
+}
+
+typedef struct Translate {
+    uint64_t addr;
+    gpa_t gpa;
+    bool mapped;
+} Translate;
+
+static void translate_work(Vcpu *v, void *opaque)
+{
+    Translate *t = opaque;
+    t->mapped = mmu_debug_translate(&v->st, v->vm, t->addr, &t->gpa);
+}
+
+void cmd_gva2gpa(MonCall *c)
+{
+    Translate t = {.addr = (uint64_t)c->number[0]};
+    if (!monitor_with_state(monitor_vcpu(c->mon), translate_work, &t, c->out))
+        return;
+    if (t.mapped)
+        g_string_append_printf(c->out, "gpa: %#" G_GINT64_MODIFIER "x\n", t.gpa);
+    else
+        g_string_append(c->out, "Unmapped\n");
 }

@@ -2,6 +2,7 @@
  * the software engine. */
 #include <check.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "monitor/lineedit.h"
@@ -211,6 +212,21 @@ static const struct {
      "00000000007fffff: 0x00\nno memory at physical address 0x0000000000800000\n"},
     {"x /1xb $nothing", "no register $nothing"},
     {"x /1xg $cs", "00000000ffff0000"},
+    {"print $cs+0x10", "0xffff0010\n"},
+    {"p /d 0-5", "-5\n"},
+    {"p /u 0-1", "18446744073709551615\n"},
+    {"p /o 8", "00000000000000000000010\n"},
+    {"p /c 0x41", "'A'\n"},
+    {"x /1xb $cs+0xfff2", "0x00\n"},
+    {"p $nothing", "no register $nothing"},
+    {"p", "value is missing"},
+    {"gva2gpa $pc", "gpa: 0xfffffff0\n"},
+    {"memsave $nothing 5 /nowhere/x", "Error: there is no register $nothing"},
+    {"memsave 0 0 /nowhere/x", "Error: 0 is no size\n"},
+    {"memsave 0 -4 /nowhere/x", "Error: -4 is no size\n"},
+    {"memsave 0 4 /nowhere/x", "Error: /nowhere/x: No such file"},
+    {"memsave 0 4", "file is missing"},
+    {"pmemsave 0 4 /dev/full", "Error: /dev/full: No space left"},
     {"cont", ""},
     {"info status", "VM status: running\n"},
     {"info cpus", "* CPU #0: pc=0x000000000000fff0 engine=interp"},
@@ -266,8 +282,40 @@ static const struct {
     {"system_powerdown", ""},
     {"stop", ""},
     {"info status", "VM status: paused\n"},
-    {"quit", ""},
 };
+
+/* The last byte of RAM and what is behind it; the BIOS by its linear address. */
+static void memory_goes_to_files(MonState *mon)
+{
+    g_autofree char *dir = g_dir_make_tmp("tandem-mem-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "f", NULL);
+    static const struct {
+        const char *line, *says, *data;
+        gsize len;
+    } row[] = {
+        {"memsave $pc 3 %s", "", "\xeb\xfe\0", 3},
+        {"pmemsave 0xefff0 0x10002 %s", "16 bytes are no memory", "\0", 0x10002},
+        {"pmemsave 0xffffffff 2 %s",
+         "no memory at physical address 0x0000000100000000\nError: ", "\0", 1},
+        {"pmemsave 0x7fffff 3 %s", "2 bytes are no memory", "\0\0", 3},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        g_autofree char *line = g_strdup_printf(row[i].line, path);
+        g_autofree char *data = NULL;
+        g_autoptr(GString) out = g_string_new(NULL);
+        gsize len;
+        monitor_execute(mon, line, out);
+        ck_assert_msg(g_str_has_prefix(out->str, row[i].says) && (!*row[i].says) == !out->len,
+                      "%s: %s", line, out->str);
+        ck_assert(g_file_get_contents(path, &data, &len, NULL));
+        ck_assert_uint_eq(len, row[i].len);
+        ck_assert_mem_eq(data, row[i].data, len == 3 ? 3 : 1);
+        if (len > 3)
+            ck_assert_mem_eq(data + 0x10000, "\xeb\xfe", 2);
+        unlink(path);
+    }
+    rmdir(dir);
+}
 
 START_TEST(commands_on_a_machine)
 {
@@ -293,6 +341,9 @@ START_TEST(commands_on_a_machine)
         ck_assert_msg(silent ? !out->len : strstr(out->str, on_machine[i].want) != NULL,
                       "'%s': '%s' lacks '%s'", on_machine[i].line, out->str, on_machine[i].want);
     }
+    memory_goes_to_files(&mon);
+    g_autoptr(GString) out = g_string_new(NULL);
+    monitor_execute(&mon, "quit", out);
     ck_assert_int_eq(machine_main_loop(m), 0);
     machine_free(m);
 }

@@ -50,7 +50,8 @@ END_TEST
 
 START_TEST(an_idle_one_is_not_judged)
 {
-    for (unsigned i = 0; i < 20; i++)
+    /* What it needs in two seconds is no window, nor what it needs in many of them. */
+    for (unsigned i = 0; i < 100; i++)
         ck_assert(!window(0, 2, 0, true));
 }
 END_TEST
@@ -86,6 +87,22 @@ START_TEST(it_is_tried_again_more_and_more_rarely)
 }
 END_TEST
 
+/* One good second, and another behind a stay: the engine did not do well for two in a row. */
+START_TEST(good_seconds_do_not_add_up)
+{
+    uint64_t want = NS_PER_S;
+    for (unsigned n = 0; n < 3; n++) {
+        for (unsigned i = 0; i < 6; i++)
+            ck_assert(!window(100, 0, 0, true));
+        ck_assert(!window(0, 100, 0, true));
+        ck_assert(window(0, 100, 0, true));
+        ck_assert_uint_eq(away, want);
+        want *= 2;
+        ck_assert(!window(100, 0, 25000000, false));
+    }
+}
+END_TEST
+
 START_TEST(a_fast_software_engine_is_preferred_sooner)
 {
     a.soft_mips = 1000;
@@ -113,6 +130,7 @@ int main(void)
     tcase_add_test(t, an_idle_one_is_not_judged);
     tcase_add_test(t, a_busy_host_makes_windows_longer);
     tcase_add_test(t, it_is_tried_again_more_and_more_rarely);
+    tcase_add_test(t, good_seconds_do_not_add_up);
     tcase_add_test(t, a_fast_software_engine_is_preferred_sooner);
     tcase_add_test(t, without_a_speed_nothing_is_judged);
     suite_add_tcase(s, t);

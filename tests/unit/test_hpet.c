@@ -176,6 +176,10 @@ START_TEST(level)
     ticks(60);
     ck_assert_uint_eq(get(STATUS), 1);
     ck_assert(!fb.level[22]);
+    set(TN(0), ROUTE(22)); /* "if edge, this bit should be ignored": nothing is left of it */
+    ck_assert_uint_eq(get(STATUS), 0);
+    set(TN(0), LEVEL | ENABLE | ROUTE(22));
+    ck_assert(!fb.level[22]);
 }
 END_TEST
 
@@ -233,6 +237,20 @@ START_TEST(period_set_late_starts_all_the_same)
     fake_advance(NS_PER_S);
     ck_assert_uint_ge(fb.edges[20], 12000);
     ck_assert_uint_eq(get32(CMP(0)) % 1000, 0);
+
+    /* What was to be the accumulator counts as a period till then: the next match it makes is past.
+     */
+    set32(CONFIG, 0);
+    set(COUNTER, 0xf0000000);
+    set32(CONFIG, 1);
+    set32(TN(0), ENABLE | PERIODIC | SETVAL | MODE32 | ROUTE(20));
+    set32(CMP(0), get32(COUNTER) + 1000);
+    ticks(50000);
+    set32(CMP(0), 1000);
+    fake_advance(0);
+    fb.edges[20] = 0;
+    fake_advance(NS_PER_S);
+    ck_assert_uint_ge(fb.edges[20], 12000);
 }
 END_TEST
 

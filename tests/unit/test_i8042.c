@@ -119,6 +119,12 @@ START_TEST(keyboard)
     expect(0xfa);
     outb(DATA, 0xf4); /* a command in place of the argument */
     expect(0xfa);
+    outb(DATA, 0xed);
+    expect(0xfa);
+    outb(DATA, 0xf2); /* and is done as one */
+    expect(0xfa);
+    expect(0xab);
+    expect(0x83);
     outb(DATA, 0xee);
     expect(0xee);
     outb(DATA, 0xfe);
@@ -147,6 +153,17 @@ START_TEST(keys)
     ck_assert_uint_eq(i8042_key(kbc, a_down_up, 3), 0);
     outb(DATA, 0xf4);
     expect(0xfa);
+    set_mode(0x41);
+    static const uint8_t sysrq[] = {0x84, 0xf0, 0x84};
+    i8042_key(kbc, sysrq, 3);
+    expect(0x54);
+    expect(0xd4);
+    set_mode(0x01);
+    i8042_key(kbc, a_down_up, 3);
+    outb(DATA, 0xf4); /* what was typed before is forgotten, but for what is out already */
+    expect(0x1c);
+    expect(0xfa);
+    expect_nothing();
     /* With its clock held the keyboard waits; its buffer has an end. */
     outb(STATUS, 0xad);
     unsigned taken = 0;

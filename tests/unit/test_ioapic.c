@@ -172,9 +172,9 @@ START_TEST(eoi_register)
     ck_assert_int_eq(lapic_ack(apic[0]), 0x61);
     apic_set(0, 0xb0, 0);
     ck_assert_uint_eq(rte(17), 0xc061);
+    line(17, false);
     io_write(fb.board.mmio, BASE + 0x40, 4, 0x62);
     ck_assert_uint_eq(rte(17), 0xc061);
-    line(17, false);
     io_write(fb.board.mmio, BASE + 0x40, 4, 0x61);
     ck_assert_uint_eq(rte(17), 0x8061);
 }

@@ -80,6 +80,13 @@ START_TEST(timer_overflow_interrupts)
     fake_advance(half); /* the status comes without the interrupt too */
     ck_assert_uint_eq(inw(PM) & 1, 1);
     ck_assert(!fb.level[9]);
+    outw(PM, 1);
+    fake_advance(half);
+    outw(PM, 1); /* of what nobody has looked at yet, too */
+    ck_assert_uint_eq(inw(PM) & 1, 0);
+    fake_advance(half);
+    pm->cls->reset(pm);
+    ck_assert_uint_eq(inw(PM) & 1, 0);
 }
 END_TEST
 

@@ -379,6 +379,47 @@ START_TEST(taken_over)
 }
 END_TEST
 
+/* A policy that fires while another's `for` runs: what both end in is where the first began. */
+START_TEST(one_inside_another)
+{
+    Visit visit[128];
+    if (!two_engines())
+        return;
+    add("at=round,to=jit,for=50insn");
+    add("at=middle,to=interp,for=1insn");
+    unsigned n = run(visit, ARRAY_LEN(visit));
+    ck_assert_uint_eq(n, 40);
+    for (unsigned i = 0; i < n; i++) {
+        ck_assert_uint_eq(visit[i].rip, G_CODE + (i % 2 ? 11u : 5u));
+        ck_assert_int_eq(visit[i].to, i % 2 ? ENGINE_INTERP : ENGINE_JIT);
+    }
+    policy_end(&loop_of_test);
+}
+END_TEST
+
+static bool never_in(Vcpu *v, unsigned groups, GError **err)
+{
+    g_set_error(err, TANDEM_ERROR, ERR_STATE, "not this state");
+    return false;
+}
+
+/* The privilege level is the same at each look: who is refused once would be for ever. */
+START_TEST(when_rests_once_refused)
+{
+    Visit visit[8];
+    if (!two_engines())
+        return;
+    Engine refuses = engine_jit;
+    refuses.import_state = never_in;
+    Policy *p = add(guest.v.st.cpl ? "when=cpl3,to=jit" : "when=cpl0,to=jit");
+    p->to = &refuses;
+    ck_assert_uint_eq(run(visit, ARRAY_LEN(visit)), 0);
+    ck_assert_uint_eq(p->per[0].refused, 1);
+    ck_assert(strstr(p->per[0].last_error, "not this state"));
+    policy_end(&loop_of_test);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("policy");
@@ -392,6 +433,8 @@ int main(void)
     tcase_add_test(tc, counts);
     tcase_add_test(tc, at_random);
     tcase_add_test(tc, taken_over);
+    tcase_add_test(tc, one_inside_another);
+    tcase_add_test(tc, when_rests_once_refused);
     suite_add_tcase(s, tc);
     return run_suite(s);
 }

@@ -5,9 +5,11 @@
  */
 #include <check.h>
 #include <semaphore.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "switch/loop_priv.h"
 #include "switch/rescue.h"
@@ -261,6 +263,53 @@ START_TEST(a_stay_ends_by_itself_and_doubles)
 }
 END_TEST
 
+START_TEST(stays_have_a_longest_and_are_said_once)
+{
+    FILE *said = tmpfile();
+    int terminal = dup(STDERR_FILENO);
+    char text[4096];
+    for (unsigned i = 0; i < 12; i++)
+        add_insn(0x1000);
+    policy.most = 4;
+    policy.stay_ns = 200 * NS_PER_MS;
+    policy.stay_max_ns = 300 * NS_PER_MS;
+    fflush(stderr);
+    dup2(fileno(said), STDERR_FILENO);
+    go();
+    WAIT_FOR(fake.hard_waits);
+    dup2(terminal, STDERR_FILENO);
+    close(terminal);
+    RescueStats s = stats();
+    ck_assert_uint_eq(s.stays, 3);
+    ck_assert_uint_eq(s.stay_ns, (200 + 300 + 300) * NS_PER_MS);
+    rewind(said);
+    text[fread(text, 1, sizeof(text) - 1, said)] = 0;
+    const char *first = strstr(text, "the guest goes on in soft");
+    ck_assert_msg(first && !strstr(first + 1, "the guest goes on in soft"), "%s", text);
+    fclose(said);
+}
+END_TEST
+
+START_TEST(a_stay_long_after_another_is_short)
+{
+    for (unsigned i = 0; i < 4; i++)
+        add_insn(0x1000);
+    policy.most = 4;
+    policy.stay_ns = 30 * NS_PER_MS;
+    go();
+    WAIT_FOR(fake.hard_waits);
+    g_usleep(100000);
+    vcpu_pause(cpu);
+    for (unsigned i = 0; i < 4; i++)
+        add_insn(0x1000);
+    unsigned waited = fake.hard_waits;
+    vcpu_resume(cpu);
+    WAIT_FOR(fake.hard_waits > waited);
+    ck_assert_uint_eq(stats().stays, 2);
+    ck_assert_uint_eq(stats().stay_ns, 60 * NS_PER_MS);
+}
+END_TEST
+
 static void to_hard(Vcpu *v, void *opaque)
 {
     ck_assert(vcpu_switch(v, &hard, SWITCH_USER, NULL));
@@ -338,9 +387,15 @@ START_TEST(a_shutdown_is_confirmed)
 {
     add((Exit){.kind = EXIT_SHUTDOWN}, 0x1000);
     policy.confirm_shutdown = true;
+    fake.own = cpu->st;
+    fake.own.ev.exception.injected = true;
+    fake.own.ev.exception.nr = 8;
+    cpu->where = ST_IN_ENGINE;
     go();
     WAIT_FOR(fake.hard_waits);
     RescueStats s = stats();
+    /* The instruction is done again, not what it had led to. */
+    ck_assert(!fake.own.ev.exception.injected && !fake.own.ev.exception.pending);
     ck_assert_uint_eq(s.shutdowns, 1);
     ck_assert_uint_eq(shutdowns, 0);
     ck_assert_uint_eq(fake.own.rip, 0x1002);
@@ -443,6 +498,8 @@ int main(void)
     tcase_add_test(t, without_a_policy_errors_stop);
     tcase_add_test(t, too_many_and_it_stays);
     tcase_add_test(t, a_stay_ends_by_itself_and_doubles);
+    tcase_add_test(t, stays_have_a_longest_and_are_said_once);
+    tcase_add_test(t, a_stay_long_after_another_is_short);
     tcase_add_test(t, a_switch_by_hand_ends_it);
     tcase_add_test(t, a_refused_entry_is_named);
     tcase_add_test(t, a_bad_state_goes_on_in_software);

@@ -108,6 +108,8 @@ START_TEST(transmit_and_thre)
     outb(COM1 + IER, 0x00);
     outb(COM1 + IER, 0x02);
     ck_assert_uint_eq(inb(COM1 + IIR), 0x02);
+    outb(COM1 + IER, 0x03); /* it was on: what was taken back stays so */
+    ck_assert_uint_eq(inb(COM1 + IIR), 0x01);
 }
 END_TEST
 
@@ -195,6 +197,19 @@ START_TEST(character_timeout)
     ck_assert_uint_eq(inb(COM1), 'b');
     fake_advance(400000);
     ck_assert_uint_eq(inb(COM1 + IIR), 0xc1);
+    outb(COM1 + LCR, 0x04); /* 5 bits have one and a half stop bits: 65.1 us */
+    receive("c");
+    fake_advance(260000);
+    ck_assert_uint_eq(inb(COM1 + IIR), 0xc1);
+    fake_advance(1000);
+    ck_assert_uint_eq(inb(COM1 + IIR), 0xcc);
+    ck_assert_uint_eq(inb(COM1), 'c');
+    outb(COM1 + LCR, 0x07); /* 8 bits, two: 95.5 us */
+    receive("d");
+    fake_advance(381000);
+    ck_assert_uint_eq(inb(COM1 + IIR), 0xc1);
+    fake_advance(1500);
+    ck_assert_uint_eq(inb(COM1 + IIR), 0xcc);
 }
 END_TEST
 
@@ -235,7 +250,9 @@ START_TEST(loopback)
     outb(COM1, 'z');
     ck_assert_uint_eq(sent->len, 0);
     ck_assert_uint_eq(inb(COM1 + LSR) & 1, 1);
+    accepts = 0;
     ck_assert_uint_eq(inb(COM1), 'z');
+    ck_assert_uint_eq(accepts, 0); /* room, but not for the host */
     ck_assert_uint_eq(serial_can_receive(com1), 0);
     receive("q");
     ck_assert_uint_eq(inb(COM1 + LSR) & 1, 0);

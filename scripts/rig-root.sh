@@ -1,7 +1,8 @@
 # What both rigs boot: an initramfs with busybox, the built tandem, its KVM unit tests and the test guests. Sourced, after lib.sh.
 
-# rig_initramfs WORK BUILD GUESTS MODULES FILES COMMAND...: makes WORK/rig.gz. MODULES: the folder of the kernel's; FILES: an array's
+# rig_initramfs WORK BUILD GUESTS MODULES FILES COMMAND...: makes WORK/rig.cpio. MODULES: the folder of the kernel's; FILES: an array's
 # name, copied to /files. With rig_small set, without the guests, and of the unit tests with those that the VMX rig runs alone.
+# The guests' initramfs are unpacked, whatever their names say: there they would be so under two emulations.
 rig_initramfs() {
     local work=$1 build_dir=$2 guests=$3 mods=$4 root=$1/root; local -n extra=$5; shift 5
     local a t f lib programs=() tests="kvm kvm_run exec_kvm switch_engines prefault contract irqchip irqchip_waits kernel_pit pv mwait fail_entry lost"
@@ -14,7 +15,10 @@ rig_initramfs() {
     for f in run storm insn vmx mixed; do cp "$top/tests/rig/$f" "$root/rig-$f"; done
     cp "$top/tests/rig/processor.known" "$root/rig-known"
     chmod +x "$root/init" "$root"/rig-*
-    [ -n "${rig_small:-}" ] || cp "$guests"/{cloud-vmlinuz,busybox.gz,i386-vmlinuz,busybox-i386.gz,stress.gz,stress-i386.gz} "$root/guests/"
+    if [ -z "${rig_small:-}" ]; then
+        cp "$guests"/{cloud-vmlinuz,i386-vmlinuz} "$root/guests/"
+        for f in busybox busybox-i386 stress stress-i386; do zcat "$guests/$f.gz" >"$root/guests/$f.gz"; done
+    fi
     cp "$mods"/*.ko "$root/mods/"
     for f in mixed smi smi-long; do
         cc -DSMIS=$([ $f = smi-long ] && echo 100000000 || echo 100) -nostdlib -static -Wl,--oformat=binary -Wl,-Ttext=0xf0000 -Wl,--build-id=none -Wl,-e,0 -o "$root/guests/$f.bin" "$top/tests/guest/${f%-long}.S"
@@ -36,9 +40,9 @@ rig_initramfs() {
         mkdir -p "$root/$(dirname "$lib")"
         cp -L "$lib" "$root/$lib"
     done
-    [ -z "${rig_small:-}" ] || strip "${programs[@]}"
+    strip "${programs[@]}"
     printf '%q ' "$@" >"$root/rig-command"
-    (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$work/rig.gz"
+    (cd "$root" && find . | cpio -o -H newc --quiet) >"$work/rig.cpio"
 }
 
 # rig_state PID MONITOR: what QEMU's processor and interrupt controllers look like, twice, and where its threads are: for finding

@@ -182,6 +182,46 @@ START_TEST(one_shot_without_the_rule)
 }
 END_TEST
 
+/* What is left of a count at the ends of what it can be, by the divider 2. */
+START_TEST(ends_of_a_count)
+{
+    static const struct {
+        uint32_t lvt, left;
+        bool running;
+        uint64_t due;
+    } in[] = {
+        {VECTOR, 10, true, 1020},
+        {VECTOR, 0, false, 0}, /* it has been */
+        {PERIODIC | VECTOR, 10, true, 1020},
+        {PERIODIC | VECTOR, 0, true, 1200}, /* the next one begins */
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(in); i++) {
+        LapicState l = {.initial = 100, .left = in[i].left, .at_ns = 1000};
+        ChipState c = {.ioapic.id = 0};
+        l.lvt[LVT_TIMER] = in[i].lvt;
+        chip_rules_apply(&l, &c, RULE_TO_SOFT, NULL);
+        ck_assert_msg(l.running == in[i].running && l.due_ns == in[i].due, "row %u: %d %lu", i,
+                      l.running, (unsigned long)l.due_ns);
+    }
+    static const struct {
+        uint64_t due;
+        uint32_t left;
+    } out[] = {
+        {1020, 10},  {1019, 10},
+        {1001, 1},   {1000, 1}, /* due, and not yet noticed: with nothing left it would be over */
+        {900, 1},    {1200, 100},
+        {1300, 100}, /* a tick that is made up for: no count is longer than it began */
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(out); i++) {
+        LapicState l = {.initial = 100, .running = true, .due_ns = out[i].due, .at_ns = 1000};
+        ChipState c = {.ioapic.id = 0};
+        l.lvt[LVT_TIMER] = VECTOR;
+        chip_rules_apply(&l, &c, RULE_TO_KVM, NULL);
+        ck_assert_msg(l.left == out[i].left, "row %u: %u", i, l.left);
+    }
+}
+END_TEST
+
 START_TEST(periodic)
 {
     unsigned n = 0;
@@ -419,6 +459,7 @@ int main(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, one_shot);
     tcase_add_test(c, one_shot_without_the_rule);
+    tcase_add_test(c, ends_of_a_count);
     tcase_add_test(c, periodic);
     tcase_add_test(c, periodic_keeps_its_phase);
     tcase_add_test(c, deadline);

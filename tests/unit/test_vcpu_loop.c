@@ -437,6 +437,35 @@ START_TEST(halt_respects_if_and_nmi_mask)
 }
 END_TEST
 
+static void inject(Vcpu *v, void *which)
+{
+    Events *e = &v->st.ev;
+    bool *flag[] = {&e->exception.pending, &e->exception.injected, &e->interrupt.injected,
+                    &e->nmi.injected};
+    ck_assert(vcpu_sync_state(v, NULL));
+    e->nmi.masked = true; /* as it is once an NMI is under way */
+    *flag[*(const int *)which] = true;
+    if (e->interrupt.injected)
+        v->st.rflags |= FL_IF;
+}
+
+/* What has begun to be delivered, from a savestate or KVM, ends a halt whatever IF and masks say.
+ */
+START_TEST(halt_ends_with_an_event_under_way)
+{
+    begin(_i & 1 ? &hard : &soft, 0);
+    vcpu_resume(cpu);
+    WAIT_FOR(fake.in_run);
+    fake.hlt = true;
+    sem_post(&fake.kicked);
+    WAIT_FOR(!fake.in_run);
+    int which = _i / 2;
+    vcpu_run_on(cpu, inject, &which);
+    WAIT_FOR(fake.in_run);
+    end();
+}
+END_TEST
+
 /* Interrupts racing with HLT: IF is set, so each must be taken. */
 START_TEST(interrupt_and_hlt_race)
 {
@@ -869,6 +898,7 @@ int main(void)
     tcase_add_loop_test(c, no_kick_is_lost, 0, 2);
     tcase_add_loop_test(c, halt_wakes_for_what_it_should, 0, 2);
     tcase_add_loop_test(c, halt_respects_if_and_nmi_mask, 0, 2);
+    tcase_add_loop_test(c, halt_ends_with_an_event_under_way, 0, 8);
     tcase_add_test(c, interrupt_and_hlt_race);
     tcase_add_loop_test(c, init_and_sipi, 0, 2);
     tcase_add_test(c, init_restarts_the_boot_processor);

@@ -825,6 +825,6 @@ int main(void)
         {"no_mwait", no_mwait, 3},
         {"bad_arguments", bad_arguments, 1},
     };
-    suite_add_tests(s, tests, ARRAY_LEN(tests), in_rig() ? 300 : 60);
+    suite_add_tests(s, tests, ARRAY_LEN(tests), 300);
     return run_suite(s);
 }

@@ -18,7 +18,7 @@
 #include "diff/diff.h"
 #include "monitor/monitor.h"
 #include "switch/record_rip.h"
-#include "tcg/perf.h"
+#include "jit/perf.h"
 
 #define MONITORS_MAX 8
 

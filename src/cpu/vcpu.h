@@ -313,7 +313,7 @@ struct Engine {
 
 extern const Engine engine_kvm;    /* src/kvm */
 extern const Engine engine_interp; /* src/tcg */
-extern const Engine engine_jit;    /* src/tcg: shares engine_interp's data of a vCPU */
+extern const Engine engine_jit;    /* src/jit: shares engine_interp's data of a vCPU */
 
 /* A Vcpu, all zero. Not from the heap: the translator wants address space to be had near it. */
 Vcpu *vcpu_alloc(GError **err);

@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "diff/software.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 
 struct DiffExec {
     const Engine *engine;

@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "switch/vcpu_loop.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 
 /* One vCPU. */
 typedef struct LiveVcpu {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "cpu/disasm.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 
 enum { PIECE_MAX = 64 }; /* instructions shown of one piece of the path */
 

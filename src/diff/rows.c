@@ -16,7 +16,7 @@
 #include "diff/diff.h"
 #include "diff/progress.h"
 #include "diff/software.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 
 #define COPIES     16
 #define COPIES_FPU 8 /* x87 pushes and pops have eight registers */

@@ -85,7 +85,7 @@ static void block_free(RamBlock *b)
 
 /*
  * The same in a memfd, whose pages can be seen at several addresses: so the translator shows
- * pages that follow each other in a program side by side (jit_window.c). False: this host makes no
+ * pages that follow each other in a program side by side (jit/window.c). False: this host makes no
  * huge pages of a memfd's.
  */
 static bool ram_shared(RamBlock *b, uint64_t size)

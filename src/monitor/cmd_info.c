@@ -6,7 +6,7 @@
 #include "monitor/monitor_priv.h"
 #include "switch/policy.h"
 #include "switch/vcpu_loop.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "vmstate/checks.h"
 #include "vmstate/rules.h"
 #include "vmstate/state.h"

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "tcg/blocklog.h"
 #include "tcg/decode.h"
+#include "tcg/translator.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -102,10 +103,10 @@ void blocks_free(Tcg *t)
 static void flush_all(Tcg *t)
 {
     BlockCache *c = t->blocks;
-    if (t->jit)
-        jit_flush(t->jit);
+    if (t->translator)
+        t->translator->flush(t);
     clear_own_flags(t);
-    jit_zero(c->hash, sizeof(c->hash));
+    zero_pages(c->hash, sizeof(c->hash));
     memset(c->page, 0, sizeof(c->page));
     c->used = BLOCK_ALIGN;
     c->flushes++;
@@ -145,10 +146,8 @@ static void *arena_alloc(BlockCache *c, size_t size)
 void blocks_distrust(Tcg *t)
 {
     tlb_forget_code(t);
-    if (t->jit) {
-        jit_unlink_all(t->jit);
-        jit_jumps_distrust(t->jit);
-    }
+    if (t->translator)
+        t->translator->distrust(t);
     if (++t->blocks->gen == 0) { /* 0 marks the dead */
         t->blocks->gen = GENERATION_START;
         flush_all(t);
@@ -172,8 +171,6 @@ static CodePage *code_page(const Tcg *t, gpa_t page)
 /* Own TLB entries through which this host page could still be written without notice. */
 static void drop_write_tags(Tcg *t, const uint8_t *host)
 {
-    if (t->jit)
-        jit_tlb_drop_writes(t->jit, host);
     for (unsigned b = 0; b < TLB_BANKS; b++) {
         if (!t->banks[b].valid)
             continue;
@@ -202,9 +199,10 @@ static void watch_page(Tcg *t, gpa_t page, const uint8_t *host)
     if (before)
         return;
     uint64_t bit;
-    if (t->jit) /* which has its own record of what can be written */
-        jit_kernel_drop_writes(t->jit, host);
-    if (*may_write_word(t, (uintptr_t)host, &bit) & bit)
+    bool tagged = *may_write_word(t, (uintptr_t)host, &bit) & bit;
+    if (t->translator)
+        t->translator->page_watched(t, host, tagged);
+    if (tagged)
         drop_write_tags(t, host);
     for (unsigned k = 0; k < vm->n_vcpus; k++) {
         Vcpu *o = vm->vcpu[k];
@@ -238,7 +236,7 @@ static void kill_block(Tcg *t, Block *b)
     b->gen = 0;
     t->blocks->killed++;
     if (b->jit || b->users)
-        jit_block_dead(t->jit, b);
+        t->translator->block_dead(t, b);
     if (t->blk == b)
         for (unsigned k = 0; k < b->n; k++)
             b->insn[k].exec = b->insn[k].go = exec_changed;
@@ -312,24 +310,24 @@ static void mark_blocks(CodePage *p, unsigned off, unsigned len)
 
 /* The instruction of b whose immediate all of [gpa, gpa + len) lies in, if that can be soft; or -1.
  */
-static int immediate_at(const Block *b, gpa_t gpa, unsigned len)
+static int immediate_at(const Tcg *t, const Block *b, gpa_t gpa, unsigned len)
 {
     unsigned at, size;
-    if (b->gpa2 != NO_GPA || b->n > 64)
+    if (!t->translator || b->gpa2 != NO_GPA || b->n > 64)
         return -1;
     for (unsigned k = 0; k < b->n; k++) {
         if (gpa - b->gpa >= b->insn[k].end)
             continue;
-        bool soft = jit_soft_imm(&b->insn[k], &at, &size);
+        bool soft = t->translator->soft_immediate(&b->insn[k], &at, &size);
         return soft && gpa - b->gpa >= at && gpa + len <= b->gpa + at + size ? (int)k : -1;
     }
     return -1;
 }
 
 /* A store has come to b's bytes. True: it has to go. */
-static bool dies_of_store(Block *b, gpa_t gpa, unsigned len)
+static bool dies_of_store(const Tcg *t, Block *b, gpa_t gpa, unsigned len)
 {
-    int k = immediate_at(b, gpa, len);
+    int k = immediate_at(t, b, gpa, len);
     if (k >= 0 && (b->soft >> k & 1))
         return false;
     b->imm_written = k >= 0 ? b->imm_written | BIT(k) : 0;
@@ -345,7 +343,7 @@ static void kill_in_page(Tcg *t, CodePage *p, gpa_t gpa, unsigned len, bool stor
         for (Block **link = &p->first[k]; *link;) {
             Block *b = *link;
             if (b->gen != 0 && block_overlaps(b, gpa, len) &&
-                (!store || dies_of_store(b, gpa, len))) {
+                (!store || dies_of_store(t, b, gpa, len))) {
                 p->died += store && b->jit;
                 kill_block(t, b);
             }
@@ -389,7 +387,7 @@ void blocks_make_float(Tcg *t, const Block *b)
     p->floats = true;
     for (unsigned k = 0; k < ARRAY_LEN(p->first); k++)
         for (Block *x = p->first[k]; x; x = x->page_next[which_page(x, p->gpa)])
-            jit_block_dead(t->jit, x);
+            t->translator->block_dead(t, x);
 }
 
 /* Pages above 4 GiB share flags: is any other of ours on this flag in use? */
@@ -740,8 +738,8 @@ static bool block_still_good(Tcg *t, Block *b, const uint8_t *host, const uint8_
         return false;
     b->gen = t->blocks->gen;
     /* What its code goes on with is not looked up by itself. */
-    for (unsigned k = 1; b->jit && k < b->jit->n_parts; k++)
-        blocks_prove(t, b->jit->part[k].b);
+    if (b->jit)
+        t->translator->block_good(t, b);
     return true;
 }
 

@@ -35,8 +35,8 @@ typedef struct Block Block;
 typedef uint32_t BlockRef;
 #define BLOCK_ALIGN 64u
 
-/* Parts of the guest's linear addresses that the mirror shows: jit_mirror.c. From MIRROR_KERNEL on,
- * the kernel's: jit_mirror_kernel.c. */
+/* Parts of the guest's linear addresses that the mirror shows: jit/mirror.c. From MIRROR_KERNEL on,
+ * the kernel's: jit/mirror_kernel.c. */
 enum MirrorArea { MIRROR_NONE, MIRROR_LOW, MIRROR_HIGH, MIRROR_KERNEL };
 #define MIRROR_KERNELS 8u
 #define MIRROR_AREAS   (MIRROR_KERNEL + MIRROR_KERNELS)
@@ -69,7 +69,7 @@ struct Block {
 
     /* What running it needs besides, in the next. */
     BlockLink to[2] __attribute__((aligned(64))); /* without, with a jump */
-    /* By instruction: its immediate is soft (jit_soft.c). A block with such is run as translated
+    /* By instruction: its immediate is soft (jit/soft.c). A block with such is run as translated
      * code only. */
     uint64_t soft;
     uint32_t runs;     /* by the interpreter, until it is translated */
@@ -82,7 +82,7 @@ struct Block {
     uint8_t *bytes;           /* as decoded: in `few`, or behind the instructions */
     uint64_t imm_written;     /* by instruction: its immediate was, which killed it */
     const uint8_t *soft_host; /* where the block's bytes are */
-    uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit_slot.c */
+    uint64_t no_slot;         /* instructions, as bits, whose slots miss too often: jit/slot.c */
     /* Instructions, as bits: those whose access has been seen in an area of the mirror, by enum
      * MirrorArea - 1 (the kernel's: bits of its number, jit_kernel_seen()); and those that are not
      * to go by it any more. */

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include "cpu/disasm.h"
+#include "tcg/translator.h"
 
 static unsigned code_bits(unsigned mode)
 {
@@ -21,8 +22,7 @@ static void append_insn(GString *out, uint64_t at, const uint8_t *bytes, unsigne
     g_string_append_printf(out, "%*s%s\n", len < 10 ? (int)(10 - len) * 3 + 1 : 1, "", text);
 }
 
-/* len bytes of code at `at`, as they come; what is no instruction a byte a line. */
-static void append_code(GString *out, unsigned bits, uint64_t at, const uint8_t *bytes, size_t len)
+void blocklog_code(GString *out, unsigned bits, uint64_t at, const uint8_t *bytes, size_t len)
 {
     char text[DISASM_TEXT];
     while (len) {
@@ -46,31 +46,6 @@ void blocklog_in_asm(const Tcg *t, const Block *b, uint64_t rip)
         disasm_insn(code_bits(b->mode), b->bytes + at, i->len, rip + at, text);
         append_insn(out, rip + at, b->bytes + at, i->len, text);
     }
-    log_text(out);
-}
-
-void blocklog_out_asm(const Jit *j, const JitCode *code, const uint8_t *const next[],
-                      const uint8_t *tail, uint64_t rip)
-{
-    g_autoptr(GString) out = g_string_new(NULL);
-    const uint8_t *rw = code->start - j->run, *end = code->start + code->size;
-    g_string_append_printf(out, "OUT: [size=%u]\n  -- entry\n", code->size + code->cold_size);
-    append_code(out, 64, (uintptr_t)code->start, rw, (size_t)(next[0] - code->start));
-    const JitPart *last = &code->part[code->n_parts - 1];
-    unsigned n = last->first + last->b->n;
-    for (unsigned k = 0; k < n; k++) {
-        Block *b;
-        const Insn *i = jit_insn(code, k, &b);
-        const uint8_t *to = k + 1u < n ? next[k + 1] : tail;
-        g_string_append_printf(out, "  -- guest addr 0x%016" PRIx64 "\n",
-                               rip + jit_block_rip(j, code, k) - jit_block_rip(j, code, 0) +
-                                   i->end - i->len);
-        append_code(out, 64, (uintptr_t)next[k], rw + (next[k] - code->start),
-                    (size_t)(to - next[k]));
-    }
-    g_string_append(out, "  -- out of line\n");
-    append_code(out, 64, (uintptr_t)tail, rw + (tail - code->start), (size_t)(end - tail));
-    append_code(out, 64, (uintptr_t)code->cold, code->cold - j->run, code->cold_size);
     log_text(out);
 }
 
@@ -105,8 +80,7 @@ void blocklog_enter(const CpuState *s, const Tcg *t, const Block *b)
     char name[SYMBOL_TEXT];
     if (log_on(LOG_EXEC))
         g_string_append_printf(out, "Trace %d: %p [%08" PRIx64 "/%016" PRIx64 "/%02x/%u] %s\n",
-                               t->v->id,
-                               b->jit && t->use_jit ? (const void *)b->jit->entry : (const void *)b,
+                               t->v->id, t->use_jit ? t->translator->entry(b) : b,
                                t->code64 ? 0 : s->seg[CS].base, s->rip, b->mode, b->n,
                                symbols_text(t->v->vm->symbols, s->rip, name));
     if (log_on(LOG_CPU))

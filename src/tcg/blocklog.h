@@ -3,14 +3,12 @@
 #define TANDEM_TCG_BLOCKLOG_H
 
 #include "base/log.h"
-#include "tcg/jit.h"
+#include "tcg/block.h"
 
 /* in_asm: the guest's code of a block just made, whose first instruction is at rip. */
 void blocklog_in_asm(const Tcg *, const Block *, uint64_t rip);
-/* out_asm: code just made of a block that runs at rip now. next[k] is instruction k's, tail what is
- * out of line. */
-void blocklog_out_asm(const Jit *, const JitCode *, const uint8_t *const next[],
-                      const uint8_t *tail, uint64_t rip);
+/* len bytes of code, to be run at `at`, as they come; what is no instruction a byte a line. */
+void blocklog_code(GString *out, unsigned bits, uint64_t at, const uint8_t *bytes, size_t len);
 /* exec and cpu: the vCPU enters this block. t->cc is right. */
 void blocklog_enter(const CpuState *, const Tcg *, const Block *);
 

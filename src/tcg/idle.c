@@ -14,7 +14,7 @@
 
 #include <malloc.h>
 #include <x86intrin.h>
-#include "tcg/jit.h"
+#include "tcg/translator.h"
 
 #define WINDOW_MS   3000u
 #define BUSY_PART   20u        /* idle: busy for less than this part of the window */
@@ -24,8 +24,8 @@ static void trim(Tcg *t)
 {
     blocks_drop_all(t);
     tlb_give_back(t);
-    if (t->jit)
-        jit_give_back(t->jit);
+    if (t->translator)
+        t->translator->give_back(t);
     malloc_trim(0);
 }
 
@@ -49,12 +49,12 @@ void idle_run_begins(Tcg *t)
 void idle_spins(Tcg *t, const Insn *i)
 {
     Vcpu *v = t->v;
-    const Jit *j = t->jit;
-    if (!j || !v->nap || v->vm->n_vcpus > 1 || v->vm->cpu_pm || t->cpl || t->limited || t->counted)
+    if (!t->translator || !v->nap || v->vm->n_vcpus > 1 || v->vm->cpu_pm || t->cpl || t->limited ||
+        t->counted)
         return;
     IdleWatch *w = &t->idle;
     uint64_t now = __rdtsc(), khz = clock_host_tsc_khz();
-    uint64_t others = j->helpers + j->accesses - t->pauses;
+    uint64_t others = t->translator->handlers(t) - t->pauses;
     if (w->spin.at != i || w->spin.others != others ||
         now - w->spin.last > (uint64_t)IDLE_PAUSES * PAUSE_NS * khz / 1000000) {
         w->spin.at = i;

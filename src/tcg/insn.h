@@ -226,7 +226,8 @@ enum OpAttr {
     A_AVX512 = 1 << 25, /* XCR0[7:5] too: #UD */
 };
 
-/* How the translator makes host code of it (jit_emit.c); the interpreter only looks for BRANCH. */
+/* How the translator makes host code of it (jit/emit_insn.c); the interpreter only looks for
+ * BRANCH. */
 enum OpEmit {
     EMIT_HELPER, /* it calls exec */
     EMIT_COPY,   /* the same instruction with other registers; the first operand is written */
@@ -246,10 +247,10 @@ enum OpEmit {
     EMIT_STI,
     EMIT_PUSHF,
     EMIT_X87,
-    EMIT_GATHER, /* jit_gather.c */
-    EMIT_SYS,    /* jit_sys.c */
-    EMIT_OFTEN,  /* jit_often.c */
-    EMIT_BRANCH, /* near branches: jit_branch.c */
+    EMIT_GATHER, /* jit/gather.c */
+    EMIT_SYS,    /* jit/sys.c */
+    EMIT_OFTEN,  /* jit/often.c */
+    EMIT_BRANCH, /* near branches: jit/branch.c */
     EMIT_N
 };
 

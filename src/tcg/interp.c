@@ -13,8 +13,8 @@
 #include "cpu/pv.h"
 #include "tcg/blocklog.h"
 #include "tcg/idle.h"
-#include "tcg/run.h"
 #include "tcg/sys.h"
+#include "tcg/translator.h"
 
 /* ---- a handler's outcome ---- */
 
@@ -499,11 +499,11 @@ static Exit run_loop(Vcpu *v, Tcg *t)
             if (unlikely(b && (t->one_block || t->each_block || t->log_blocks))) {
                 if (t->log_blocks && !t->use_jit)
                     blocklog_enter(s, t, b);
-                next = t->use_jit ? run_jit(s, t, b, &x) : run_one(s, t, b, &x);
+                next = t->use_jit ? t->translator->run(s, t, b, &x) : run_one(s, t, b, &x);
                 if (next != NEXT_EXIT && t->one_block)
                     return (Exit){.kind = s->run_state == RUN_RUNNING ? EXIT_LIMIT : EXIT_HLT};
             } else if (likely(b != NULL)) {
-                next = t->use_jit ? run_jit(s, t, b, &x) : run_chain(s, t, b, &x);
+                next = t->use_jit ? t->translator->run(s, t, b, &x) : run_chain(s, t, b, &x);
             }
         }
         if (unlikely(next == NEXT_EXIT))
@@ -513,7 +513,7 @@ static Exit run_loop(Vcpu *v, Tcg *t)
 
 #define COUNTED_FROM (1ull << 62) /* more than any RunLimit that is counted */
 
-static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
+Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
     CpuState *s = &v->st;
@@ -539,9 +539,7 @@ static Exit software_run(Vcpu *v, const RunLimit *limit, bool translate)
     t->limited = (most != ~0ull && !t->counted) || t->one_block || t->each_block;
     t->log_blocks = blocklog_enters();
     if (translate)
-        jit_chaining(t->jit, !t->limited && !log_on(LOG_NOCHAIN));
-    if (t->counted)
-        jit_counting(t->jit);
+        t->translator->begin(t, !t->limited && !log_on(LOG_NOCHAIN), t->counted);
     if (!t->limited && !t->counted)
         idle_run_begins(t);
     tcg_update_mode(s, t);
@@ -574,14 +572,9 @@ static Exit interp_run(Vcpu *v, const RunLimit *limit)
     return software_run(v, limit, false);
 }
 
-static Exit jit_engine_run(Vcpu *v, const RunLimit *limit)
-{
-    return software_run(v, limit, true);
-}
-
 /* ---- the engine's other duties ---- */
 
-static bool interp_vm_init(VmCommon *vm, GError **err)
+bool software_vm_init(VmCommon *vm, GError **err)
 {
     if (vm->tcg)
         return true;
@@ -597,7 +590,7 @@ static bool interp_vm_init(VmCommon *vm, GError **err)
     return true;
 }
 
-static void interp_vm_free(VmCommon *vm)
+void software_vm_free(VmCommon *vm)
 {
     g_free(vm->tcg);
     vm->tcg = NULL;
@@ -610,8 +603,8 @@ static void interp_vcpu_free(Vcpu *v)
     Tcg *t = v->engine_data[ENGINE_INTERP];
     if (!t)
         return;
-    jit_free(t->jit);
-    t->jit = NULL;
+    if (t->translator)
+        t->translator->free(t);
     blocks_free(t);
     if (t->vec)
         vec_free(t);
@@ -619,8 +612,10 @@ static void interp_vcpu_free(Vcpu *v)
     munmap(t, sizeof(Tcg));
 }
 
-static bool interp_vcpu_init(Vcpu *v, GError **err)
+bool software_vcpu_init(Vcpu *v, GError **err)
 {
+    if (v->engine_data[ENGINE_INTERP])
+        return true;
     if (v->id >= 64) {
         g_set_error(err, TANDEM_ERROR, ERR_UNSUPPORTED,
                     "the software engine serves 64 vCPUs, not vCPU %d", v->id);
@@ -650,15 +645,15 @@ static bool interp_vcpu_init(Vcpu *v, GError **err)
 }
 
 /* The request bits are the kick: run() reads them at every block. */
-static void interp_kick(Vcpu *v G_GNUC_UNUSED) {}
+void software_kick(Vcpu *v G_GNUC_UNUSED) {}
 
-static bool interp_drain(Vcpu *v G_GNUC_UNUSED, GError **err G_GNUC_UNUSED)
+bool software_drain(Vcpu *v G_GNUC_UNUSED, GError **err G_GNUC_UNUSED)
 {
     return true;
 }
 
 /* st is the engine's own storage; what lives elsewhere is the task priority. */
-static bool interp_export(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
+bool software_export(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
 {
     if ((groups & GRP_SREGS) && v->vm->bus && v->vm->bus->tpr_get)
         v->st.cr8 = v->vm->bus->tpr_get(v);
@@ -667,7 +662,7 @@ static bool interp_export(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
     return true;
 }
 
-static bool interp_import(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
+bool software_import(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
 {
     if ((groups & GRP_SREGS) && v->vm->bus && v->vm->bus->tpr_set)
         v->vm->bus->tpr_set(v, (uint8_t)v->st.cr8);
@@ -679,7 +674,7 @@ static bool interp_import(Vcpu *v, unsigned groups, GError **err G_GNUC_UNUSED)
     return true;
 }
 
-static bool interp_map_changed(VmCommon *vm, GError **err G_GNUC_UNUSED)
+bool software_map_changed(VmCommon *vm, GError **err G_GNUC_UNUSED)
 {
     for (unsigned k = 0; k < vm->n_vcpus; k++)
         if (vm->vcpu[k])
@@ -687,7 +682,7 @@ static bool interp_map_changed(VmCommon *vm, GError **err G_GNUC_UNUSED)
     return true;
 }
 
-static void interp_enter(Vcpu *v)
+void software_enter(Vcpu *v)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
     t->idle = (IdleWatch){0}; /* it was elsewhere, not idle */
@@ -699,7 +694,7 @@ static void interp_enter(Vcpu *v)
     pv_enter_software(v);
 }
 
-static void interp_leave(Vcpu *v)
+void software_leave(Vcpu *v)
 {
     Tcg *t = v->engine_data[ENGINE_INTERP];
     tlb_flush(t);
@@ -711,62 +706,16 @@ const Engine engine_interp = {
     .name = "interp",
     .id = ENGINE_INTERP,
     .is_software = true,
-    .vm_init = interp_vm_init,
-    .vm_free = interp_vm_free,
-    .vcpu_init = interp_vcpu_init,
+    .vm_init = software_vm_init,
+    .vm_free = software_vm_free,
+    .vcpu_init = software_vcpu_init,
     .vcpu_free = interp_vcpu_free,
     .run = interp_run,
-    .kick = interp_kick,
-    .drain = interp_drain,
-    .export_state = interp_export,
-    .import_state = interp_import,
-    .map_changed = interp_map_changed,
-    .enter = interp_enter,
-    .leave = interp_leave,
-};
-
-/* ---- the translator: the same, with Tcg.jit ---- */
-static bool jit_vm_init(VmCommon *vm, GError **err)
-{
-    return jit_supported(err) && interp_vm_init(vm, err);
-}
-
-static bool jit_vcpu_init(Vcpu *v, GError **err)
-{
-    if (!v->engine_data[ENGINE_INTERP] && !interp_vcpu_init(v, err))
-        return false;
-    Tcg *t = v->engine_data[ENGINE_INTERP];
-    if (!t->jit)
-        t->jit = jit_new(t, err);
-    v->engine_data[ENGINE_JIT] = t->jit ? t : NULL;
-    return t->jit != NULL;
-}
-
-static void jit_vcpu_free(Vcpu *v)
-{
-    Tcg *t = v->engine_data[ENGINE_JIT];
-    if (!t)
-        return;
-    jit_flush(t->jit);
-    jit_free(t->jit);
-    t->jit = NULL;
-    v->engine_data[ENGINE_JIT] = NULL;
-}
-
-const Engine engine_jit = {
-    .name = "jit",
-    .id = ENGINE_JIT,
-    .is_software = true,
-    .vm_init = jit_vm_init,
-    .vm_free = interp_vm_free,
-    .vcpu_init = jit_vcpu_init,
-    .vcpu_free = jit_vcpu_free,
-    .run = jit_engine_run,
-    .kick = interp_kick,
-    .drain = interp_drain,
-    .export_state = interp_export,
-    .import_state = interp_import,
-    .map_changed = interp_map_changed,
-    .enter = interp_enter,
-    .leave = interp_leave,
+    .kick = software_kick,
+    .drain = software_drain,
+    .export_state = software_export,
+    .import_state = software_import,
+    .map_changed = software_map_changed,
+    .enter = software_enter,
+    .leave = software_leave,
 };

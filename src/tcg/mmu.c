@@ -6,10 +6,11 @@
  * check, set accessed and dirty bits, fill the TLB), then move the bytes. So every fault is found
  * before a byte is written.
  */
+#include <sys/mman.h>
 #include "base/log.h"
-#include "tcg/jit.h"
 #include "tcg/mmu_walk.h"
 #include "tcg/sys.h"
+#include "tcg/translator.h"
 
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 
@@ -328,10 +329,8 @@ static void bank_clear(Tcg *t, TlbBank *b)
     memset(b->local, 0, sizeof(b->local));
     memset(b->big, 0, sizeof(b->big));
     b->big_at = (LargePages){0};
-    if (t->jit && b == t->bank) {
-        jit_tlb_flush(t->jit, true);
-        jit_jumps_flush(t->jit, true);
-    }
+    if (t->translator && b == t->bank)
+        t->translator->pages_flush(t, true);
     forget_code(t, b);
 }
 
@@ -340,10 +339,8 @@ static void bank_clear_local(Tcg *t, TlbBank *b)
     forget_pages(t);
     for (unsigned m = 0; m < MMU_MODES; m++)
         entries_clear(b->entry[m], b->local[m]);
-    if (t->jit && b == t->bank) {
-        jit_tlb_flush(t->jit, false);
-        jit_jumps_flush(t->jit, false);
-    }
+    if (t->translator && b == t->bank)
+        t->translator->pages_flush(t, false);
     forget_code(t, b);
 }
 
@@ -365,12 +362,23 @@ void tlb_flush(Tcg *t)
     }
 }
 
+void zero_pages(void *p, size_t bytes)
+{
+    uint8_t *start = p, *end = start + bytes;
+    uint8_t *first = (uint8_t *)(((uintptr_t)start + ~PAGE_MASK) & PAGE_MASK);
+    uint8_t *last = (uint8_t *)((uintptr_t)end & PAGE_MASK);
+    if (last <= first || madvise(first, (size_t)(last - first), MADV_DONTNEED) != 0)
+        first = last = end;
+    memset(start, 0, (size_t)(first - start));
+    memset(last, 0, (size_t)(end - last));
+}
+
 void tlb_give_back(Tcg *t)
 {
     tlb_flush(t);
     for (unsigned k = 0; k < TLB_BANKS; k++)
         if (!t->banks[k].valid)
-            jit_zero(&t->banks[k], sizeof(t->banks[k]));
+            zero_pages(&t->banks[k], sizeof(t->banks[k]));
 }
 
 void tlb_flush_non_global(Tcg *t)
@@ -410,10 +418,8 @@ void tlb_switch(Tcg *t, uint16_t pcid, bool keep)
     t->bank = b;
     t->map_gen = b->map_gen;
     forget_pages(t);
-    if (t->jit) {
-        jit_tlb_flush(t->jit, false);
-        jit_jumps_flush(t->jit, false);
-    }
+    if (t->translator)
+        t->translator->pages_flush(t, false);
 }
 
 void tlb_flush_pcid(Tcg *t, uint16_t pcid)
@@ -470,10 +476,8 @@ static void bank_flush_page(Tcg *t, TlbBank *b, gva_t lin)
 void tlb_flush_page(Tcg *t, gva_t lin)
 {
     forget_pages(t);
-    if (t->jit) {
-        jit_tlb_flush_page(t->jit, lin);
-        jit_jumps_flush_page(t->jit, lin);
-    }
+    if (t->translator)
+        t->translator->page_flush(t, lin);
     if (code_at_page(t->global_pages, t->global_big, lin))
         forget_global_code(t);
     for (unsigned k = 0; k < TLB_BANKS; k++)

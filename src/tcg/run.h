@@ -1,4 +1,4 @@
-/* Between the run loop (interp.c) and the translator's (jit_run.c). */
+/* Between the run loop (interp.c) and a translator's. */
 #ifndef TANDEM_TCG_RUN_H
 #define TANDEM_TCG_RUN_H
 
@@ -33,8 +33,19 @@ static inline void rf_done(CpuState *s)
 Block *next_block(const CpuState *s, const Tcg *t);
 /* The first instructions of a block, as many as are left. */
 Next run_some(CpuState *s, Tcg *t, const Block *b, Exit *x);
-/* run_chain() of the translator: from b on, translated where hot. With a limit each block is run
- * alone. */
-Next run_jit(CpuState *s, Tcg *t, Block *b, Exit *x);
+/* ---- an engine's duties, the same with and without a translator ---- */
+bool software_vm_init(VmCommon *, GError **err);
+void software_vm_free(VmCommon *);
+/* engine_data[ENGINE_INTERP], if there is none yet. */
+bool software_vcpu_init(Vcpu *, GError **err);
+/* translate: by Tcg.translator. */
+Exit software_run(Vcpu *, const RunLimit *, bool translate);
+void software_kick(Vcpu *);
+bool software_drain(Vcpu *, GError **err);
+bool software_export(Vcpu *, unsigned groups, GError **err);
+bool software_import(Vcpu *, unsigned groups, GError **err);
+bool software_map_changed(VmCommon *, GError **err);
+void software_enter(Vcpu *);
+void software_leave(Vcpu *);
 
 #endif

@@ -157,12 +157,13 @@ struct Tcg {
     _Atomic bool ack_code; /* another vCPU has code on a page we may have been writing */
     struct BlockCache *blocks;
     struct VecCtx *vec;
-    struct Jit *jit; /* NULL: no translator */
-    bool use_jit;    /* this run() may run translated code */
-    bool limited;    /* this run() counts instructions */
-    bool counted;    /* so does it, in code that is joined: RunLimit.chained */
-    bool log_blocks; /* this run() logs the blocks it enters */
-    RunStops *stops; /* of this run(), or NULL */
+    const struct Translator *translator; /* translator.h; or NULL */
+    struct Jit *jit;                     /* its own; NULL: none */
+    bool use_jit;                        /* this run() may run translated code */
+    bool limited;                        /* this run() counts instructions */
+    bool counted;                        /* so does it, in code that is joined: RunLimit.chained */
+    bool log_blocks;                     /* this run() logs the blocks it enters */
+    RunStops *stops;                     /* of this run(), or NULL */
     bool each_block; /* stops are looked for before each block: none is joined to another */
     bool step_over;  /* one instruction by itself: it may lie below a stop */
     uint16_t stop_at[STOPS_MAX + 2]; /* offsets in a page at which blocks are cut, and stop */
@@ -235,6 +236,9 @@ bool deliver_interrupt(CpuState *s, Tcg *t, uint8_t vector, bool nmi);
 /* INT n, INT3, INTO, INT1 from their handlers: checks and delivers with the gate's DPL rules; on a
  * fault of its own returns it with nothing committed. next_rip: of the instruction after. */
 Fault software_interrupt(CpuState *s, Tcg *t, uint8_t vector, gva_t next_rip, bool icebp);
+
+/* Zeroes a table: whole pages by giving them back to the host. */
+void zero_pages(void *p, size_t bytes);
 
 /* ---- modes ---- */
 /* Recomputes cpl, code64, decode_mode, mmu_mode after CR0, EFER, CS, SS, RFLAGS or segment changes.

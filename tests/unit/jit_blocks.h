@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

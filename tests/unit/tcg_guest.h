@@ -115,7 +115,7 @@ static void guest_setup(void)
     Guest *g = &guest;
     memset(g, 0, sizeof(*g));
     int fd =
-        memfd_create("guest", 0); /* as machines have it: jit_window.c maps parts of it again */
+        memfd_create("guest", 0); /* as machines have it: jit/window.c maps parts of it again */
     g_assert(fd >= 0 && ftruncate(fd, G_SIZE) == 0);
     const int place = GUEST_ANYWHERE ? 0 : MAP_FIXED_NOREPLACE;
     g->ram = mmap(GUEST_ANYWHERE ? NULL : (void *)G_RAM, G_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,

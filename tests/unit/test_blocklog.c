@@ -1,6 +1,7 @@
 /* -d in_asm, out_asm, exec, cpu and nochain in both software engines. */
 #include <stdio.h>
 #include <stdlib.h>
+#include "jit/jit.h"
 #include "tcg/blocklog.h"
 #include "tcg_guest.h"
 #include "run_suite.h"

@@ -1,5 +1,5 @@
 /* Pages that hold code and are written: what a store drops, and what it leaves alone. */
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

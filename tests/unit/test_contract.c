@@ -6,7 +6,7 @@
 
 #include "fixture.h"
 #include "switch/switch.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "vmstate/state.h"
 #include "run_suite.h"
 

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include "tcg/tcg.h"
 #include "cpu/cpu_state.h"
-#include "tcg/emit.h"
+#include "jit/emit.h"
 #include "run_suite.h"
 
 typedef struct Out {

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "cpu/mwait.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

@@ -1,6 +1,6 @@
 /* An idle vCPU's caches go back to the host, and it runs on all the same; one that spins sleeps. */
 #include <stdlib.h>
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

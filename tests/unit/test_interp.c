@@ -4,7 +4,7 @@
  */
 #include <stdio.h>
 #include <unistd.h>
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

@@ -1,6 +1,6 @@
 /*
  * Random loops over arrays, translated and interpreted: the second body of a loop has no checks
- * (jit_loop.c), so what it must not miss are ends of pages, pages that are not there, and what else
+ * (loop.c), so what it must not miss are ends of pages, pages that are not there, and what else
  * may be in a loop. See jit_blocks.h.
  */
 #include "jit_blocks.h"

@@ -1,5 +1,5 @@
 /*
- * Accesses by the mirror (jit_mirror.c, jit_bits.c): random loops over a few pages of both its
+ * Accesses by the mirror (mirror.c, bits.c): random loops over a few pages of both its
  * areas, with indices that are small and some that are not, bases that point elsewhere, and pages
  * that change or lose rights meanwhile; translated and interpreted. See jit_blocks.h.
  */
@@ -128,7 +128,7 @@ static void leave_flags(Code *c)
     }
 }
 
-/* What sets the flags, for checks that change them (jit_flags.c): of 1, 4 or 8 bytes. */
+/* What sets the flags, for checks that change them (flags.c): of 1, 4 or 8 bytes. */
 static void set_flags(Code *c)
 {
     static const uint8_t registers[] = {RAX, RBX, R14, RDX, RSI, R12};

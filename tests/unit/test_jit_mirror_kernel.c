@@ -1,5 +1,5 @@
 /*
- * Accesses by the kernel's mirror (jit_mirror_kernel.c): random loops of a kernel over pages that
+ * Accesses by the kernel's mirror (mirror_kernel.c): random loops of a kernel over pages that
  * it has at several addresses, singly and in a large page, by registers and by GS, with bases that
  * turn to other areas and out of all of them, and pages that change, go, or are no longer global
  * meanwhile; translated and interpreted. See jit_blocks.h.

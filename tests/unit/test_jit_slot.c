@@ -1,5 +1,5 @@
 /*
- * Slots that have several pages (jit_slot.c), windows (jit_window.c) and tables (jit_scan.c),
+ * Slots that have several pages (slot.c), windows (window.c) and tables (scan.c),
  * translated and interpreted. See jit_blocks.h.
  */
 #include "jit_blocks.h"

@@ -1,7 +1,7 @@
 /* System instructions in translated code: to the kernel and back many times, against the
  * interpreter. */
 #include "base/clock.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

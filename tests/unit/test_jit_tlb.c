@@ -1,7 +1,7 @@
 /* Large pages in the first-level TLB, whose pages come eight at a time; and pages that share a
  * place in the interpreter's. */
 #include "tcg/block.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

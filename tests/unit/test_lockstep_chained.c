@@ -7,7 +7,7 @@
 
 #include "diff/lockstep.h"
 #include "fixture.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "run_suite.h"
 
 enum { OUTER = 600, INNER = 25, HOT = 2, WARM = 16 };

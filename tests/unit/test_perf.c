@@ -1,8 +1,8 @@
 /* -perfmap and -jitdump: what perf is told of translated code. */
 #include <stdio.h>
 #include <stdlib.h>
-#include "tcg/jit.h"
-#include "tcg/perf.h"
+#include "jit/jit.h"
+#include "jit/perf.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

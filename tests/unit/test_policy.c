@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 #include "switch/policy_priv.h"
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

@@ -2,7 +2,7 @@
  * is by then: not yet decoded, in a block, joined to others, translated. */
 #include <stdlib.h>
 
-#include "tcg/jit.h"
+#include "jit/jit.h"
 #include "tcg_guest.h"
 #include "run_suite.h"
 

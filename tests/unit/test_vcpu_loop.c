@@ -129,6 +129,7 @@ static bool hard_export(Vcpu *v, unsigned groups, GError **err)
     /* Called by switch_verify before the commit: v->engine is still the other one. */
     fake.exports++;
     v->st = fake.own;
+    v->st.run_state = RUN_RUNNING; /* it does not know better */
     return true;
 }
 
@@ -734,6 +735,7 @@ END_TEST
 START_TEST(halted_vcpu_switches_and_still_sleeps)
 {
     begin(&soft, 0);
+    switch_verify = _i;
     vcpu_run_on(cpu, set_if, cpu);
     vcpu_resume(cpu);
     fake.hlt = true;
@@ -744,7 +746,7 @@ START_TEST(halted_vcpu_switches_and_still_sleeps)
         enum RunState r;
         SwitchCall c = {.to = i % 2 ? &soft : &hard};
         vcpu_run_on(cpu, switch_work, &c);
-        ck_assert(c.ok);
+        ck_assert_msg(c.ok, "%s", c.err ? c.err->message : "");
         vcpu_run_on(cpu, get_run_state, &r);
         ck_assert_uint_eq(r, RUN_HALTED);
     }
@@ -752,6 +754,61 @@ START_TEST(halted_vcpu_switches_and_still_sleeps)
     ck_assert_uint_eq(fake.runs, runs);
     vcpu_kick(cpu, VREQ_INTR);
     WAIT_FOR(fake.intrs == 1);
+    switch_verify = false;
+    end();
+}
+END_TEST
+
+/* Of a store to the line that happens meanwhile nobody would tell. */
+START_TEST(what_mwait_watches_ends_on_the_way_into_kvm)
+{
+    SwitchCall to_hard = {.to = &hard}, again = {.to = &soft, .forced = true};
+    begin(&soft, 0);
+    cpu->monitor.armed = true;
+    vcpu_run_on(cpu, switch_work, &again);
+    ck_assert(again.ok && cpu->monitor.armed);
+    vcpu_run_on(cpu, switch_work, &to_hard);
+    ck_assert(to_hard.ok && !cpu->monitor.armed);
+    end();
+}
+END_TEST
+
+START_TEST(with_the_controllers_in_kvm_all_move)
+{
+    SwitchCall c = {.to = &hard};
+    begin(&soft, 0);
+    vm.irqchip = IRQCHIP_SPLIT;
+    vcpu_run_on(cpu, switch_work, &c);
+    ck_assert(!c.ok && strstr(c.err->message, "all vCPUs move together"));
+    g_error_free(c.err);
+    ck_assert_ptr_eq(cpu->engine, &soft);
+    vm.moving = true; /* they do */
+    c = (SwitchCall){.to = &hard};
+    vcpu_run_on(cpu, switch_work, &c);
+    ck_assert(c.ok);
+    vm.moving = false;
+    c = (SwitchCall){.to = &soft};
+    vcpu_run_on(cpu, switch_work, &c);
+    ck_assert(!c.ok && cpu->engine == &hard);
+    g_error_free(c.err);
+    vm.irqchip = IRQCHIP_OFF;
+    end();
+}
+END_TEST
+
+/* What an engine could not take in again it does not hold. */
+START_TEST(an_engine_that_lost_its_own_state)
+{
+    SwitchCall into = {.to = &hard}, again = {.to = &hard, .forced = true};
+    begin(&soft, 0);
+    vcpu_run_on(cpu, switch_work, &into);
+    ck_assert(into.ok);
+    fake.fail_import = true;
+    vcpu_run_on(cpu, switch_work, &again);
+    ck_assert(!again.ok && strstr(again.err->message, "import fails"));
+    g_error_free(again.err);
+    ck_assert_int_eq(cpu->where, ST_CANONICAL);
+    fake.fail_import = false;
     end();
 }
 END_TEST
@@ -907,7 +964,10 @@ int main(void)
     tcase_add_test(c, bad_state_does_not_reach_the_hardware);
     tcase_add_loop_test(c, switches_there_and_back, 0, 2);
     tcase_add_test(c, noted_state_is_let_in);
-    tcase_add_test(c, halted_vcpu_switches_and_still_sleeps);
+    tcase_add_loop_test(c, halted_vcpu_switches_and_still_sleeps, 0, 2);
+    tcase_add_test(c, what_mwait_watches_ends_on_the_way_into_kvm);
+    tcase_add_test(c, with_the_controllers_in_kvm_all_move);
+    tcase_add_test(c, an_engine_that_lost_its_own_state);
     tcase_add_loop_test(c, failed_switch_leaves_the_vcpu_unharmed, 0, ARRAY_LEN(failures));
     tcase_add_test(c, latency_histogram);
     tcase_set_timeout(c, 120);

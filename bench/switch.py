@@ -8,7 +8,9 @@ whole state. Prints the median of the rounds for each step, and holds a switch o
 against writing one. Where KVM has page tables of its own, which only moving a memory slot makes it drop, a second ratio is to the two
 together, which is what a switch would cost that did it on the spot; ours has a thread do it while the vCPU is elsewhere. Then a
 policy switches a guest each millisecond, so that it has run in between (in the demo's switches, made as fast as they go, it often has
-not, and then little has to move), and as often as it goes. Then machines with as many MiB of RAM as --ram says
+not, and then little has to move), and as often as it goes. What has run in between has put its own into the processor's caches. So those
+are held against two floors: the ioctls made one round after the other, as above, and the same ioctls behind a millisecond of that guest,
+or into KVM of stores to the same memory. Then machines with as many MiB of RAM as --ram says
 take turns at being switched to and fro from the monitor, while their guest writes to one page after the other. Needs gcc.
 """
 import argparse
@@ -123,11 +125,12 @@ def main():
     a = p.parse_args()
     seen = {}
     with tempfile.TemporaryDirectory() as tmp:
+        writer(f"{tmp}/writer.bin", 16)
         subprocess.run(["gcc", "-O2", "-std=gnu17", f"-I{TOP}/src", f"{TOP}/bench/floor.c", "-o", f"{tmp}/floor"], check=True)
         for _ in range(a.rounds):
             for name, values in demo(a.tandem, a.switches).items():
                 seen.setdefault(name, []).append(values)
-            floor = subprocess.run([f"{tmp}/floor"], capture_output=True, text=True)
+            floor = subprocess.run([f"{tmp}/floor", f"{tmp}/writer.bin"], capture_output=True, text=True)
             if floor.returncode not in (0, 77):
                 sys.exit(f"the floor could not be measured: {floor.stderr}")
             for line in floor.stdout.splitlines():
@@ -148,9 +151,12 @@ def main():
         behind = [by_policy(a.tandem, "1ms")[1] for _ in range(a.rounds)]
         for i, p in enumerate(("p50", "p99")):
             get, put, slot = (median[f"floor: {name}"][i] for name in ("get", "set", "slot"))
+            get_then, put_then = (median[f"floor: {name}-behind"][i] for name in ("get", "set"))
             out, into = (statistics.median(r[k][i] for r in behind) for k in range(2))
             print(f"{p} where the guest has run for 1 ms before: out of KVM {out:.1f} us, {out / get:.2f} times the floor; into KVM {into:.1f} us, "
                   f"{into / put:.2f} times" + (f", {into / (put + slot):.2f} times with a slot moved" if own else ""))
+            print(f"    against the floor behind 1 ms: out of KVM {out / get_then:.2f} times {get_then:.1f} us; into KVM {into / put_then:.2f} times "
+                  f"{put_then:.1f} us")
         one = median["floor: ioctl"][0]
         often = by_policy(a.tandem, "50us")[0]
         print(f"sustained: {often} switches a second (goal: 10000 where an ioctl takes less than 2 us; here one takes {one:.1f} us, so it "

@@ -217,10 +217,15 @@ static bool move(Vcpu *v, const Engine *to, Run *r, CpuState *old, bool *importe
     if (!from->drain(v, err))
         return false;
     mark(r);
-    *old = v->st;
     if (v->where == ST_IN_ENGINE) {
-        if (!switch_export(v, err))
+        enum RunState run_state = v->st.run_state;
+        bool ok = switch_export(v, err);
+        *old = v->st;
+        if (!ok) { /* nothing else that is not the engine's is touched */
+            old->run_state = run_state;
             return false;
+        }
+    } else {
         *old = v->st;
     }
     mark(r);

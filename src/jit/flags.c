@@ -99,6 +99,7 @@ static enum Effect effect(const Insn *i)
     case EMIT_PUSH:
     case EMIT_POP:
     case EMIT_LEAVE:
+    case EMIT_NOP:
         return FLAGS_STAY;
     case EMIT_MUL:
         return FLAGS_SOME;
@@ -112,11 +113,8 @@ static enum Effect effect(const Insn *i)
         return FLAGS_OTHER;
     if (r->map == MAP_1B)
         return effect_of_plain(i);
-    if (r->attr & (A_SSE | A_AVX)) /* but comparisons, and tests of mask registers */
-        return (r->map == MAP_0F || r->map == MAP_VEX0F) && (r->opcode & 0xfe) != 0x2e &&
-                       (r->opcode & 0xfe) != 0x98
-                   ? FLAGS_STAY
-                   : FLAGS_OTHER;
+    if (r->attr & (A_SSE | A_AVX)) /* but comparisons and tests */
+        return r->fl_written | r->fl_read ? FLAGS_OTHER : FLAGS_STAY;
     if (r->map == MAP_0F && r->opcode == 0xaf) /* IMUL */
         return FLAGS_SOME;
     return r->map == MAP_0F && (r->opcode & 0xf6) == 0xb6 && r->pfx != PFX_F3 ? FLAGS_STAY

@@ -73,9 +73,10 @@
 #define JIT_KERNEL_PATHS 1u    /* Jit.kernel_paths, likewise */
 #define JIT_TRACE_ROUNDS 10u   /* Jit.trace_rounds, likewise */
 #define JIT_MIRROR       20u   /* Jit.mirror_share, likewise; 0: all of it */
-#define JIT_PARTS        24
-/* Of a trace, which may have a block several times. */
-#define TRACE_MAX_INSNS 128u
+#define JIT_STEPS        24u   /* of a path */
+/* Of a trace; most may have less. */
+#define JIT_PARTS       56u
+#define TRACE_MAX_INSNS 240u
 #define JIT_HEATS       65536u
 #define JIT_WARM        500u /* runs of a block's code before it is made a trace */
 #define JIT_ROUNDS      16u  /* a loop of its own may run so many times more */
@@ -205,7 +206,7 @@ typedef struct JitStep {
 } JitStep;
 typedef struct JitPath {
     unsigned n;
-    JitStep step[JIT_PARTS];
+    JitStep step[JIT_STEPS];
 } JitPath;
 
 typedef struct JitCode {
@@ -252,8 +253,8 @@ typedef struct JitCode {
         struct {
             uint8_t *at; /* rel32, as written */
             const uint8_t *to;
-        } way[32]; /* copies of the body times parts: see write_second() */
-    } * loop;      /* NULL: it has none */
+        } way[JIT_PARTS]; /* parts times copies: write_second() */
+    } * loop;             /* NULL: it has none */
 } JitCode;
 
 enum JitGate { GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATES };
@@ -286,7 +287,7 @@ typedef struct Jit {
     bool rf_dropped; /* RF was set when code was entered last, and JitHot.count */
     int64_t rf_count;
     JitCode *recording; /* a path from there on is being noted */
-    GHashTable *plans;  /* hot blocks: what their traces are to be, JitPath */
+    GHashTable *plans;  /* hot blocks: their traces */
     JitLink *pending; /* to be linked when code for it is there: at this RIP, while map_gen stays */
     uint64_t pending_rip, pending_gen;
     /* fill lists: what to clear */

@@ -69,14 +69,12 @@ static bool jumps_back(const Trans *x)
     return is_jcc(i) && jit_off_of(x, x->n - 1u) + i->disp == jit_off_of(x, 0);
 }
 
-/* Is i, the last of a part that is not the last, a branch that does nothing else? JMPs backwards
- * look at Vcpu.go. */
+/* Is i, the last of a part that is not the last, a branch that does nothing else? */
 static bool goes_on(const Trans *x, unsigned k)
 {
     const OpRow *r = &op_rows[x->insn[k]->row];
     return is_jcc(x->insn[k]) ||
-           (r->emit == EMIT_BRANCH && r->map == MAP_1B && (r->opcode & 0xfd) == 0xe9 &&
-            x->insn[k]->disp >= x->insn[k]->end);
+           (r->emit == EMIT_BRANCH && r->map == MAP_1B && (r->opcode & 0xfd) == 0xe9);
 }
 
 /* How far a root moves in each round; false: by no constant. */

@@ -4,7 +4,7 @@
  * The first code of a block counts its runs, and comes back when they are JIT_WARM (JX_WARM). Not
  * those by a jump forward from code that counts as well (JitLink.counts): a trace that begins there
  * has it. From there on the interpreter runs what comes next, and the path is noted; that is done
- * JIT_PATHS times, some runs apart. The next code has the block and, behind it, up to JIT_PARTS - 1
+ * JIT_PATHS times, some runs apart. The next code has the block and, behind it, some two dozen
  * others, in the order that most of the paths had: where a Jcc, JMP or CALL goes, where a RET goes
  * back to, and where indirect jumps mostly go (the target is compared with that one). What a check
  * has found stays known across them (scan.c takes all for one block), vector registers stay,
@@ -17,7 +17,7 @@
  * A loop of one block that has few rounds each time (they are counted at first) is in the trace as
  * many times in a row, and the trace goes on behind it: one check does for what all its rounds
  * access beside each other. So does a loop of several blocks, if all paths have the same few
- * rounds of it.
+ * rounds of it: where the trace then jumps to its own beginning it may be twice as long.
  *
  * A part's block that dies takes all code with it that goes on with it (Block.users). Where each
  * block is to be run alone (jit_chaining()) there are no traces.
@@ -25,6 +25,11 @@
 #include "jit/trans.h"
 
 extern const ExecSet exec_stac, exec_clac;
+
+/* Of a trace; but of one with all rounds of an inner loop, which jumps to its own beginning then,
+ * JIT_PARTS and TRACE_MAX_INSNS. */
+#define TRACE_PARTS 24u
+#define TRACE_INSNS 128u
 
 enum Ending { ENDS, JUMPS, CALLS, FORKS, RETURNS, JUMPS_BY, CALLS_BY };
 
@@ -146,16 +151,16 @@ static bool leads(const JitStep *s, uint64_t rip)
     return rip == rip_behind(s->b, s->rip, to);
 }
 
-/* Does a jump from the end of p's first n steps to this RIP make a loop, to the beginning or inside
- * p? Calls, returns and indirect jumps do not. */
-static bool closes(const JitPath *p, unsigned n, uint64_t rip)
+/* Does a jump from the end of the first n steps to this RIP make a loop, to the beginning or inside
+ * them? Calls, returns and indirect jumps do not. */
+static bool closes(const JitStep *s, unsigned n, uint64_t rip)
 {
     for (unsigned k = n; k-- > 0;) {
         int64_t to;
-        enum Ending how = ending(p->step[k].b, &to);
+        enum Ending how = ending(s[k].b, &to);
         if (how != FORKS && how != JUMPS)
-            return k + 1 < n && rip == p->step[0].rip;
-        if (p->step[k].rip == rip)
+            return k + 1 < n && rip == s[0].rip;
+        if (s[k].rip == rip)
             return true;
     }
     return false;
@@ -174,7 +179,7 @@ static bool cut_path(JitPath *p, unsigned most, bool more)
     bool few = false, cut = false;
     for (unsigned k = 1; k < p->n; k++) {
         unsigned first = k, rounds = 1, n = k;
-        if (!closes(p, k, s[k].rip))
+        if (!closes(s, k, s[k].rip))
             continue;
         while (s[--first].rip != s[k].rip)
             ;
@@ -238,7 +243,7 @@ bool jit_trace_record(Jit *j, Block *b)
     unsigned insns = b->n;
     for (unsigned k = 0; k < p->n; k++)
         insns += p->step[k].b->n;
-    if (!fits(b) || b->mode != code->block->mode || p->n == JIT_PARTS || insns > TRACE_MAX_INSNS ||
+    if (!fits(b) || b->mode != code->block->mode || p->n == JIT_STEPS || insns > TRACE_INSNS ||
         (last && !leads(last, rip))) {
         cut_path(p, j->trace_rounds, false);
         path_ends(j, true);
@@ -252,13 +257,18 @@ bool jit_trace_record(Jit *j, Block *b)
 }
 
 /* ---- what the trace is to be ---- */
+typedef struct JitPlan {
+    unsigned n;
+    JitStep step[JIT_PARTS];
+} JitPlan;
+
 typedef struct Draft {
     const Jit *j;
     const JitCode *code;
-    JitPath *plan;
-    unsigned insns;
+    JitPlan *plan;
+    unsigned insns, most_parts, most_insns;
     uint32_t with;          /* paths that have been the same so far, as bits */
-    uint64_t to[JIT_PARTS]; /* where the calls it has gone through return to */
+    uint64_t to[JIT_STEPS]; /* where the calls it has gone through return to */
     unsigned calls;
 } Draft;
 
@@ -299,7 +309,7 @@ static void keep_those_with(Draft *d, unsigned at, uint64_t rip)
 /* Does the trace go on with `next` behind its last part? So many paths say so. */
 static bool goes_on(Draft *d, const JitStep *next, unsigned paths, unsigned of)
 {
-    const JitPath *plan = d->plan;
+    const JitPlan *plan = d->plan;
     const JitStep *last = &plan->step[plan->n - 1];
     int64_t to;
     enum Ending how = changes_mode(last->b) ? ENDS : ending(last->b, &to);
@@ -315,7 +325,7 @@ static bool goes_on(Draft *d, const JitStep *next, unsigned paths, unsigned of)
             return false;
         /* fall through */
     case JUMPS:
-        return next->row || !closes(plan, plan->n, next->rip);
+        return next->row || !closes(plan->step, plan->n, next->rip);
     case CALLS:
     case CALLS_BY:
         d->to[d->calls++] = rip_behind(last->b, last->rip, last->b->size);
@@ -331,7 +341,7 @@ static bool goes_on(Draft *d, const JitStep *next, unsigned paths, unsigned of)
 /* False: no room. */
 static bool add_step(Draft *d, const JitStep *s, unsigned times)
 {
-    if (d->plan->n + times > JIT_PARTS || d->insns + times * s->b->n > TRACE_MAX_INSNS)
+    if (d->plan->n + times > d->most_parts || d->insns + times * s->b->n > d->most_insns)
         return false;
     d->insns += times * s->b->n;
     while (times--)
@@ -339,34 +349,64 @@ static bool add_step(Draft *d, const JitStep *s, unsigned times)
     return true;
 }
 
-static JitPath *make_plan(const Jit *j, const JitCode *code)
+/* False: there was no room for all that the paths say. */
+static bool draft(Draft *d)
 {
-    JitPath *plan = g_new0(JitPath, 1);
-    Draft d = {.j = j, .code = code, .plan = plan, .with = (1u << code->n_paths) - 1};
-    JitStep next = {.b = code->block, .rip = j->t->v->st.rip};
-    bool more = add_step(&d, &next, 1), full = false;
-    for (unsigned at = 1; more && at < JIT_PARTS; at++) {
-        unsigned of, paths = vote(&d, at, &next, &of);
-        bool all = paths == (unsigned)__builtin_popcount(d.with);
-        if (!paths || (next.row && !all) || !goes_on(&d, &next, paths, of)) {
+    const JitCode *code = d->code;
+    JitPlan *plan = d->plan;
+    JitStep next = {.b = code->block, .rip = d->j->t->v->st.rip};
+    d->with = (1u << code->n_paths) - 1;
+    d->insns = d->calls = plan->n = 0;
+    bool more = add_step(d, &next, 1), full = false;
+    for (unsigned at = 1; more && at < JIT_STEPS; at++) {
+        unsigned of, paths = vote(d, at, &next, &of);
+        bool all = paths == (unsigned)__builtin_popcount(d->with);
+        if (!paths || (next.row && !all) || !goes_on(d, &next, paths, of)) {
             more = !of;
             break;
         }
-        keep_those_with(&d, at, next.rip);
+        keep_those_with(d, at, next.rip);
         bool loop = jit_trace_rounds(next.b);
-        unsigned rounds = loop ? rounds_of(j, &next) : 0;
-        full = !add_step(&d, &next, MAX_OF(rounds, 1u));
+        unsigned rounds = loop ? rounds_of(d->j, &next) : 0;
+        full = !add_step(d, &next, MAX_OF(rounds, 1u));
         more = !full && (!loop || rounds);
     }
     /* A loop of few rounds, but not with all: there is room for one, which has those of a loop of
      * one block in a row; or they do not agree. */
     for (unsigned k = 1; full && k < plan->n; k++)
         if (plan->step[k].row && plan->step[k].rip != plan->step[k - 1].rip &&
-            closes(plan, k, plan->step[k].rip))
+            closes(plan->step, k, plan->step[k].rip))
             plan->n = k;
     while (!more && !full && plan->step[plan->n - 1].row)
         plan->n--;
-    return plan;
+    return !full;
+}
+
+/* Are all rounds of a loop in the trace, which then jumps to its own beginning? */
+static bool is_round(const JitPlan *plan)
+{
+    const JitStep *last = &plan->step[plan->n - 1];
+    bool rows = false;
+    int64_t to;
+    enum Ending how = ending(last->b, &to);
+    for (unsigned k = 0; k < plan->n; k++)
+        rows |= plan->step[k].row;
+    return rows && (how == FORKS || how == JUMPS) &&
+           rip_behind(last->b, last->rip, to) == plan->step[0].rip;
+}
+
+static JitPlan *make_plan(const Jit *j, const JitCode *code)
+{
+    JitPlan *plan = g_new0(JitPlan, 1);
+    Draft d = {
+        .j = j, .code = code, .plan = plan, .most_parts = JIT_PARTS, .most_insns = TRACE_MAX_INSNS};
+    bool all = draft(&d);
+    if ((plan->n > TRACE_PARTS || d.insns > TRACE_INSNS) && !(all && is_round(plan))) {
+        d.most_parts = TRACE_PARTS;
+        d.most_insns = TRACE_INSNS;
+        draft(&d);
+    }
+    return g_realloc(plan, offsetof(JitPlan, step) + plan->n * sizeof(*plan->step));
 }
 
 static void forget_paths(JitCode *code)
@@ -456,7 +496,7 @@ void jit_trace_plan(Trans *x)
     if (x->twin_of)
         return;
     add_part(x, b, first, false);
-    const JitPath *plan = b->hot ? g_hash_table_lookup(x->j->plans, b) : NULL;
+    const JitPlan *plan = b->hot ? g_hash_table_lookup(x->j->plans, b) : NULL;
     if (b->hot && !plan && !jit_trace_rounds(b)) /* flushed: from the beginning */
         b->hot = false;
     if (!plan || x->j->no_chain || changes_mode(b))

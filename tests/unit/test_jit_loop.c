@@ -355,6 +355,91 @@ START_TEST(loops)
 }
 END_TEST
 
+/* A loop of few rounds in one of few rounds in another: all of them may be one trace. The innermost
+ * one may be entered in its middle, and what is around it end with a JMP back. */
+static unsigned make_nest(uint8_t *bytes, size_t room, CpuState *in)
+{
+    Code c = {.p = bytes, .end = bytes + room};
+    unsigned near = 1 + below(LOOP_POINTERS);
+    uint8_t *into = NULL, *out = NULL;
+    loop_at = bytes;
+    in->gpr[R15] = 2 + below(20);
+    const uint8_t *outer = c.p;
+    if (one_in(2))
+        loop_insn(&c, near);
+    emit_imm32(&c, R11, 2 + below(4));
+    const uint8_t *middle = c.p;
+    emit_mov(&c, true, R8, RSI);
+    emit_imm32(&c, RCX, 2 + below(8));
+    if (one_in(2))
+        into = emit_jmp(&c, c.p);
+    const uint8_t *inner = c.p;
+    for (unsigned n = 1 + below(2); n; n--)
+        loop_insn(&c, near);
+    if (one_in(2))
+        loop_step(&c, one_in(2) ? R8 : loop_pointer[below(near)]);
+    if (into)
+        patch_rel32(into, 0, c.p);
+    if (one_in(2))
+        loop_insn(&c, near);
+    count_down(&c, RCX, one_in(2));
+    emit_jcc(&c, 5, inner);
+    if (one_in(2))
+        loop_insn(&c, near);
+    count_down(&c, R11, one_in(2));
+    if (one_in(2)) {
+        out = emit_jcc(&c, 4, c.p);
+        loop_insn(&c, near);
+        emit_jmp(&c, middle);
+        patch_rel32(out, 0, c.p);
+    } else {
+        emit_jcc(&c, 5, middle);
+    }
+    if (one_in(2))
+        loop_step(&c, loop_pointer[below(near)]);
+    count_down(&c, R15, one_in(2));
+    emit_jcc(&c, 5, outer);
+    code8(&c, 0xf4);
+    ck_assert(!c.overflow);
+    return (unsigned)(c.p - bytes);
+}
+
+START_TEST(nests)
+{
+    const char *rounds = getenv("TANDEM_TEST_ROUNDS");
+    uint64_t n_rounds = rounds ? strtoull(rounds, NULL, 0) : ROUNDS / 8;
+    unsigned large = 0, seconds = 0;
+    Jit *j = begin_jit();
+    for (uint64_t k = 0; k < n_rounds; k++) {
+        static CpuState in;
+        static uint8_t bytes[1024];
+        seed = k * 0x5851f42d4c957f2dull + 13;
+        j->kernel_slots = one_in(2);
+        j->loop_exits = 1 + below(5);
+        j->warm_after = 1 + below(4);
+        j->trace_paths = j->kernel_paths = 1;
+        j->kernel_warm = 1;
+        guest_long_mode();
+        tables();
+        registers(&guest.v.st);
+        loop_registers(&guest.v.st);
+        in = guest.v.st;
+        loop_narrow = false;
+        unsigned n = make_nest(bytes, sizeof(bytes), &in);
+        random_memory();
+        n_cuts = 0;
+        must_agree(k, &in, bytes, n);
+        for (unsigned b = j->map_n > 6 ? j->map_n - 6 : 0; b < j->map_n; b++) {
+            large += j->map[b]->n_parts > 24;
+            seconds += j->map[b]->n_parts > 24 && j->map[b]->head;
+        }
+    }
+    ck_assert_uint_gt(large, n_rounds / 20);
+    ck_assert_uint_gt(seconds, n_rounds / 100);
+    guest_teardown();
+}
+END_TEST
+
 /* x87 beside other accesses, in pages that may be written, read, or not at all: what is checked for
  * several, and FIP and FOP when one of them faults. */
 START_TEST(x87_faults)
@@ -478,6 +563,6 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {loops, x87_faults, gathers};
+    const TTest *const tests[] = {loops, nests, x87_faults, gathers};
     return jit_suite("jit_loop", tests, ARRAY_LEN(tests));
 }

@@ -128,6 +128,24 @@ static void leave_flags(Code *c)
     }
 }
 
+/* Vector instructions of each map: those that leave the flags alone, and those that set them. */
+static void vector(Code *c, bool sets)
+{
+    static const struct {
+        const char *code;
+        unsigned len;
+    } leave[] = {{"\x66\x0f\xfc\xca", 4},         /* paddb xmm1, xmm2 */
+                 {"\x66\x0f\x38\x0b\xca", 5},     /* pmulhrsw xmm1, xmm2 */
+                 {"\x66\x0f\x3a\x0f\xca\x05", 6}, /* palignr xmm1, xmm2, 5 */
+                 {"\xc4\xe2\x71\x00\xca", 5}},    /* vpshufb xmm1, xmm1, xmm2 */
+        set[] = {{"\x66\x0f\x2f\xca", 4},         /* comisd xmm1, xmm2 */
+                 {"\x0f\x2e\xca", 3},             /* ucomiss xmm1, xmm2 */
+                 {"\x66\x0f\x38\x17\xca", 5},     /* ptest xmm1, xmm2 */
+                 {"\xc4\xe2\x79\x17\xca", 5}};    /* vptest xmm1, xmm2 */
+    unsigned n = below(__builtin_cpu_supports("avx") ? 4 : 3);
+    code_bytes(c, sets ? set[n].code : leave[n].code, sets ? set[n].len : leave[n].len);
+}
+
 /* What sets the flags, for checks that change them (flags.c): of 1, 4 or 8 bytes. */
 static void set_flags(Code *c)
 {
@@ -389,6 +407,8 @@ START_TEST(flags)
             set_flags(&c);
             for (unsigned n = below(3); n; n--)
                 leave_flags(&c);
+            if (one_in(4))
+                vector(&c, one_in(2));
             if (groups == 1 && jumps < 3) { /* mov [rsi + 128], r8; jmp [rsi + 128] */
                 m.disp = 128;
                 if (jumps == 0)

@@ -65,22 +65,29 @@ bool file_read_regular(const char *path, size_t most, char **data, gsize *len, G
     return ok;
 }
 
+bool write_all(int fd, const void *data, size_t len)
+{
+    for (const char *p = data; len;) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return false;
+        p += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
 static bool write_to(const char *path, const char *data, size_t len, GError **err)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return failed(path, errno, err);
-    while (len) {
-        ssize_t n = write(fd, data, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            int e = errno;
-            close(fd);
-            return failed(path, e, err);
-        }
-        data += n;
-        len -= (size_t)n;
+    if (!write_all(fd, data, len)) {
+        int e = errno;
+        close(fd);
+        return failed(path, e, err);
     }
     return close(fd) == 0 || failed(path, errno, err);
 }

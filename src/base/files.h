@@ -13,6 +13,9 @@ bool file_read(const char *path, size_t most, char **data, gsize *len, GError **
 /* The same, where nothing may wait: an error for what is not a regular file. */
 bool file_read_regular(const char *path, size_t most, char **data, gsize *len, GError **);
 
+/* All of it, whatever is interrupted. False: errno says why. */
+bool write_all(int fd, const void *data, size_t len);
+
 /*
  * A regular file is replaced as a whole, so that it is never half of one thing and half of another.
  * What is something else (a device, a pipe, /dev/stdout) is written to.

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "base/files.h"
 
 uint32_t log_mask;
 static int log_fd = STDERR_FILENO;
@@ -80,18 +81,8 @@ void log_help(GString *out)
 static void put(int fd, const GString *s)
 {
     static _Atomic bool said;
-    for (size_t done = 0; done < s->len;) {
-        ssize_t n = write(fd, s->str + done, s->len - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            int e = errno;
-            if (fd != STDERR_FILENO && !atomic_exchange(&said, true))
-                fprintf(stderr, "tandem: -D: %s; lines of the log are lost\n", g_strerror(e));
-            return;
-        }
-        done += (size_t)n;
-    }
+    if (!write_all(fd, s->str, s->len) && fd != STDERR_FILENO && !atomic_exchange(&said, true))
+        fprintf(stderr, "tandem: -D: %s; lines of the log are lost\n", g_strerror(errno));
 }
 
 static void write_line(int fd, GString *s)

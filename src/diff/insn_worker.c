@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "diff/insn.h"
 #include "tcg/insn.h"
@@ -36,21 +37,6 @@ typedef struct FailureHead {
 } FailureHead;
 
 /* ---- pipes ---- */
-static bool write_all(int fd, const void *p, size_t n)
-{
-    const char *b = p;
-    while (n) {
-        ssize_t k = write(fd, b, n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return false;
-        b += k;
-        n -= (size_t)k;
-    }
-    return true;
-}
-
 static bool read_all(int fd, void *p, size_t n)
 {
     char *b = p;

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "diff/modes.h"
 #include "diff/progress.h"
@@ -107,19 +108,11 @@ static bool open_out(const char *path, int *fd, GError **err)
 
 static bool write_out(const char *path, int fd, const GString *text, GError **err)
 {
-    size_t done = 0;
-    while (fd >= 0 && done < text->len) {
-        ssize_t n = write(fd, text->str + done, text->len - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            g_set_error(err, TANDEM_ERROR, ERR_FAILED, "--out %s: %s; the report is above", path,
-                        g_strerror(errno));
-            return false;
-        }
-        done += (size_t)n;
-    }
-    return true;
+    if (fd < 0 || write_all(fd, text->str, text->len))
+        return true;
+    g_set_error(err, TANDEM_ERROR, ERR_FAILED, "--out %s: %s; the report is above", path,
+                g_strerror(errno));
+    return false;
 }
 
 static int run_states(const Options *o, int fd, GError **err)

@@ -7,7 +7,6 @@
 
 static void translator_free(Tcg *t)
 {
-    jit_flush(t->jit);
     jit_free(t->jit);
     t->jit = NULL;
     t->translator = NULL;
@@ -125,17 +124,9 @@ static Exit jit_engine_run(Vcpu *v, const RunLimit *limit)
 const Engine engine_jit = {
     .name = "jit",
     .id = ENGINE_JIT,
-    .is_software = true,
     .vm_init = jit_vm_init,
-    .vm_free = software_vm_free,
     .vcpu_init = jit_vcpu_init,
     .vcpu_free = jit_vcpu_free,
     .run = jit_engine_run,
-    .kick = software_kick,
-    .drain = software_drain,
-    .export_state = software_export,
-    .import_state = software_import,
-    .map_changed = software_map_changed,
-    .enter = software_enter,
-    .leave = software_leave,
+    SOFTWARE_DUTIES,
 };

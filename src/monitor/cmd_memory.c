@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "cpu/disasm.h"
 #include "monitor/monitor_priv.h"
 #include "switch/vcpu_loop.h"
@@ -283,20 +284,6 @@ void cmd_xp(MonCall *c)
 }
 
 /* ---- into files ---- */
-
-static bool write_all(int fd, const uint8_t *p, size_t len)
-{
-    while (len) {
-        ssize_t n = write(fd, p, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return false;
-        p += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
 
 /* Bytes from addr to where memory begins again; 0: nowhere. */
 static uint64_t hole(const MemMap *map, uint64_t addr)

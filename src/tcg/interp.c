@@ -705,17 +705,9 @@ void software_leave(Vcpu *v)
 const Engine engine_interp = {
     .name = "interp",
     .id = ENGINE_INTERP,
-    .is_software = true,
     .vm_init = software_vm_init,
-    .vm_free = software_vm_free,
     .vcpu_init = software_vcpu_init,
     .vcpu_free = interp_vcpu_free,
     .run = interp_run,
-    .kick = software_kick,
-    .drain = software_drain,
-    .export_state = software_export,
-    .import_state = software_import,
-    .map_changed = software_map_changed,
-    .enter = software_enter,
-    .leave = software_leave,
+    SOFTWARE_DUTIES,
 };

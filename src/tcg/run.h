@@ -47,5 +47,9 @@ bool software_import(Vcpu *, unsigned groups, GError **err);
 bool software_map_changed(VmCommon *, GError **err);
 void software_enter(Vcpu *);
 void software_leave(Vcpu *);
+#define SOFTWARE_DUTIES                                                                        \
+    .is_software = true, .vm_free = software_vm_free, .kick = software_kick,                   \
+    .drain = software_drain, .export_state = software_export, .import_state = software_import, \
+    .map_changed = software_map_changed, .enter = software_enter, .leave = software_leave
 
 #endif
